@@ -1,0 +1,62 @@
+# Every target makes the virtual environment it needs; only Python and make have to be there.
+#   make demo         train both heads, compare, explain, export, predict (about five minutes)
+#   make test         the ordinary tests, on the newest TensorFlow with Keras 3
+#   make test-addons  the same on TensorFlow 2.15 with Keras 2 and TensorFlow Addons
+#   make test-slow, make test-addons-slow   the tests marked slow, on either stack
+#   make test-all     every test, with every model of Keras applications and KerasCV
+#   make lint         ruff
+# PYTHON=/path/to/python3 chooses the interpreter, DEMO="--flag=value" passes flags to the demo.
+
+VENV := .venv
+VENV_ADDONS := .venv-addons
+PYTEST := -m pytest -n 2 --dist worksteal
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-slow test-all test-addons test-addons-slow lint clean
+.DEFAULT_GOAL := test
+
+# $(call find_python,VERSIONS,WANTED): the first interpreter that runs and has one of the versions.
+find_python = for python in $(PYTHON) python3 $(addprefix python,$(1)); do \
+	  $$python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(1)".split())' \
+	    >/dev/null 2>&1 && break; python=; done; \
+	if [ -z "$$python" ]; then echo "make: found no $(2); install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; fi
+
+# $(call make_venv,FOLDER,EXTRAS): makes the environment that $$python is for, from nothing.
+make_venv = rm -rf $(1) && $$python -m venv $(1) \
+	&& $(1)/bin/python -m pip install --quiet --upgrade pip \
+	&& $(1)/bin/python -m pip install --quiet --editable ".[$(2)]" && touch $(1)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@echo "Setting up $(VENV) (TensorFlow is a large download) ..."
+	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint)
+
+$(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
+	@echo "Setting up $(VENV_ADDONS) (TensorFlow is a large download) ..."
+	@$(call find_python,3.11 3.10,Python 3.10 or 3.11 (TensorFlow 2.15 needs one of them)); $(call make_venv,$(VENV_ADDONS),addons$(COMMA)test)
+
+COMMA := ,
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python trainers/demo.py $(DEMO)
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python $(PYTEST) -m "not slow and not exhaustive and not gpu"
+
+test-slow: $(VENV)/.installed
+	$(VENV)/bin/python $(PYTEST) -m "slow and not exhaustive and not gpu"
+
+test-all: $(VENV)/.installed
+	$(VENV)/bin/python $(PYTEST) -m "not gpu"
+
+test-addons: $(VENV_ADDONS)/.installed
+	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not slow and not exhaustive and not gpu"
+
+test-addons-slow: $(VENV_ADDONS)/.installed
+	$(VENV_ADDONS)/bin/python $(PYTEST) -m "slow and not exhaustive and not gpu"
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(VENV_ADDONS) build dist *.egg-info

@@ -1,0 +1,350 @@
+"""NOAHHead: the layer that takes the place of pooling and the linear classifier."""
+
+import numbers
+
+import tensorflow as tf
+
+from noah_tf import poca
+
+
+@tf.keras.utils.register_keras_serializable("noah_tf")
+class NOAHHead(tf.keras.layers.Layer):
+    """Non-global attentive head: for every class it learns where to look, and sums what it sees.
+
+    The channels are split into keys and values, and both into `num_groups` groups. In every group
+    a 1x1 projection of the keys, softmaxed over the positions, weighs a 1x1 projection of the
+    values; the logits are the sum over positions and groups. A head of N groups holds
+    (2N - 1) * num_classes parameters more than a linear layer when `key_ratio` splits the channels
+    between keys and values.
+
+    Softmax and sums run in float32 (float64 under a float64 policy) whatever the precision policy
+    is, and the logits have that dtype.
+
+    Args:
+        num_classes: M, the number of classes.
+        num_groups: N, the number of groups; divides the key and the value channels.
+        key_ratio: r in (0, 1), the share of the channels that are keys: int(C * r) of C.
+        dropout: rate of the dropout on the values while training, in [0, 1).
+        split_groups: whether group n sees only the n-th run of channels, or all of them.
+        split_key_value: whether keys and values share out the channels, or both see all of
+            them; `key_ratio` then only has to pass its checks.
+        activation: what to apply to the logits, by name or as a callable; None leaves logits.
+        implementation: "direct", or "auto" for the best of those there are, today "direct".
+        kernel_initializer: initializer of both kernels; None is the reference's, Kaiming normal
+            by fan-out: standard deviation sqrt(2 / (N * M)).
+        bias_initializer: initializer of both biases.
+        kernel_regularizer: regularizer of both kernels.
+        bias_regularizer: regularizer of both biases.
+        kernel_constraint: constraint of both kernels.
+        bias_constraint: constraint of both biases.
+        seed: integer that makes the dropout masks reproducible; None follows Keras's global seed.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
+
+    Input shape:
+        (B, H, W, C) or (B, L, C), floating point. B, H, W and L may be unknown.
+
+    Output shape:
+        (B, num_classes).
+
+    Weights:
+        key_kernel (G, Ck/G, N*M/G) and value_kernel (G, Cv/G, N*M/G), with G = N if the groups are
+        split and 1 otherwise; key_bias and value_bias (N, M). The key bias cannot change the
+        output (softmax cancels it); it is kept because the reference's checkpoints hold it.
+
+    Raises:
+        ValueError: an argument is out of range, the features have another rank than 3 or 4 or an
+            unknown number of channels, or `num_groups` does not divide their two parts.
+        TypeError: the features are not floating point.
+
+    Example:
+
+    >>> head = noah_tf.NOAHHead(num_classes=10, num_groups=4, key_ratio=0.5)
+    >>> features = tf.random.normal((2, 7, 7, 512))
+    >>> head(features).shape
+    TensorShape([2, 10])
+    >>> head.attention(features, classes=[3]).shape
+    TensorShape([2, 7, 7, 1])
+
+    Reference: arXiv 2402.02377, section 3.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        num_groups=4,
+        key_ratio=0.5,
+        dropout=0.0,
+        split_groups=True,
+        split_key_value=True,
+        activation=None,
+        implementation="auto",
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_classes = _positive_int("num_classes", num_classes)
+        self.num_groups = _positive_int("num_groups", num_groups)
+        if not 0 < key_ratio < 1:
+            raise ValueError(f"key_ratio must lie between 0 and 1 (both excluded), got {key_ratio}.")
+        self.key_ratio = float(key_ratio)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
+        self.dropout = float(dropout)
+        if implementation not in ("auto", "direct"):
+            raise ValueError(f"implementation must be 'auto' or 'direct', got {implementation!r}.")
+        self.implementation = implementation
+        self.split_groups = bool(split_groups)
+        self.split_key_value = bool(split_key_value)
+        self.activation = tf.keras.activations.get(activation)
+        if kernel_initializer is None:
+            # Keras reads the fan-out of a (G, C/G, N*M/G) kernel as N*M: the reference's.
+            kernel_initializer = tf.keras.initializers.VarianceScaling(
+                scale=2.0, mode="fan_out", distribution="untruncated_normal"
+            )
+        self.kernel_initializer = tf.keras.initializers.get(kernel_initializer)
+        self.bias_initializer = tf.keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = tf.keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = tf.keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = tf.keras.constraints.get(kernel_constraint)
+        self.bias_constraint = tf.keras.constraints.get(bias_constraint)
+        self.seed = seed
+        self._seed_stream = _seed_stream(seed) if self.dropout else None
+
+    def build(self, input_shape):
+        """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""
+        channels = self._channels(input_shape)
+        self._check_division(channels)
+        key_channels, value_channels = self._split(channels)
+        blocks = self.num_groups if self.split_groups else 1
+        outputs = self.num_groups * self.num_classes // blocks
+        for name, part, draw in (("key", key_channels, 0), ("value", value_channels, 1)):
+            kernel = self.add_weight(
+                name=f"{name}_kernel",
+                shape=(blocks, part // blocks, outputs),
+                initializer=_independent(self.kernel_initializer, draw),
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
+            bias = self.add_weight(
+                name=f"{name}_bias",
+                shape=(self.num_groups, self.num_classes),
+                initializer=_independent(self.bias_initializer, draw),
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+            setattr(self, f"{name}_kernel", kernel)
+            setattr(self, f"{name}_bias", bias)
+        self.built = True
+
+    def call(self, features, training=None):
+        """Class scores, (B, num_classes), of features (B, H, W, C) or (B, L, C)."""
+        keys, values = self._keys_and_values(features)
+        dropout = self.dropout if training else 0.0
+        logits = poca.poca(
+            keys,
+            values,
+            self._kernel(self.key_kernel),
+            self._kernel(self.value_kernel),
+            tf.convert_to_tensor(self.value_bias),
+            dropout=dropout,
+            seed=_next_seed(self._seed_stream) if dropout else None,
+            accumulate_dtype=self._logits_dtype,
+        )
+        # Adds zero. It gives the key bias its gradient, which is exactly zero, where leaving the
+        # bias out would make optimizers complain of a weight without one.
+        zero = 0 * tf.reduce_sum(tf.cast(self.key_bias, self._logits_dtype))
+        return self.activation(logits + zero)
+
+    def attention(self, features, classes=None, per_group=False):
+        """Where each class is seen: the softmax over positions that weighs the values.
+
+        Args:
+            features: (B, H, W, C) or (B, L, C), as the layer was called with.
+            classes: indices of the K classes wanted, or None for all `num_classes`.
+            per_group: whether to return one map a group in place of their average.
+
+        Returns:
+            (B, H, W, K) or (B, L, K); with `per_group` (B, H, W, N, K) or (B, L, N, K). It sums
+            to 1 over the positions.
+
+        Raises:
+            ValueError: the layer has no weights yet, or a class is out of range.
+        """
+        if not self.built:
+            raise ValueError(f"{self.name} has no weights yet: call it on features first.")
+        features = tf.convert_to_tensor(features)
+        self._check_features(features)
+        keys, _ = self._keys_and_values(tf.cast(features, self.compute_dtype))
+        kernel = self._kernel(self.key_kernel)
+        blocks, channels, _ = kernel.shape
+        kernel = tf.reshape(kernel, (blocks, channels, -1, self.num_classes))
+        if classes is not None:
+            kernel = tf.gather(kernel, self._class_indices(classes), axis=-1)
+        maps = poca.poca_attention(keys, kernel, self._logits_dtype)
+        if not per_group:
+            maps = tf.reduce_mean(maps, axis=2)
+        positions = tf.shape(features)[1:-1]
+        return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))
+
+    def compute_output_shape(self, input_shape):
+        """(B, num_classes)."""
+        return (input_shape[0], self.num_classes)
+
+    def compute_output_spec(self, features, training=None):
+        """Keras 3: what `call` returns, whose dtype is not the policy's compute dtype."""
+        self._check_features(features)
+        shape = self.compute_output_shape(features.shape)
+        return tf.keras.KerasTensor(shape, dtype=self._logits_dtype)
+
+    def get_config(self):
+        """The arguments that make an equal layer."""
+        config = super().get_config()
+        config.update(
+            num_classes=self.num_classes,
+            num_groups=self.num_groups,
+            key_ratio=self.key_ratio,
+            dropout=self.dropout,
+            split_groups=self.split_groups,
+            split_key_value=self.split_key_value,
+            activation=tf.keras.activations.serialize(self.activation),
+            implementation=self.implementation,
+            kernel_initializer=tf.keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=tf.keras.initializers.serialize(self.bias_initializer),
+            kernel_regularizer=tf.keras.regularizers.serialize(self.kernel_regularizer),
+            bias_regularizer=tf.keras.regularizers.serialize(self.bias_regularizer),
+            kernel_constraint=tf.keras.constraints.serialize(self.kernel_constraint),
+            bias_constraint=tf.keras.constraints.serialize(self.bias_constraint),
+            seed=self.seed,
+        )
+        return config
+
+    @property
+    def _logits_dtype(self):
+        return "float64" if self.compute_dtype == "float64" else "float32"
+
+    def _keys_and_values(self, features):
+        """(B, L, Ck) and (B, L, Cv) of features (B, H, W, C) or (B, L, C)."""
+        self._check_features(features)
+        channels = self._channels(features.shape)
+        if features.shape.rank == 4:
+            batch = tf.shape(features)[0] if features.shape[0] is None else features.shape[0]
+            positions = features.shape[1:3].num_elements()
+            if positions is None:
+                positions = tf.reduce_prod(tf.shape(features)[1:3])
+            features = tf.reshape(features, (batch, positions, channels))
+        if not self.split_key_value:
+            return features, features
+        key_channels, _ = self._split(channels)
+        return features[..., :key_channels], features[..., key_channels:]
+
+    def _split(self, channels):
+        if not self.split_key_value:
+            return channels, channels
+        key_channels = int(channels * self.key_ratio)
+        return key_channels, channels - key_channels
+
+    def _kernel(self, kernel):
+        return tf.cast(kernel, self.compute_dtype)
+
+    def _class_indices(self, classes):
+        indices = tf.convert_to_tensor(classes)
+        if not indices.dtype.is_integer or indices.shape.rank != 1:
+            raise ValueError(f"classes must be a list of class indices, got {classes!r}.")
+        in_range = tf.reduce_all((indices >= 0) & (indices < self.num_classes))
+        if tf.is_tensor(in_range) and tf.executing_eagerly() and not in_range:
+            raise ValueError(
+                f"classes must lie in [0, {self.num_classes}), got {indices.numpy().tolist()}."
+            )
+        return indices
+
+    def _check_features(self, features):
+        if not tf.as_dtype(features.dtype).is_floating:
+            raise TypeError(
+                f"{self.name} needs floating-point features, got {tf.as_dtype(features.dtype).name}"
+                ": cast them first, for example with tf.cast(features, tf.float32)."
+            )
+        self._channels(features.shape)
+
+    def _channels(self, shape):
+        shape = tuple(shape)
+        if len(shape) not in (3, 4):
+            raise ValueError(
+                f"{self.name} needs features (B, H, W, C) or (B, L, C), got shape {shape}: "
+                "give it the feature map before pooling."
+            )
+        if shape[-1] is None:
+            raise ValueError(f"{self.name} needs a known number of channels, got shape {shape}.")
+        return shape[-1]
+
+    def _check_division(self, channels):
+        key_channels = int(channels * self.key_ratio)
+        value_channels = channels - key_channels
+        parts = (key_channels, value_channels)
+        if key_channels and not any(part % self.num_groups for part in parts):
+            return
+        raise ValueError(
+            f"num_groups={self.num_groups} does not divide the {key_channels} key and "
+            f"{value_channels} value channels of C={channels} with key_ratio={self.key_ratio}: "
+            f"{self._working_values(channels, key_channels)}."
+        )
+
+    def _working_values(self, channels, key_channels):
+        """The nearest num_groups and key_ratio that divide `channels`, as a phrase."""
+        options = []
+        if key_channels:
+            groups = [
+                n
+                for n in range(1, channels + 1)
+                if key_channels % n == 0 and (channels - key_channels) % n == 0
+            ]
+            groups.sort(key=lambda n: abs(n - self.num_groups))
+            options.append("num_groups=" + " or ".join(str(n) for n in sorted(groups[:2])))
+        if channels % self.num_groups == 0 and channels > self.num_groups:
+            keys = range(self.num_groups, channels, self.num_groups)
+            # A ratio is only worth naming if truncation gives the same number of channels back.
+            ratios = [k / channels for k in keys if int(channels * (k / channels)) == k]
+            ratios.sort(key=lambda ratio: abs(ratio - self.key_ratio))
+            options.append("key_ratio=" + " or ".join(f"{r:.6g}" for r in sorted(ratios[:2])))
+        return "use " + ", or ".join(options) if options else "use fewer groups"
+
+
+def _seed_stream(seed):
+    """Where dropout seeds come from; a layer that holds it puts its state into checkpoints."""
+    # Keras 2 has no SeedGenerator; Keras 3 does not track a tf.random.Generator.
+    if not tf.__version__.startswith("2.15."):
+        return tf.keras.random.SeedGenerator(seed)
+    if seed is None:
+        return tf.random.Generator.from_non_deterministic_state()
+    return tf.random.Generator.from_seed(seed)
+
+
+def _next_seed(stream):
+    if isinstance(stream, tf.random.Generator):
+        return stream.make_seeds()[:, 0]
+    return tf.cast(stream.next(), tf.int64)
+
+
+def _independent(initializer, draw):
+    """A copy of an initializer for the `draw`-th weight of its kind.
+
+    Keras initializers are pure functions of their seed: without this, key and value weights of
+    one shape would start equal.
+    """
+    if not isinstance(initializer, tf.keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] += draw
+    return type(initializer).from_config(config)
+
+
+def _positive_int(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    return int(value)

@@ -2,8 +2,6 @@
 
 import os
 
-import tensorflow as tf
-
 
 def check_keras():
     """Checks that `tf.keras` is Keras 3 on TensorFlow, or the Keras 2 of TensorFlow 2.15.
@@ -21,15 +19,18 @@ def check_keras():
         )
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     try:
+        import tensorflow as tf
+
         tf.keras.layers  # noqa: B018  TensorFlow loads Keras on first use.
-        if not tf.__version__.startswith("2.15."):  # Keras 2 has no other backend.
-            backend = tf.keras.config.backend()
-    except ImportError as error:
-        # Also what a backend that is not installed looks like from here.
+        # Keras 2 has no other backend, and does not read the variable.
+        keras_2 = tf.__version__.startswith("2.15.")
+        backend = "tensorflow" if keras_2 else tf.keras.config.backend()
+    except (ImportError, ValueError) as error:
+        # Also what a backend that is not installed, or that nobody knows, looks like from here.
         if backend == "tensorflow":
             raise ImportError(
-                f"noah_tf needs Keras, and importing it failed ({error}): "
-                "reinstall it with pip install --force-reinstall keras."
+                f"noah_tf needs TensorFlow and Keras, and importing them failed ({error}): "
+                "reinstall them with pip install --force-reinstall tensorflow keras."
             ) from error
     if backend != "tensorflow":
         raise ImportError(

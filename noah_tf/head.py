@@ -1,10 +1,17 @@
 """NOAHHead: the layer that takes the place of pooling and the linear classifier."""
 
 import numbers
+import random
 
 import tensorflow as tf
 
 from noah_tf import poca
+
+# Biases join the sums, which run in float32: under a mixed policy they must not pass through
+# float16. Keras 2 has another name for that argument of add_weight.
+_NO_AUTOCAST = {
+    "experimental_autocast" if tf.__version__.startswith("2.15.") else "autocast": False
+}
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
@@ -27,7 +34,7 @@ class NOAHHead(tf.keras.layers.Layer):
         dropout: rate of the dropout on the values while training, in [0, 1).
         split_groups: whether group n sees only the n-th run of channels, or all of them.
         split_key_value: whether keys and values share out the channels, or both see all of
-            them; `key_ratio` then only has to pass its checks.
+            them; `key_ratio` then has no effect.
         activation: what to apply to the logits, by name or as a callable; None leaves logits.
         implementation: "direct", or "auto" for the best of those there are, today "direct".
         kernel_initializer: initializer of both kernels; None is the reference's, Kaiming normal
@@ -90,11 +97,13 @@ class NOAHHead(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_classes = _positive_int("num_classes", num_classes)
         self.num_groups = _positive_int("num_groups", num_groups)
-        if not 0 < key_ratio < 1:
-            raise ValueError(f"key_ratio must lie between 0 and 1 (both excluded), got {key_ratio}.")
+        if not _is_number(key_ratio) or not 0 < key_ratio < 1:
+            raise ValueError(
+                f"key_ratio must be a number between 0 and 1 (both excluded), got {key_ratio!r}."
+            )
         self.key_ratio = float(key_ratio)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
+        if not _is_number(dropout) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be a number in [0, 1), got {dropout!r}.")
         self.dropout = float(dropout)
         if implementation not in ("auto", "direct"):
             raise ValueError(f"implementation must be 'auto' or 'direct', got {implementation!r}.")
@@ -113,13 +122,19 @@ class NOAHHead(tf.keras.layers.Layer):
         self.bias_regularizer = tf.keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = tf.keras.constraints.get(kernel_constraint)
         self.bias_constraint = tf.keras.constraints.get(bias_constraint)
-        self.seed = seed
-        self._seed_stream = _seed_stream(seed) if self.dropout else None
+        if seed is not None and not isinstance(seed, numbers.Integral):
+            raise ValueError(f"seed must be an integer or None, got {seed!r}.")
+        self.seed = None if seed is None else int(seed)
+        self._seed_stream = _seed_stream(self.seed) if self.dropout else None
+        if self.dropout and not isinstance(self._seed_stream, tf.random.Generator):
+            # TensorFlow's checkpoints find variables, and do not look into a SeedGenerator.
+            self._seed_state = self._seed_stream.state.value
 
     def build(self, input_shape):
         """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""
         channels = self._channels(input_shape)
         self._check_division(channels)
+        self._built_channels = channels
         key_channels, value_channels = self._split(channels)
         blocks = self.num_groups if self.split_groups else 1
         outputs = self.num_groups * self.num_classes // blocks
@@ -137,6 +152,7 @@ class NOAHHead(tf.keras.layers.Layer):
                 initializer=_independent(self.bias_initializer, draw),
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                **_NO_AUTOCAST,
             )
             setattr(self, f"{name}_kernel", kernel)
             setattr(self, f"{name}_bias", bias)
@@ -256,11 +272,10 @@ class NOAHHead(tf.keras.layers.Layer):
         indices = tf.convert_to_tensor(classes)
         if not indices.dtype.is_integer or indices.shape.rank != 1:
             raise ValueError(f"classes must be a list of class indices, got {classes!r}.")
-        in_range = tf.reduce_all((indices >= 0) & (indices < self.num_classes))
-        if tf.is_tensor(in_range) and tf.executing_eagerly() and not in_range:
-            raise ValueError(
-                f"classes must lie in [0, {self.num_classes}), got {indices.numpy().tolist()}."
-            )
+        # None inside a tf.function to which the classes are an argument: tf.gather checks those.
+        known = tf.get_static_value(indices)
+        if known is not None and not all(0 <= index < self.num_classes for index in known):
+            raise ValueError(f"classes must lie in [0, {self.num_classes}), got {known.tolist()}.")
         return indices
 
     def _check_features(self, features):
@@ -269,7 +284,12 @@ class NOAHHead(tf.keras.layers.Layer):
                 f"{self.name} needs floating-point features, got {tf.as_dtype(features.dtype).name}"
                 ": cast them first, for example with tf.cast(features, tf.float32)."
             )
-        self._channels(features.shape)
+        channels = self._channels(features.shape)
+        if self.built and channels != self._built_channels:
+            raise ValueError(
+                f"{self.name} was built for {self._built_channels} channels, got features of "
+                f"shape {tuple(features.shape)}."
+            )
 
     def _channels(self, shape):
         shape = tuple(shape)
@@ -283,35 +303,29 @@ class NOAHHead(tf.keras.layers.Layer):
         return shape[-1]
 
     def _check_division(self, channels):
-        key_channels = int(channels * self.key_ratio)
-        value_channels = channels - key_channels
-        parts = (key_channels, value_channels)
-        if key_channels and not any(part % self.num_groups for part in parts):
+        parts = self._split(channels)
+        if all(parts) and not any(part % self.num_groups for part in parts):
             return
         raise ValueError(
-            f"num_groups={self.num_groups} does not divide the {key_channels} key and "
-            f"{value_channels} value channels of C={channels} with key_ratio={self.key_ratio}: "
-            f"{self._working_values(channels, key_channels)}."
+            f"num_groups={self.num_groups} must divide the {parts[0]} key and {parts[1]} value "
+            f"channels of C={channels} with key_ratio={self.key_ratio}, and neither may be 0: "
+            f"{self._working_values(channels, parts)}."
         )
 
-    def _working_values(self, channels, key_channels):
+    def _working_values(self, channels, parts):
         """The nearest num_groups and key_ratio that divide `channels`, as a phrase."""
         options = []
-        if key_channels:
-            groups = [
-                n
-                for n in range(1, channels + 1)
-                if key_channels % n == 0 and (channels - key_channels) % n == 0
-            ]
+        if all(parts):
+            groups = [n for n in range(1, channels + 1) if not any(part % n for part in parts)]
             groups.sort(key=lambda n: abs(n - self.num_groups))
             options.append("num_groups=" + " or ".join(str(n) for n in sorted(groups[:2])))
-        if channels % self.num_groups == 0 and channels > self.num_groups:
+        if self.split_key_value and channels % self.num_groups == 0:
             keys = range(self.num_groups, channels, self.num_groups)
-            # A ratio is only worth naming if truncation gives the same number of channels back.
-            ratios = [k / channels for k in keys if int(channels * (k / channels)) == k]
+            ratios = [_ratio(k, channels) for k in keys]
             ratios.sort(key=lambda ratio: abs(ratio - self.key_ratio))
-            options.append("key_ratio=" + " or ".join(f"{r:.6g}" for r in sorted(ratios[:2])))
-        return "use " + ", or ".join(options) if options else "use fewer groups"
+            if ratios:
+                options.append("key_ratio=" + " or ".join(str(r) for r in sorted(ratios[:2])))
+        return "use " + ", or ".join(options) if options else "use fewer groups or more channels"
 
 
 def _seed_stream(seed):
@@ -320,31 +334,46 @@ def _seed_stream(seed):
     if not tf.__version__.startswith("2.15."):
         return tf.keras.random.SeedGenerator(seed)
     if seed is None:
-        return tf.random.Generator.from_non_deterministic_state()
+        seed = random.randrange(2**31)  # What tf.keras.utils.set_random_seed seeds.
     return tf.random.Generator.from_seed(seed)
 
 
 def _next_seed(stream):
     if isinstance(stream, tf.random.Generator):
         return stream.make_seeds()[:, 0]
-    return tf.cast(stream.next(), tf.int64)
+    # Under a distribution strategy all replicas read one state, and should not drop alike.
+    replica = tf.distribute.get_replica_context()
+    replica = replica.replica_id_in_sync_group if replica else 0
+    return tf.random.experimental.stateless_fold_in(tf.cast(stream.next(), tf.int64), replica)
 
 
 def _independent(initializer, draw):
     """A copy of an initializer for the `draw`-th weight of its kind.
 
     Keras initializers are pure functions of their seed: without this, key and value weights of
-    one shape would start equal.
+    one shape would start equal. One without a seed of that kind (a constant, a function, one
+    that holds a Keras 3 SeedGenerator) is used as it is.
     """
     if not isinstance(initializer, tf.keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
-    if isinstance(config.get("seed"), int):
-        config["seed"] += draw
-    return type(initializer).from_config(config)
+    seed = config.get("seed", "none to vary")
+    if seed is not None and not isinstance(seed, numbers.Integral):
+        return initializer
+    return type(initializer).from_config({**config, "seed": None if seed is None else seed + draw})
 
 
 def _positive_int(name, value):
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
     return int(value)
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _ratio(keys, channels):
+    """A short key_ratio of which int(channels * key_ratio) is `keys`: rounded up, not down."""
+    millionths = -(-keys * 10**6 // channels)
+    return next(m / 1e6 for m in (millionths, millionths + 1) if int(channels * (m / 1e6)) == keys)

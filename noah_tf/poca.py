@@ -28,14 +28,9 @@ def project(features, kernel):
     Returns:
         (B, L, m).
     """
-    shape = tf.shape(features)
-    # Static sizes where they are known, so that XLA and TFLite see constants.
-    batch, positions = (
-        shape[axis] if static is None else static
-        for axis, static in enumerate(features.shape[:2])
-    )
     flat = tf.reshape(features, (-1, features.shape[-1]))
-    return tf.reshape(tf.matmul(flat, kernel), (batch, positions, kernel.shape[-1]))
+    shape = _size(features, 0), _size(features, 1), _size(kernel, 1)
+    return tf.reshape(tf.matmul(flat, kernel), shape)
 
 
 def exponentials(keys):
@@ -147,20 +142,27 @@ def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
 
     Args:
         key_features: (B, L, Ck).
-        key_kernel: (G, Ck/G, N/G, K), with K classes.
+        key_kernel: (G, Ck/G, N/G, K), with K classes; K may be unknown.
         accumulate_dtype: dtype of the softmax and the result.
 
     Returns:
         (B, L, N, K), summing to 1 over axis 1.
     """
-    blocks, channels, groups, classes = key_kernel.shape
+    blocks, channels, groups, _ = key_kernel.shape
+    classes = _size(key_kernel, 3)
     maps = []
     for block in range(blocks):
         kernel = tf.reshape(key_kernel[block], (channels, groups * classes))
         keys = project(_channel_block(key_features, block, blocks), kernel)
         maps.append(attention(tf.cast(keys, accumulate_dtype)))
-    shape = tf.shape(maps[0])
-    return tf.reshape(tf.concat(maps, axis=-1), (shape[0], shape[1], blocks * groups, classes))
+    shape = _size(key_features, 0), _size(key_features, 1), blocks * groups, classes
+    return tf.reshape(tf.concat(maps, axis=-1), shape)
+
+
+def _size(tensor, axis):
+    """The length of an axis, static where it is known, so that XLA and TFLite see constants."""
+    static = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if static is None else static
 
 
 def _channel_block(features, block, blocks):

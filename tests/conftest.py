@@ -1,28 +1,11 @@
 """Fixtures that several test modules share."""
 
-import json
 import os
-import pathlib
 
 import pytest
+from shared_data import shared_folder
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-
-
-def shared_folder():
-    """The folder of reference data: NOAH_TF_SHARED, else `../shared` beside the checkout."""
-    folder = pathlib.Path(os.environ.get("NOAH_TF_SHARED", "../shared"))
-    return folder if folder.is_absolute() else REPOSITORY / folder
-
-
-def golden_heads():
-    """The golden head cases and rejected configurations; both empty where the data is missing."""
-    manifest = shared_folder() / "goldens" / "heads" / "manifest.json"
-    if not manifest.exists():
-        return {"cases": [], "rejected_configurations": []}
-    return json.loads(manifest.read_text())
 
 
 @pytest.fixture
@@ -32,3 +15,32 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f"no reference data at {folder} (set NOAH_TF_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """A folder of drawn photos of three classes: train/CLASS/*.png and test/CLASS/*.png."""
+    from recipes import draw_shapes
+
+    return draw_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(shapes, tmp_path_factory):
+    """The --workdir of a run of `recipes.small_recipe` that is complete. Read it only."""
+    from recipes import small_recipe
+
+    from noah_tf.training import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "noah"
+    train(small_recipe(shapes), workdir)
+    return workdir
+
+
+@pytest.fixture(autouse=True)
+def float32_policy():
+    """Leaves the Keras dtype policy as it was before the test."""
+    yield
+    import tensorflow as tf
+
+    tf.keras.mixed_precision.set_global_policy("float32")

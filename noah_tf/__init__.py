@@ -1,0 +1,12 @@
+"""NOAH, the non-global attentive head (arXiv 2402.02377), for TensorFlow and Keras."""
+
+from noah_tf._keras_check import check_keras
+
+check_keras()
+
+from noah_tf.attach import attach_noah  # noqa: E402
+from noah_tf.export import export_savedmodel  # noqa: E402
+from noah_tf.head import NOAHHead  # noqa: E402
+from noah_tf.version import __version__  # noqa: E402
+
+__all__ = ["NOAHHead", "__version__", "attach_noah", "export_savedmodel"]

@@ -1,0 +1,323 @@
+"""attach_noah: puts a head on the last feature map of any Keras image model."""
+
+import math
+import numbers
+import re
+
+import tensorflow as tf
+from absl import logging
+
+from noah_tf.feature_map import (
+    find_feature_map,
+    input_structure,
+    is_functional,
+    layer_before,
+    named_feature_map,
+    positions,
+    weighted_layers,
+)
+from noah_tf.head import NOAHHead
+
+# N and r of the families that the paper trains (section 4 and its released code), by the names
+# that Keras applications, KerasCV and KerasHub give their models, in lower case without
+# punctuation. Bottleneck ResNets end in 2048 channels and have a ratio of their own.
+_PAPER_FAMILIES = (
+    (re.compile(r"^resnet(?!rs)"), lambda channels: (4, 1 / 8 if channels >= 2048 else 1 / 2)),
+    (re.compile(r"^(mobilenetv[23]|shufflenetv2)"), lambda channels: (8, 1 / 4)),
+    (re.compile(r"^(vit|deit|pvt|pyramidvision|mlpmixer|gmlp)"), lambda channels: (4, 1 / 2)),
+)
+_FALLBACK_GROUPS = 4
+_FALLBACK_RATIO = 1 / 2
+_HEADS = ("noah", "gap")
+
+
+def attach_noah(
+    backbone,
+    num_classes=1000,
+    num_groups=None,
+    key_ratio=None,
+    dropout=0.0,
+    feature_layer=None,
+    head="noah",
+    drop_class_token="auto",
+    activation=None,
+    name=None,
+):
+    """Puts a NOAH head, or a plain one, on the last feature map of a Keras model.
+
+    The model may end in the map or be a whole classifier: its layers are walked to the input of
+    the last one that reduces the positions to one (global pooling, flatten, mean, selection of
+    the class token), and that layer and all behind it (dense, dropout, norm, convolutions on a
+    1x1 map) are left off. A classifier nested in another model is entered. The new model shares
+    the backbone's layers and weights, pretrained or not; nothing is copied or changed.
+
+    Args:
+        backbone: a functional `tf.keras.Model`, or a built Sequential, with channels-last
+            features.
+        num_classes: M, the number of classes.
+        num_groups: N of the head. By default the paper's choice where the backbone belongs to a
+            family that the paper trains (ResNet, MobileNetV2 and V3, ShuffleNetV2, ViT, PVT,
+            MLP-Mixer, gMLP), as long as it divides the channels; else the largest N up to 4 that
+            does.
+        key_ratio: r of the head. By default as the paper has it for these families, else 1/2.
+        dropout: rate of the head's dropout while training, in [0, 1).
+        feature_layer: name of the layer whose output the head takes, in place of the walk;
+            "outer/inner" for a layer of a nested model.
+        head: "noah", or "gap" for global average pooling, dropout and a linear layer, so that
+            comparisons differ in the head alone.
+        drop_class_token: how many tokens to drop in front of the patch tokens of features
+            (B, L, C): True for 1, False for 0, or a number. "auto" drops one where L - 1 is a
+            square and L is not; where L is unknown it drops none and warns.
+        activation: what to apply to the logits; None leaves logits.
+        name: name of the new model; by default the backbone's with "_noah" or "_gap" behind it.
+
+    Returns:
+        A functional `tf.keras.Model` from the backbone's inputs to (B, num_classes), float32
+        under every precision policy. `model.noah_feature_layer` is the name of the layer that
+        feeds the head and `model.noah_discarded_layers` a tuple of the names of the layers with
+        weights that were left off. Files do not keep these two; `feature_layer_name(model)` reads
+        the first off any loaded model. N and r are in the config of the layer "noah_head".
+
+    Raises:
+        TypeError: the backbone is no Keras model.
+        ValueError: its graph cannot be read (a subclassed model, or a Sequential that is not
+            built), it has several outputs, no map or several under its output, or a map of
+            another rank; or an argument does not fit, with what would.
+
+    Example:
+
+    >>> backbone = tf.keras.applications.ResNet50(weights="imagenet")
+    >>> model = noah_tf.attach_noah(backbone, num_classes=10)
+    >>> model.noah_feature_layer, model.noah_discarded_layers
+    ('conv5_block3_out', ('predictions',))
+    >>> model.get_layer("noah_head").num_groups, model.get_layer("noah_head").key_ratio
+    (4, 0.125)
+
+    Reference: arXiv 2402.02377, section 3 (the head) and section 4 (N and r of each family).
+    """
+    _check_backbone(backbone)
+    _check_arguments(num_classes, head, drop_class_token)
+    if feature_layer is None:
+        feature_map = find_feature_map(backbone)
+    else:
+        feature_map = named_feature_map(backbone, feature_layer)
+    _check_features(backbone, feature_map)
+
+    features = _patch_tokens(feature_map.outer_tensor(), drop_class_token)
+    if head == "noah":
+        names = [model.name for model in (*feature_map.models, backbone)]
+        names += [type(model).__name__ for model in (*feature_map.models, backbone)]
+        num_groups, key_ratio = _groups_and_ratio(names, features.shape[-1], num_groups, key_ratio)
+        logits = NOAHHead(
+            num_classes, num_groups, key_ratio, dropout, activation=activation, name="noah_head"
+        )(features)
+    else:
+        logits = _gap_head(features, num_classes, dropout, activation)
+    model = tf.keras.Model(
+        input_structure(backbone), logits, name=name or f"{backbone.name}_{head}"
+    )
+    model.noah_feature_layer = feature_map.name
+    model.noah_discarded_layers = _discarded_layers(backbone, model)
+    _log(model, backbone, features, head)
+    return model
+
+
+def feature_layer_name(model):
+    """The name of the layer that feeds the head of a model made by `attach_noah`.
+
+    It is read off the model's layers, so it also works for a model that was loaded from a file.
+
+    Args:
+        model: a model made by `attach_noah`, or loaded from a file of one.
+
+    Returns:
+        The name, a str; for a layer inside a nested model its path, "outer/inner".
+
+    Raises:
+        ValueError: the model has no head that `attach_noah` made.
+    """
+    names = {layer.name for layer in model.layers}
+    heads = [head_name for head_name in ("noah_head", "gap_pool") if head_name in names]
+    if not heads:
+        raise ValueError(
+            f"{model.name} has no layer 'noah_head' or 'gap_pool': attach_noah did not make it."
+        )
+    _, (features,) = layer_before(model.get_layer(heads[0]).output)
+    layer, inputs = layer_before(features)
+    if layer.name == "noah_drop_class_token":
+        layer, _ = layer_before(inputs[0])
+    return layer.name
+
+
+def _check_backbone(backbone):
+    if not isinstance(backbone, tf.keras.Model):
+        raise TypeError(
+            f"backbone must be a tf.keras.Model, got {type(backbone).__name__}: pass a built model."
+        )
+    if not is_functional(backbone):
+        raise ValueError(
+            f"{backbone.name} ({type(backbone).__name__}) has no graph of layers to read: pass a "
+            "functional model, or a Sequential that starts with its input shape."
+        )
+    if tf.keras.backend.image_data_format() != "channels_last":
+        raise ValueError(
+            "the image data format is channels_first, and the head needs channels last: call "
+            "tf.keras.backend.set_image_data_format('channels_last') before building the backbone."
+        )
+
+
+def _check_arguments(num_classes, head, drop_class_token):
+    if not _is_integer(num_classes) or num_classes < 1:
+        raise ValueError(f"num_classes must be an integer of at least 1, got {num_classes!r}.")
+    if head not in _HEADS:
+        raise ValueError(f"head must be 'noah' or 'gap', got {head!r}.")
+    is_count = isinstance(drop_class_token, bool) or (
+        _is_integer(drop_class_token) and drop_class_token >= 0
+    )
+    if drop_class_token != "auto" and not is_count:
+        raise ValueError(
+            "drop_class_token must be 'auto', True, False or a number of tokens, got "
+            f"{drop_class_token!r}."
+        )
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _check_features(backbone, feature_map):
+    shape = tuple(feature_map.tensor.shape)
+    if len(shape) == 5:
+        raise ValueError(
+            f"the feature map of {backbone.name} has shape {shape}, a video's: the head takes "
+            "images, (B, H, W, C) or (B, L, C); reduce the frames first."
+        )
+    if len(shape) not in (3, 4):
+        raise ValueError(
+            f"layer {feature_map.name!r} of {backbone.name} has shape {shape}, and the head needs "
+            "(B, H, W, C) or (B, L, C): name a layer before the pooling as feature_layer=."
+        )
+    if isinstance(feature_map.layer, tf.keras.layers.InputLayer):
+        raise ValueError(
+            f"the last feature map of {backbone.name} is its own input {feature_map.name!r} of "
+            f"shape {shape}, so there is no backbone under the head: name a layer as "
+            "feature_layer=."
+        )
+    if shape[-1] is None:
+        raise ValueError(
+            f"the channels of {feature_map.name!r} are unknown, its shape is {shape}: build the "
+            "backbone with an input_shape."
+        )
+    if positions(shape) == 1:
+        logging.warning(
+            "The feature map of %s has one position, shape %s, where NOAH is a linear layer: give "
+            "the backbone larger inputs.",
+            backbone.name,
+            shape,
+        )
+
+
+def _patch_tokens(features, drop_class_token):
+    """The features without the tokens in front of the patches."""
+    if len(features.shape) != 3:
+        return features
+    tokens = features.shape[1]
+    if drop_class_token != "auto":
+        count = int(drop_class_token)
+    elif tokens is None:
+        logging.warning(
+            "The number of tokens is unknown, so no class token is dropped: set drop_class_token."
+        )
+        count = 0
+    else:
+        count = int(_is_square(tokens - 1) and not _is_square(tokens))
+    if not count:
+        return features
+    if tokens is not None and tokens <= count:
+        raise ValueError(
+            f"drop_class_token={drop_class_token!r} leaves none of the {tokens} tokens: drop fewer."
+        )
+    # A layer, because a slice is saved differently by Keras 2 and Keras 3.
+    return tf.keras.layers.Cropping1D((count, 0), name="noah_drop_class_token")(features)
+
+
+def _is_square(number):
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _groups_and_ratio(names, channels, num_groups, key_ratio):
+    """N and r: as given, else the paper's for these names, else what divides the channels."""
+    if num_groups is not None and key_ratio is not None:
+        return num_groups, key_ratio
+    paper = _paper_choice(names, channels)
+    if paper is not None:
+        groups = paper[0] if num_groups is None else num_groups
+        ratio = paper[1] if key_ratio is None else key_ratio
+        if _divides(groups, channels, ratio):
+            return groups, ratio
+    ratio = _FALLBACK_RATIO if key_ratio is None else key_ratio
+    if num_groups is not None:
+        return num_groups, ratio
+    fitting = [n for n in range(1, _FALLBACK_GROUPS + 1) if _divides(n, channels, ratio)]
+    if not fitting:
+        raise ValueError(
+            f"{channels} channels cannot be split into keys and values with key_ratio={ratio}: "
+            "NOAH needs at least 1 / key_ratio channels, and a ratio between 0 and 1."
+        )
+    return fitting[-1], ratio
+
+
+def _paper_choice(names, channels):
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        for pattern, choose in _PAPER_FAMILIES:
+            if pattern.search(plain):
+                return choose(channels)
+    return None
+
+
+def _divides(num_groups, channels, key_ratio):
+    key_channels = int(channels * key_ratio)
+    value_channels = channels - key_channels
+    return min(key_channels, value_channels) > 0 and not (
+        key_channels % num_groups or value_channels % num_groups
+    )
+
+
+def _gap_head(features, num_classes, dropout, activation):
+    """Global average pooling, dropout and a linear layer; float32, as NOAH's sums are."""
+    layers = tf.keras.layers
+    pool = layers.GlobalAveragePooling1D if len(features.shape) == 3 else None
+    pool = pool or layers.GlobalAveragePooling2D
+    vector = pool(name="gap_pool", dtype="float32")(features)
+    vector = layers.Dropout(dropout, name="gap_dropout", dtype="float32")(vector)
+    return layers.Dense(num_classes, activation=activation, name="gap_logits", dtype="float32")(
+        vector
+    )
+
+
+def _discarded_layers(backbone, model):
+    kept = {id(variable) for variable in model.weights}
+    return tuple(
+        name
+        for name, layer in weighted_layers(backbone)
+        if not any(id(variable) in kept for variable in layer.weights)
+    )
+
+
+def _log(model, backbone, features, head):
+    logging.info(
+        "%s: %s head on layer %r of %s, features %s%s; discarded layers with weights: %s.",
+        model.name,
+        head,
+        model.noah_feature_layer,
+        backbone.name,
+        tuple(features.shape),
+        _choice(model) if head == "noah" else "",
+        ", ".join(model.noah_discarded_layers) or "none",
+    )
+
+
+def _choice(model):
+    layer = model.get_layer("noah_head")
+    return f", num_groups={layer.num_groups}, key_ratio={layer.key_ratio}"

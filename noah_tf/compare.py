@@ -1,0 +1,64 @@
+"""Two heads on one backbone and data set, each with the same budget."""
+
+import copy
+import pathlib
+
+from noah_tf.metrics import primary_metric
+from noah_tf.training import train
+
+HEADS = ("gap", "noah")
+
+
+def compare_heads(
+    config, workdir, learning_rates, search_epochs, select_split="validation", heads=HEADS
+):
+    """Searches each head's learning rate and trains it, all with the same steps, data and order.
+
+    Args:
+        config: a recipe; its head and its learning rate are replaced.
+        workdir: folder of the comparison; every run has a folder in it and resumes there.
+        learning_rates: the rates that each head is tried with.
+        search_epochs: epochs of a trial. The split that `config` evaluates on is not looked at.
+        select_split: the split that the rate is chosen on.
+        heads: the heads to compare.
+
+    Returns:
+        Dict head → dict of "learning_rate", "trials" (rate → metric on `select_split`) and
+        "result", what `training.train` returned for the full run.
+    """
+    workdir = pathlib.Path(workdir)
+    outcome = {}
+    for head in heads:
+        trials = {}
+        for rate in learning_rates:
+            trial = _variant(config, head, rate)
+            trial.train.epochs = search_epochs
+            trial.data.eval_split = select_split
+            print(f"\n{head}: trying learning rate {rate:g} for {search_epochs} epochs")
+            result = train(trial, workdir / f"{head}-search-{rate:g}")
+            trials[rate] = result[primary_metric(result)]
+        best = max(trials, key=trials.get)
+        print(f"\n{head}: training with learning rate {best:g}")
+        result = train(_variant(config, head, best), workdir / head)
+        outcome[head] = {"learning_rate": best, "trials": trials, "result": result}
+    return outcome
+
+
+def comparison_table(outcome):
+    """The outcome of `compare_heads` as lines of text."""
+    metric = primary_metric(next(iter(outcome.values()))["result"])
+    lines = [f"{'head':6} {metric:>7} {'loss':>7} {'parameters':>11} {'learning rate':>14}"]
+    for head, figures in outcome.items():
+        result = figures["result"]
+        lines.append(
+            f"{head:6} {result[metric]:7.2%} {result['loss']:7.3f} "
+            f"{result['parameters']:11,} {figures['learning_rate']:14g}"
+        )
+    return "\n".join(lines)
+
+
+def _variant(config, head, learning_rate):
+    variant = copy.deepcopy(config)
+    variant.model.head = head
+    variant.optimizer.learning_rate = learning_rate
+    return variant

@@ -1,0 +1,1 @@
+"""Data sets: `sources` opens them, `pipeline` makes batches, `digit_scenes` is made here."""

@@ -1,0 +1,140 @@
+"""Pictures of where a NOAH model looked."""
+
+import math
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from noah_tf.checkpoint import load_run
+from noah_tf.datasets.from_config import source_from_config
+from noah_tf.head import NOAHHead
+from noah_tf.preprocess import decode
+
+
+class Explainer:
+    """Attention of a model whose head is a NOAHHead.
+
+    Args:
+        model: a functional Keras model, images to logits.
+
+    Raises:
+        ValueError: the model has no NOAHHead.
+    """
+
+    def __init__(self, model):
+        heads = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
+        if not heads:
+            raise ValueError(
+                f"Model {model.name!r} has no NOAHHead, so it has no attention to show: "
+                "give one made by attach_noah with head='noah'."
+            )
+        self._head = heads[-1]
+        self._features = tf.keras.Model(model.inputs, [self._head.input, model.output])
+
+    def __call__(self, images, classes=None):
+        """Predictions of a batch, and where some classes were seen in it.
+
+        Args:
+            images: (B, height, width, 3), preprocessed.
+            classes: (B, K) class indices of each image, or None for the predicted class, K = 1.
+
+        Returns:
+            logits (B, M), and attention (B, H, W, K), which sums to 1 over the positions; both
+            numpy arrays. Tokens come as the square that they were.
+        """
+        features, logits = self._features(images, training=False)
+        if classes is None:
+            classes = tf.argmax(logits, axis=-1)[:, None]
+        wanted, places = np.unique(np.asarray(classes), return_inverse=True)
+        places = places.reshape(np.shape(classes))
+        every = self._head.attention(features, classes=wanted).numpy()
+        maps = np.stack([every[i][..., own] for i, own in enumerate(places)])
+        if maps.ndim == 3:
+            side = math.isqrt(maps.shape[1])
+            maps = maps.reshape(len(maps), side, -1, maps.shape[-1])
+        return logits.numpy(), maps
+
+
+def attention_grid(photos, maps, titles, boxes=None):
+    """Draws a grid: a row an image, first the photo, then the photo under each attention map.
+
+    Args:
+        photos: (B, height, width, 3), uint8.
+        maps: (B, H, W, K).
+        titles: B rows of K + 1 strings, over the photo and over each map.
+        boxes: (B, 4) as ymin, xmin, ymax, xmax in shares of the image, drawn on the photos; or
+            None.
+
+    Returns:
+        A `matplotlib.figure.Figure`; `figure.savefig("grid.png")` writes it.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    rows, columns = len(photos), maps.shape[-1] + 1
+    figure = Figure(figsize=(2.1 * columns, 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        height, width = photos[row].shape[:2]
+        for column in range(columns):
+            axis = axes[row, column]
+            axis.imshow(photos[row])
+            axis.set_title(titles[row][column], fontsize=9)
+            axis.set_axis_off()
+            if column:
+                axis.imshow(
+                    maps[row, :, :, column - 1],
+                    cmap="inferno",
+                    alpha=0.65,
+                    vmin=0,
+                    interpolation="bilinear",
+                    extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+                )
+            elif boxes is not None:
+                top, left, bottom, right = boxes[row] * (height, width, height, width)
+                axis.add_patch(
+                    Rectangle(
+                        (left, top), right - left, bottom - top, fill=False, color="white", lw=1.5
+                    )
+                )
+    return figure
+
+
+def explain_run(workdir, output=None, split=None, count=6, seed=0):
+    """Draws, for some images of a run's data set, where it saw the predicted and the true class.
+
+    Args:
+        workdir: the run's folder.
+        output: the PNG to write; None for explain.png in the run's folder.
+        split: split of its data set; None for the one it was evaluated on.
+        count: how many images.
+        seed: which ones.
+
+    Returns:
+        `pathlib.Path` of the PNG.
+
+    Raises:
+        ValueError: the run's head is not NOAH.
+    """
+    run = load_run(workdir)
+    explainer = Explainer(run.model)
+    source = source_from_config(run.config.data, split or run.config.data.eval_split)
+    examples = list(source.examples(shuffle_seed=seed).take(count))
+    images = tf.stack([run.preprocessing.evaluation(decode(e["image"])) for e in examples])
+    labels = np.stack([e["label"].numpy() for e in examples])
+    truth = labels.argmax(axis=-1) if labels.ndim == 2 else labels
+
+    logits, _ = explainer(images)
+    predicted = logits.argmax(axis=-1)
+    _, maps = explainer(images, np.stack([predicted, truth], axis=-1))
+    names = run.class_names
+    titles = [
+        ("photo", f"predicted: {names[guess]}", f"true: {names[label]}")
+        for guess, label in zip(predicted, truth, strict=True)
+    ]
+    boxes = [e["bbox"].numpy() for e in examples] if "bbox" in examples[0] else None
+    figure = attention_grid(run.preprocessing.denormalize(images).numpy(), maps, titles, boxes)
+    output = pathlib.Path(output) if output else run.workdir.path / "explain.png"
+    figure.savefig(output, dpi=80)
+    return output

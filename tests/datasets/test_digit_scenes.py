@@ -1,0 +1,162 @@
+import multiprocessing
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from noah_tf.datasets import digit_scenes
+from noah_tf.datasets.digit_scenes import SPLITS, draw_scene, split_scans
+
+CONFIGS = ("single", "multi")
+
+
+def owned_scans(split):
+    return set(np.concatenate(split_scans(split)).tolist())
+
+
+def test_splits_own_disjoint_scans_that_cover_all():
+    owned = [owned_scans(split) for split in SPLITS]
+    assert sum(map(len, owned)) == len(set.union(*owned)) == 1797
+    assert all(len(scans) >= 20 for split in SPLITS for scans in split_scans(split))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("split", SPLITS)
+def test_scene_uses_its_split_alone(config, split):
+    used = {source for index in range(100) for source in draw_scene(config, split, index).sources}
+    assert used <= owned_scans(split)
+
+
+def test_scans_are_all_different():
+    # Two copies of one scan in two splits would leak.
+    scans, _ = digit_scenes._scans()
+    assert len(np.unique(scans.reshape(len(scans), -1), axis=0)) == len(scans)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_same_arguments_same_scene(config):
+    first, again = draw_scene(config, "train", 5), draw_scene(config, "train", 5)
+    np.testing.assert_array_equal(first.image, again.image)
+    assert (first.labels, first.boxes) == (again.labels, again.boxes)
+    others = [draw_scene(config, "train", 15), draw_scene(config, "test", 5)]
+    assert all((first.image != other.image).any() for other in others)
+
+
+def test_scenes_stay_what_they_were():
+    # Both stacks, and every machine, have to make the same set: VERSION says it is one.
+    single, multi = draw_scene("single", "train", 3), draw_scene("multi", "test", 4)
+    assert (single.labels, single.boxes) == ((3,), ((23, 33, 47, 47),))
+    assert (multi.labels, multi.boxes) == (
+        (4, 6, 3),
+        ((23, 7, 43, 20), (9, 44, 33, 59), (30, 28, 55, 42)),
+    )
+    assert single.image.mean() == pytest.approx(100.871, abs=0.01)
+    assert multi.image.mean() == pytest.approx(89.023, abs=0.01)
+
+
+def test_single_classes_are_balanced():
+    labels = [draw_scene("single", "train", index).labels for index in range(40)]
+    assert labels == [(index % 10,) for index in range(40)]
+
+
+def test_multi_has_one_to_four_different_digits():
+    counts = set()
+    for index in range(100):
+        labels = draw_scene("multi", "train", index).labels
+        assert len(set(labels)) == len(labels)
+        counts.add(len(labels))
+    assert counts == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_boxes_are_inside_apart_and_of_the_size(config):
+    low, high = digit_scenes._STYLES[config].digit_size
+    for index in range(100):
+        boxes = draw_scene(config, "train", index).boxes
+        taken = np.zeros((64, 64), int)
+        for top, left, bottom, right in boxes:
+            assert 0 < top < bottom < 64 and 0 < left < right < 64
+            assert low - 2 <= max(bottom - top, right - left) <= high + 3
+            taken[top:bottom, left:right] += 1
+        assert taken.max() == 1
+
+
+def test_box_holds_the_digit_and_no_fragment(monkeypatch):
+    scene = draw_scene("single", "train", 8)
+    top, left, bottom, right = scene.boxes[0]
+    monkeypatch.setattr(digit_scenes, "_paint", lambda *args: None)
+    empty = draw_scene("single", "train", 8)
+    monkeypatch.undo()
+    painted = (scene.image != empty.image).any(-1)
+    digit = painted[top:bottom, left:right]
+    # Strokes touch all four sides of the box, and a clear rim lies around it.
+    assert digit[0].any() and digit[-1].any() and digit[:, 0].any() and digit[:, -1].any()
+    assert not painted[top - 1, left - 1 : right + 1].any()
+    assert not painted[bottom, left - 1 : right + 1].any()
+    assert painted.sum() > digit.sum(), "there are fragments elsewhere"
+
+
+def test_fragments_are_smaller_than_digits():
+    rng = digit_scenes._generator("test")
+    longest = [max(digit_scenes._fragment(rng, "train")[0].shape) for _ in range(200)]
+    assert max(longest) < 18
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="no split 'val'; it has train, validation, test"):
+        split_scans("val")
+
+
+def test_features_of_single(tfds_dir):
+    builder = tfds.builder("digit_scenes", data_dir=tfds_dir)
+    assert builder.builder_config.name == "single"
+    example = next(iter(builder.as_dataset(split="test")))
+    assert example["image"].shape == (64, 64, 3)
+    scenes = [draw_scene("single", "test", index) for index in range(200)]
+    same = [s for s in scenes if (s.image == example["image"].numpy()).all()]
+    assert [s.labels for s in same] == [(int(example["label"]),)]
+    np.testing.assert_allclose(example["bbox"] * 64, same[0].boxes[0])
+
+
+def test_features_of_multi(tfds_dir):
+    builder = tfds.builder("digit_scenes/multi", data_dir=tfds_dir)
+    for example in builder.as_dataset(split="validation").take(20):
+        labels = example["objects"]["label"].numpy()
+        assert set(np.flatnonzero(example["label"])) == set(labels)
+        assert example["objects"]["bbox"].shape == (len(labels), 4)
+    assert builder.info.features["objects"]["label"].names == [str(i) for i in range(10)]
+
+
+def _prepare(directory, barrier, results):
+    from noah_tf.datasets.tfds_sources import prepare
+
+    builder = tfds.builder("digit_scenes", data_dir=directory)
+    barrier.wait()
+    prepare(builder, max_examples_per_split=60)
+    results.put(sum(1 for _ in builder.as_dataset(split="train")))
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(2), context.Queue()
+    workers = [
+        context.Process(target=_prepare, args=(tmp_path, barrier, results)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert [results.get(timeout=5) for _ in workers] == [60, 60]
+    versions = [path.name for path in (tmp_path / "digit_scenes" / "single").iterdir()]
+    assert versions == ["1.0.0"], "nothing half-written stays"
+
+
+@pytest.mark.slow
+def test_full_sizes(tmp_path):
+    from noah_tf.datasets.sources import open_source
+
+    for split, (size, _) in SPLITS.items():
+        source = open_source("digit_scenes", split, data_dir=tmp_path)
+        assert source.num_examples == size

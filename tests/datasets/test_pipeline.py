@@ -1,0 +1,251 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from noah_tf.datasets.pipeline import (
+    corrupt_examples,
+    eval_batches,
+    naming_corrupt_examples,
+    train_batches,
+)
+from noah_tf.datasets.sources import open_source
+from noah_tf.preprocess import Preprocessing, decode
+
+PREPROCESSING = Preprocessing(64)
+CACHES = pytest.mark.parametrize("cache", [False, True], ids=["streamed", "cached"])
+
+
+def batches(source, size=32, **options):
+    options = {"seed": 1, "epoch": 0, "shuffle_buffer": 50, **options}
+    return [
+        (images.numpy(), labels.numpy())
+        for images, labels in train_batches(source, PREPROCESSING, size, **options)
+    ]
+
+
+def assert_same(got, want):
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        for part, expected in zip(one, other, strict=True):
+            np.testing.assert_array_equal(part, expected)
+
+
+def pictures(found):
+    return {image.tobytes() for images, _ in found for image in images}
+
+
+@CACHES
+def test_shapes(scenes, cache):
+    found = batches(scenes, cache=cache)
+    assert len(found) == 6, "200 examples fill six batches of 32"
+    images, labels = found[0]
+    assert (images.shape, images.dtype) == ((32, 64, 64, 3), np.float32)
+    assert (labels.shape, labels.dtype) == ((32,), np.int32)
+
+
+def test_multi_label_shapes(tfds_dir):
+    source = open_source("digit_scenes/multi", "train", data_dir=tfds_dir)
+    _, labels = batches(source)[0]
+    assert (labels.shape, labels.dtype) == ((32, 10), np.float32)
+
+
+@CACHES
+def test_every_example_once(scenes, cache):
+    plain = {"crop_scale": None, "flip": False, "cache": cache}
+    found = batches(scenes, size=10, **plain)
+    stored = [PREPROCESSING.evaluation(decode(e["image"])) for e in scenes.examples()]
+    want = {image.numpy().tobytes() for image in stored}
+    assert len(found) == 20 and pictures(found) == want and len(want) == 200
+
+
+@CACHES
+def test_labels_stay_with_their_images(scenes, cache):
+    label_of = {}
+    for example in scenes.examples():
+        image = PREPROCESSING.evaluation(decode(example["image"])).numpy()
+        label_of[image.tobytes()] = int(example["label"])
+    for images, labels in batches(scenes, crop_scale=None, flip=False, cache=cache):
+        assert [label_of[image.tobytes()] for image in images] == labels.tolist()
+
+
+@CACHES
+def test_function_of_seed_and_epoch(scenes, cache):
+    first = batches(scenes, cache=cache, pad=3)
+    tf.random.set_seed(77)
+    assert_same(batches(scenes, cache=cache, pad=3), first)
+    for other in ({"seed": 2}, {"epoch": 1}):
+        changed = batches(scenes, cache=cache, pad=3, **other)
+        assert (changed[0][1] != first[0][1]).any(), "another order"
+        assert not pictures(changed) & pictures(first), "other crops"
+
+
+@CACHES
+@pytest.mark.parametrize("skipped", [1, 4, 6])
+def test_skipping_goes_on_where_the_epoch_was(scenes, cache, skipped):
+    whole = batches(scenes, cache=cache)
+    assert_same(batches(scenes, cache=cache, skip_batches=skipped), whole[skipped:])
+
+
+def test_skipped_examples_are_not_decoded(tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    good = tf.io.encode_png(np.zeros((64, 64, 3), np.uint8)).numpy()
+    for number in range(8):
+        (folder / f"{number}.png").write_bytes(good)
+    source = open_source("folder", "train", data_dir=tmp_path)
+    seen = []
+    for number in range(8):
+        (folder / f"{number}.png").write_bytes(b"broken")
+        try:
+            batches(source, size=4, skip_batches=1)
+        except tf.errors.InvalidArgumentError:
+            seen.append(number)
+        (folder / f"{number}.png").write_bytes(good)
+    assert len(seen) == 4, "the skipped batch's four photos may be broken"
+
+
+def test_shuffling_mixes_and_pixels_do_not_depend_on_it(scenes):
+    small, large = (batches(scenes, size=200, shuffle_buffer=size)[0] for size in (1, 200))
+    assert pictures([small]) == pictures([large])
+    assert (small[1] != large[1]).any()
+
+
+def test_eval_sees_every_example_once_in_order(scenes):
+    for size in (32, 64, 200, 256):
+        found = list(eval_batches(scenes, PREPROCESSING, size))
+        assert {tuple(images.shape) for images, _, _ in found} == {(size, 64, 64, 3)}
+        masks = np.concatenate([mask for _, _, mask in found])
+        assert len(found) == -(-200 // size) and masks.sum() == 200 and masks[:200].all()
+        images = np.concatenate([images for images, _, _ in found])[:200]
+        labels = np.concatenate([labels for _, labels, _ in found])[:200]
+        for place, example in enumerate(scenes.examples().take(40)):
+            want = PREPROCESSING.evaluation(decode(example["image"]))
+            np.testing.assert_array_equal(images[place], want)
+            assert labels[place] == example["label"]
+
+
+def test_cached_evaluation_is_the_same(scenes):
+    for streamed, cached in zip(
+        eval_batches(scenes, PREPROCESSING, 48),
+        eval_batches(scenes, PREPROCESSING, 48, cache=True),
+        strict=True,
+    ):
+        for one, other in zip(streamed, cached, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@CACHES
+def test_static_shapes(scenes, cache):
+    train = train_batches(scenes, PREPROCESSING, 16, seed=0, epoch=0, cache=cache)
+    assert [spec.shape.as_list() for spec in train.element_spec] == [[16, 64, 64, 3], [16]]
+    evaluation = eval_batches(scenes, PREPROCESSING, 16, cache=cache)
+    assert [s.shape.as_list() for s in evaluation.element_spec] == [[16, 64, 64, 3], [16], [16]]
+
+
+# Logical devices have to be set before TensorFlow starts: a process of its own.
+TWO_REPLICAS = """
+import sys
+import numpy as np
+import tensorflow as tf
+from noah_tf.datasets.pipeline import eval_batches, train_batches
+from noah_tf.datasets.sources import open_source
+from noah_tf.preprocess import Preprocessing
+
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+source = open_source("digit_scenes", "train", data_dir=sys.argv[1], download=False)
+
+def compare(whole, count):
+    distributed = strategy.experimental_distribute_dataset(whole)
+    batches = list(zip(whole, distributed))
+    assert len(batches) == count, len(batches)
+    for one_device, replicas in batches:
+        for want, part in zip(one_device, replicas):
+            got = strategy.experimental_local_results(part)
+            assert len(got) == 2 and got[0].shape == got[1].shape, got
+            np.testing.assert_array_equal(np.concatenate(got), want)
+
+for cache in (False, True):
+    options = {"seed": 1, "epoch": 0, "skip_batches": 2, "cache": cache}
+    compare(train_batches(source, Preprocessing(64), 32, **options), 4)
+    compare(eval_batches(source, Preprocessing(64), 48, cache=cache), 5)
+"""
+
+
+def test_two_replicas_share_the_batches(scenes, tfds_dir):
+    subprocess.run([sys.executable, "-c", TWO_REPLICAS, str(tfds_dir)], check=True)
+
+
+def test_shared_cifar10(shared):
+    source = open_source("cifar10", "test", data_dir=shared / "tfds", download=False)
+    preprocessing = Preprocessing(32)
+    options = {"seed": 0, "epoch": 3, "crop_scale": None, "pad": 4}
+    images, labels = next(iter(train_batches(source, preprocessing, 64, **options)))
+    assert images.shape == (64, 32, 32, 3) and len(set(labels.numpy())) > 5
+    masks = [mask for _, _, mask in eval_batches(source, preprocessing, 3_000)]
+    assert np.sum(masks) == 10_000
+
+
+# --- broken photos and bad arguments
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Six photos, of which 2 and 5 do not decode."""
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(3):
+            data = tf.io.encode_png(np.full((8, 8, 3), number, np.uint8)).numpy()
+            path = tmp_path / "train" / name / f"{number}.png"
+            path.write_bytes(data[:30] if number == 2 else data)
+    return open_source("folder", "train", data_dir=tmp_path)
+
+
+def test_corrupt_examples_are_found(broken, scenes):
+    found = corrupt_examples(broken)
+    assert [index for index, _ in found] == [2, 5]
+    assert all("PNG" in message for _, message in found)
+    assert len(corrupt_examples(broken, limit=1)) == 1
+    assert corrupt_examples(scenes) == []
+
+
+@CACHES
+def test_error_names_the_file(broken, cache):
+    for run in (
+        lambda: batches(broken, size=2, cache=cache),
+        lambda: list(eval_batches(broken, PREPROCESSING, 2, cache=cache)),
+    ):
+        message = r"example 2 of 'folder'.*a/2\.png\): .*PNG"
+        with pytest.raises(ValueError, match=message), naming_corrupt_examples(broken):
+            run()
+
+
+def test_other_errors_pass_through(scenes):
+    error = tf.errors.InvalidArgumentError(None, None, "mine")
+    with pytest.raises(type(error), match="mine"), naming_corrupt_examples(scenes):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (201, {}, "201 is larger than the 200 examples of 'digit_scenes', split 'train'"),
+        (0, {}, "batch_size must be a positive int; received 0"),
+        (2.0, {}, "batch_size must be a positive int; received 2.0"),
+        (2, {"skip_batches": -1}, "must be 0 or more"),
+        (2, {"shuffle_buffer": 0}, "shuffle_buffer 1 or more"),
+        (2, {"crop_scale": (2, 3)}, "crop_scale must be two numbers"),
+    ],
+)
+def test_bad_arguments(scenes, size, options, message):
+    with pytest.raises(ValueError, match=message):
+        batches(scenes, size=size, **options)
+
+
+def test_bad_eval_batch_size(scenes):
+    with pytest.raises(ValueError, match="batch_size must be a positive int; received -1"):
+        eval_batches(scenes, PREPROCESSING, -1)

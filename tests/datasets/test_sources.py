@@ -1,0 +1,259 @@
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.tfds_sources import prepare
+from noah_tf.preprocess import decode
+
+
+def colour_png(value):
+    return tf.io.encode_png(np.full((6, 5, 3), value, np.uint8)).numpy()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Classes "a" (3 photos), "b" (2), and a validation split that lacks "a"."""
+    photos = {"train/a": 3, "train/b": 2, "val/b": 1}
+    for name, count in photos.items():
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / name / f"{number}.PNG").write_bytes(colour_png(number))
+    (tmp_path / "train" / "a" / "notes.txt").write_text("no photo")
+    (tmp_path / "train" / ".hidden").mkdir()
+    return tmp_path
+
+
+def indices(source, **options):
+    return [int(example["index"]) for example in source.examples(**options)]
+
+
+# --- class folders
+
+
+def test_folder(folder):
+    source = open_source("folder", "train", data_dir=folder)
+    assert (source.num_examples, source.num_classes, source.multi_label) == (5, 2, False)
+    assert source.class_names == ("a", "b")
+    examples = list(source.examples())
+    assert [int(e["label"]) for e in examples] == [0, 0, 0, 1, 1]
+    assert [int(decode(e["image"])[0, 0, 0]) for e in examples] == [0, 1, 2, 0, 1]
+    assert indices(source) == list(range(5))
+    assert source.describe(3) == (
+        f"example 3 of 'folder', split 'train' ({folder / 'train' / 'b' / '0.PNG'})"
+    )
+
+
+def test_folder_labels_mean_the_same_in_every_split(folder):
+    source = open_source("folder", "val", data_dir=str(folder))
+    assert source.class_names == ("a", "b")
+    assert [int(e["label"]) for e in source.examples()] == [1]
+
+
+def test_folder_shuffle(folder):
+    source = open_source("folder", "train", data_dir=folder)
+    orders = {tuple(indices(source, shuffle_seed=seed)) for seed in range(10)}
+    assert len(orders) > 5 and all(sorted(order) == list(range(5)) for order in orders)
+    assert indices(source, shuffle_seed=3) == indices(source, shuffle_seed=3)
+    labels = {int(e["index"]): int(e["label"]) for e in source.examples(shuffle_seed=1)}
+    assert labels == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1}
+
+
+def test_folder_errors(folder, tmp_path_factory):
+    empty = tmp_path_factory.mktemp("empty")
+    (empty / "train" / "cat").mkdir(parents=True)
+    (folder / "val" / "zebra").mkdir()
+    cases = [
+        (ValueError, "needs data_dir, laid out as DATA_DIR/SPLIT/CLASS", "train", None, {}),
+        (FileNotFoundError, "nowhere does not exist", "train", folder / "nowhere", {}),
+        (ValueError, "no split 'test'; it has train, val.", "test", folder, {}),
+        (ValueError, "holds no photos", "train", empty, {}),
+        (ValueError, "has not: zebra; rename or remove", "val", folder, {}),
+        (ValueError, "are for TFDS sets", "train", folder, {"image_key": "image"}),
+    ]
+    for error, message, split, directory, options in cases:
+        with pytest.raises(error, match=re.escape(message)):
+            open_source("folder", split, data_dir=directory, **options)
+
+
+# --- TFDS
+
+
+def test_digit_scenes_single(scenes):
+    assert (scenes.num_examples, scenes.multi_label) == (200, False)
+    assert scenes.class_names == tuple("0123456789")
+    example = next(iter(scenes.examples()))
+    assert example["image"].dtype == tf.string and example["label"].dtype == tf.int64
+    assert decode(example["image"]).shape == (64, 64, 3)
+    assert example["bbox"].shape == (4,)
+    assert indices(scenes) == list(range(200))
+
+
+def test_digit_scenes_multi(tfds_dir):
+    source = open_source("digit_scenes/multi", "test", data_dir=tfds_dir)
+    assert source.multi_label and source.class_names == tuple("0123456789")
+    vectors = open_source("digit_scenes/multi", "test", data_dir=tfds_dir, label_key="label")
+    assert vectors.multi_label and vectors.class_names == source.class_names
+    for found, stored in zip(source.examples(), vectors.examples(), strict=True):
+        assert found["label"].dtype == tf.float32 and found["label"].shape == (10,)
+        np.testing.assert_array_equal(found["label"], stored["label"])
+        assert 1 <= tf.reduce_sum(found["label"]) <= 4
+
+
+def test_slices_and_sums_of_splits(tfds_dir, scenes):
+    tail = open_source("digit_scenes", "train[90%:]", data_dir=tfds_dir)
+    assert (tail.num_examples, indices(tail)) == (20, list(range(20)))
+    want = [e["image"].numpy() for e in scenes.examples()][180:]
+    assert [e["image"].numpy() for e in tail.examples()] == want
+    both = open_source("digit_scenes", "train+test", data_dir=tfds_dir)
+    assert (both.num_examples, indices(both)) == (400, list(range(400)))
+
+
+def test_in_memory_holds_the_examples(scenes):
+    kept = scenes.in_memory
+    assert kept is scenes.in_memory, "read once"
+    examples = list(scenes.examples())
+    assert kept["image"].numpy().tolist() == [e["image"].numpy() for e in examples]
+    np.testing.assert_array_equal(kept["label"], [e["label"] for e in examples])
+
+
+class ManyFiles(tfds.testing.DummyDataset):
+    """Numbered photos without a label among several candidates, made by each test's features."""
+
+    FEATURES = {}
+    COUNT = 40
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(type(self).FEATURES)
+        return tfds.core.DatasetInfo(builder=self, description="test", features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(type(self).COUNT):
+            yield number, {k: self._value(k, number) for k in type(self).FEATURES}
+
+    def _value(self, key, number):
+        values = {
+            "image": np.full((4, 4, 3), number, np.uint8),
+            "photo": np.full((4, 4, 3), number, np.uint8),
+            "label": number % 3,
+            "coarse": number % 2,
+            "tags": list(range(number % 4)),
+            "box": tfds.features.BBox(0.0, 0.25, 0.5, 1.0),
+            "parts": [{"kind": k} for k in range(number % 3)],
+            "number": number,
+        }
+        return values[key]
+
+
+CLASSES = tfds.features.ClassLabel(names=["x", "y", "z"])
+IMAGE = tfds.features.Image(shape=(4, 4, 3))
+
+
+def open_features(monkeypatch, directory, features, **options):
+    monkeypatch.setattr(ManyFiles, "FEATURES", features)
+    prepare(tfds.builder("many_files", data_dir=directory))
+    return open_source("many_files", "train", data_dir=directory, **options)
+
+
+def test_files_are_shuffled_and_indexed(monkeypatch, tmp_path):
+    monkeypatch.setattr(ManyFiles, "FEATURES", {"image": IMAGE, "label": CLASSES})
+    builder = tfds.builder("many_files", data_dir=tmp_path)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=8, try_download_gcs=False)
+    )
+    assert builder.info.splits["train"].num_shards == 8
+    source = open_source("many_files", "train", data_dir=tmp_path)
+    natural = {int(e["index"]): e["image"].numpy() for e in source.examples()}
+    assert list(natural) == list(range(40))
+    shuffled = list(source.examples(shuffle_seed=4))
+    order = [int(e["index"]) for e in shuffled]
+    assert order != list(range(40)) and sorted(order) == list(range(40))
+    assert all(natural[int(e["index"])] == e["image"].numpy() for e in shuffled)
+    tf.random.set_seed(123)
+    assert indices(source, shuffle_seed=4) == order != indices(source, shuffle_seed=5)
+
+
+def test_keys_are_found_by_type(monkeypatch, tmp_path):
+    features = {"photo": IMAGE, "coarse": CLASSES, "box": tfds.features.BBoxFeature()}
+    source = open_features(monkeypatch, tmp_path, features)
+    assert source.class_names == ("x", "y", "z")
+    example = next(iter(source.examples()))
+    assert int(example["label"]) == int(decode(example["image"])[0, 0, 0]) % 2
+    np.testing.assert_array_equal(example["bbox"], [0, 0.25, 0.5, 1])
+
+
+def test_usual_name_wins(monkeypatch, tmp_path):
+    features = {"photo": IMAGE, "image": IMAGE, "coarse": CLASSES, "label": CLASSES}
+    source = open_features(monkeypatch, tmp_path, features)
+    for example in source.examples():
+        assert int(example["label"]) == int(decode(example["image"])[0, 0, 0]) % 3
+
+
+def test_sequence_of_labels_is_multi_label(monkeypatch, tmp_path):
+    tags = tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3))
+    source = open_features(monkeypatch, tmp_path, {"image": IMAGE, "tags": tags})
+    assert source.multi_label
+    for example in source.examples():
+        count = int(decode(example["image"])[0, 0, 0]) % 4
+        np.testing.assert_array_equal(example["label"], np.arange(3) < count)
+
+
+def test_label_key_reaches_into_a_sequence(monkeypatch, tmp_path):
+    parts = tfds.features.Sequence({"kind": CLASSES})
+    features = {"image": IMAGE, "parts": parts, "label": CLASSES}
+    source = open_features(monkeypatch, tmp_path, features, label_key="parts/kind")
+    assert source.multi_label
+    counts = {float(tf.reduce_sum(e["label"])) for e in source.examples()}
+    assert counts == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("features", "options", "message"),
+    [
+        ({"image": IMAGE, "number": np.int64}, {}, "no label; say which feature with label_key"),
+        ({"label": CLASSES, "number": np.int64}, {}, "no image; say which feature with image_key"),
+        ({"image": IMAGE, "coarse": CLASSES, "number": CLASSES}, {}, "several labels (coarse, n"),
+        ({"image": IMAGE, "label": CLASSES}, {"label_key": "lable"}, "label_key='lable' is no"),
+        ({"image": IMAGE, "label": CLASSES}, {"image_key": "label"}, "features are image (Image)"),
+    ],
+)
+def test_unclear_features(monkeypatch, tmp_path, features, options, message):
+    monkeypatch.setattr(ManyFiles, "COUNT", 2)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        open_features(monkeypatch, tmp_path, features, **options)
+
+
+def test_tfds_errors(tfds_dir, tmp_path):
+    def message(name, split, error=ValueError, **options):
+        with pytest.raises(error) as caught:
+            open_source(name, split, **{"data_dir": tfds_dir, **options})
+        return str(caught.value)
+
+    assert "nearest names are cifar10" in message("cifar1O", "train")
+    assert "nearest names are digit_scenes" in message("digit_scene", "train")
+    assert "TFDS cannot open 'digit_scenes/triple'" in message("digit_scenes/triple", "train")
+    assert "it has train, validation, test, their" in message("digit_scenes", "val")
+    assert "'train[:0]' of 'digit_scenes' is empty; the sizes are" in message(
+        "digit_scenes", "train[:0]"
+    )
+    assert "has no split 'train[:'" in message("digit_scenes", "train[:")
+    missing = message("digit_scenes", "train", FileNotFoundError, data_dir=tmp_path, download=False)
+    assert str(tmp_path / "digit_scenes") in missing and "allow the download" in missing
+    imagenet = message("imagenet2012", "train", FileNotFoundError, data_dir=tmp_path)
+    assert f"mv ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar {tmp_path}" in imagenet
+    assert "tfds build imagenet2012" in imagenet
+
+
+def test_shared_cifar10(shared):
+    source = open_source("cifar10", "train[:90%]", data_dir=shared / "tfds", download=False)
+    assert (source.num_examples, source.num_classes) == (45_000, 10)
+    assert source.class_names[0] == "airplane"
+    example = next(iter(source.examples()))
+    assert set(example) == {"image", "label", "index"}
+    assert decode(example["image"]).shape == (32, 32, 3)

@@ -1,0 +1,664 @@
+"""attach_noah: which feature map it takes, what it leaves as it is, and on how many backbones."""
+
+import inspect
+
+import keras_cv
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks.backbone_cases import (
+    HAS_KERAS_HUB,
+    KERAS_CV_OTHERS,
+    KERAS_HUB,
+    Case,
+    all_cases,
+)
+from noah_tf.attach import attach_noah, feature_layer_name
+from noah_tf.head import NOAHHead
+
+layers = tf.keras.layers
+CLASSES = 5
+CASES = all_cases()
+FIT = [case for case in CASES if case.unfit is None]
+
+
+def _params(cases, marks=()):
+    return [
+        pytest.param(case, id=str(case), marks=(*marks, *([pytest.mark.slow] * case.slow)))
+        for case in cases
+    ]
+
+
+@pytest.fixture(autouse=True)
+def fresh_session():
+    tf.keras.backend.clear_session()
+    tf.keras.utils.set_random_seed(0)
+
+
+def conv_map(size=8, channels=8, name="last_map"):
+    """An image input and a feature map of it."""
+    image = tf.keras.Input((size, size, 3))
+    x = layers.Conv2D(channels, 3, padding="same", name="stem")(image)
+    return image, layers.ReLU(name=name)(x)
+
+
+def token_map(tokens, width=8):
+    image = tf.keras.Input((tokens, 3))
+    return image, layers.Dense(width, name="tokens")(image)
+
+
+def images(model, batch=2, seed=0):
+    shape = [1 if size is None else size for size in model.input_shape[1:]]
+    return np.random.default_rng(seed).random((batch, *shape), dtype=np.float32)
+
+
+# ---- every backbone --------------------------------------------------------------------------
+
+
+def attach_and_check(case):
+    """Builds the case with a head; returns the model after the checks that hold for every one."""
+    backbone = case.build(include_top=case.has_top)
+    model = attach_noah(backbone, CLASSES)
+    assert model.output_shape == (None, CLASSES)
+    assert tf.as_dtype(model.outputs[0].dtype) == tf.float32
+    features = model.get_layer("noah_head").input
+    assert len(features.shape) in (3, 4)
+    assert np.prod(features.shape[1:-1]) >= 4, "NOAH is linear on a map of one position"
+    assert bool(model.noah_discarded_layers) == case.has_top
+    return model
+
+
+@pytest.mark.parametrize("case", _params(FIT))
+def test_every_backbone_takes_the_head(case):
+    attach_and_check(case)
+
+
+@pytest.mark.parametrize("case", _params([case for case in CASES if case.unfit]))
+def test_what_cannot_carry_a_head_says_why(case):
+    with pytest.raises(ValueError, match=case.error):
+        attach_noah(case.build(include_top=False), CLASSES)
+
+
+@pytest.mark.parametrize("case", _params([case for case in FIT if case.has_top and case.smallest]))
+def test_classifier_and_bare_backbone_give_the_same_map(case):
+    shapes = []
+    for include_top in (True, False):
+        tf.keras.backend.clear_session()
+        model = attach_noah(case.build(include_top=include_top), CLASSES)
+        shapes.append((model.noah_feature_layer, model.get_layer("noah_head").input.shape))
+    if case.library == "keras.applications" and case.family == "ConvNeXt":
+        # The classifier's LayerNorm follows the pool, the bare backbone's stands on the map.
+        assert shapes[0][1] == shapes[1][1]
+        assert shapes[1][0] == "layer_normalization"
+        return
+    if case is KERAS_HUB:  # Its classifier nests the backbone.
+        assert shapes[0][0] == "res_net_backbone"
+        return
+    assert shapes[0] == shapes[1]
+
+
+def train_save_and_load(case, tmp_path):
+    model = attach_noah(case.build(include_top=case.has_top), CLASSES)
+    x = images(model)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    optimizer = tf.keras.optimizers.SGD(0.01)
+    with tf.GradientTape() as tape:
+        logits = model(x, training=True)
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[0, 1], logits=logits)
+        )
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    changed = [
+        not np.array_equal(variable.numpy(), old)
+        for variable, old in zip(model.trainable_variables, before, strict=True)
+    ]
+    assert np.isfinite(loss) and np.mean(changed) > 0.5
+
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = tf.keras.models.load_model(path, compile=False)
+    want, got = model(x, training=False), loaded(x, training=False)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+    assert feature_layer_name(loaded) == model.noah_feature_layer
+    assert loaded.get_layer("noah_head").get_config() == model.get_layer("noah_head").get_config()
+
+
+@pytest.mark.parametrize("case", _params([case for case in FIT if case.smallest]))
+def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):
+    train_save_and_load(case, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "case", _params([case for case in FIT if not case.smallest], [pytest.mark.exhaustive])
+)
+def test_every_other_model_trains_saves_and_loads(case, tmp_path):
+    train_save_and_load(case, tmp_path)
+
+
+def test_no_model_of_keras_applications_is_untested():
+    listed = {case.name for case in CASES if case.library == "keras.applications"}
+    functions = inspect.getmembers(tf.keras.applications, inspect.isfunction)
+    assert listed == {name for name, _ in functions}
+    assert len(listed) >= 40
+
+
+def test_no_class_of_keras_cv_models_is_untested():
+    tested = {case.name for case in CASES if case.library == "keras_cv.models"}
+    bases = {case.family for case in CASES if case.library == "keras_cv.models"}
+    classes = dict(inspect.getmembers(keras_cv.models, inspect.isclass))
+    assert set(classes) <= tested | bases | set(KERAS_CV_OTHERS)
+    untested = {name for name, cls in classes.items() if issubclass(cls, keras_cv.models.Backbone)}
+    assert untested - tested - bases == {"Backbone"}
+
+
+def test_every_family_has_a_model_that_is_trained():
+    trained = {(case.library, case.family) for case in FIT if case.smallest}
+    # KerasCV's legacy VGG and ConvNeXt are the ones of Keras applications.
+    assert {(case.library, case.family) for case in FIT} == trained
+
+
+@pytest.mark.skipif(not HAS_KERAS_HUB, reason="keras_hub is not installed: pip install keras-hub")
+def test_keras_hub_backbone_takes_the_head():
+    assert isinstance(KERAS_HUB, Case)
+    model = attach_noah(KERAS_HUB.build(include_top=True), CLASSES)
+    assert model.noah_discarded_layers == ("predictions",)
+    assert model.get_layer("noah_head").input.shape[1:] == (2, 2, 512)
+
+
+# ---- which layer, N and r --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "discarded", "groups", "ratio"),
+    [
+        ("ResNet50", "conv5_block3_out", ("predictions",), 4, 1 / 8),
+        ("ResNet50V2", "post_relu", ("predictions",), 4, 1 / 8),
+        ("MobileNetV2", "out_relu", ("predictions",), 8, 1 / 4),
+        ("MobileNet", "conv_pw_13_relu", ("conv_preds",), 4, 1 / 2),
+        ("VGG16", "block5_pool", ("fc1", "fc2", "predictions"), 4, 1 / 2),
+        ("DenseNet121", "relu", ("predictions",), 4, 1 / 2),
+        ("EfficientNetB0", "top_activation", ("predictions",), 4, 1 / 2),
+    ],
+)
+def test_known_classifiers(name, layer, discarded, groups, ratio):
+    function = getattr(tf.keras.applications, name)
+    model = attach_noah(function(weights=None, input_shape=(64, 64, 3), classes=3), CLASSES)
+    assert model.noah_feature_layer == layer
+    assert model.noah_discarded_layers == discarded
+    head = model.get_layer("noah_head")
+    assert (head.num_groups, head.key_ratio) == (groups, ratio)
+
+
+def test_mobilenet_v3_keeps_its_map_before_the_pool_and_drops_the_convolutions_behind_it():
+    backbone = tf.keras.applications.MobileNetV3Small(weights=None, input_shape=(64, 64, 3))
+    model = attach_noah(backbone, CLASSES)
+    # Hard-swish ends in an Activation on Keras 3 and in a Multiply on Keras 2.
+    assert model.noah_feature_layer.startswith(("activation", "multiply"))
+    assert model.get_layer("noah_head").input.shape[1:] == (2, 2, 576)
+    assert [name.lower() for name in model.noah_discarded_layers] == ["conv_2", "logits"]
+    assert model.get_layer("noah_head").num_groups == 8
+
+
+def test_resnet_18_has_the_papers_ratio_of_its_own():
+    case = next(case for case in CASES if case.name == "ResNet18Backbone")
+    head = attach_noah(case.build(), CLASSES).get_layer("noah_head")
+    assert (head.num_groups, head.key_ratio) == (4, 1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "arguments", "groups", "ratio"),
+    [
+        (8, {}, 4, 0.5),
+        (12, {}, 3, 0.5),  # 6 and 6
+        (10, {}, 1, 0.5),  # 5 and 5
+        (7, {}, 1, 0.5),  # 3 and 4
+        (16, {"key_ratio": 0.25}, 4, 0.25),
+        (16, {"key_ratio": 0.125}, 2, 0.125),
+        (16, {"num_groups": 2}, 2, 0.5),
+        (16, {"num_groups": 8, "key_ratio": 0.5}, 8, 0.5),
+    ],
+)
+def test_fallback_is_the_largest_n_up_to_4(channels, arguments, groups, ratio):
+    model = attach_noah(tf.keras.Model(*conv_map(channels=channels)), CLASSES, **arguments)
+    head = model.get_layer("noah_head")
+    assert (head.num_groups, head.key_ratio) == (groups, ratio)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "groups", "ratio"),
+    [
+        ("mobilenetv2_1.00_224", 64, 8, 0.25),
+        ("mobilenetv2_0.35_224", 36, 3, 0.5),  # 8 does not divide 9 and 27.
+        ("shufflenet_v2", 32, 8, 0.25),
+        ("resnet50", 2048, 4, 0.125),
+        ("resnet34", 512, 4, 0.5),
+        ("resnetrs50", 2048, 4, 0.5),
+        ("inception_resnet_v2", 2048, 4, 0.5),
+        ("MobileNet", 1024, 4, 0.5),
+    ],
+)
+def test_paper_families_are_known_by_name(name, channels, groups, ratio):
+    model = attach_noah(tf.keras.Model(*conv_map(2, channels), name=name), CLASSES)
+    head = model.get_layer("noah_head")
+    assert (head.num_groups, head.key_ratio) == (groups, ratio)
+
+
+def pooled_heads():
+    """Ways to reduce a map to a vector: name → function of the map."""
+    average = layers.GlobalAveragePooling2D
+    return {
+        "pool": lambda x: layers.Dense(3)(average()(x)),
+        "max": lambda x: layers.Dense(3)(layers.GlobalMaxPooling2D()(x)),
+        "flatten": lambda x: layers.Dense(3)(layers.Flatten()(x)),
+        "reshape": lambda x: layers.Dense(3)(layers.Reshape((-1,))(x)),
+        "lambda": lambda x: layers.Dense(3)(
+            layers.Lambda(lambda t: tf.reduce_mean(t, (1, 2)), output_shape=(8,))(x)
+        ),
+        "window": lambda x: layers.Flatten()(layers.AveragePooling2D(8)(x)),
+        "keepdims": lambda x: layers.Flatten()(
+            layers.Conv2D(3, 1)(layers.Dropout(0.1)(average(keepdims=True)(x)))
+        ),
+        "pool, then 1x1 convolutions": lambda x: layers.Flatten()(
+            layers.Conv2D(3, 1)(layers.Reshape((1, 1, 8))(average()(x)))
+        ),
+        "a gate behind the pool": lambda x: layers.Multiply()(
+            [average()(x), layers.Dense(8)(average()(x))]
+        ),
+        "average and maximum": lambda x: layers.Dense(3)(
+            layers.Concatenate()([average()(x), layers.GlobalMaxPooling2D()(x)])
+        ),
+        "norm behind the pool": lambda x: layers.Dense(3)(
+            layers.LayerNormalization()(average()(x))
+        ),
+        "tokens": lambda x: layers.Dense(3)(
+            layers.GlobalAveragePooling1D()(layers.Reshape((64, 8), name="map_as_tokens")(x))
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", pooled_heads())
+def test_walk_ends_at_the_map(kind):
+    image, x = conv_map()
+    model = attach_noah(tf.keras.Model(image, pooled_heads()[kind](x)), CLASSES)
+    assert model.noah_feature_layer == ("map_as_tokens" if kind == "tokens" else "last_map")
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_squeeze_and_excitation_is_no_pooling(size):
+    image, x = conv_map(size)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = layers.Conv2D(8, 1, activation="sigmoid")(gate)
+    x = layers.Multiply(name="excited")([x, gate])
+    for pool in ([], [layers.GlobalAveragePooling2D(), layers.Dense(3)]):
+        output = x
+        for layer in pool:
+            output = layer(output)
+        assert attach_noah(tf.keras.Model(image, output), 2).noah_feature_layer == "excited"
+
+
+def test_unknown_image_size():
+    image = tf.keras.Input((None, None, 3))
+    x = layers.Conv2D(8, 3, name="map")(image)
+    x = layers.Dense(3)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    model = attach_noah(tf.keras.Model(image, layers.Flatten()(x)), CLASSES)
+    assert model.noah_feature_layer == "map"
+    assert model(np.zeros((1, 9, 7, 3), "float32")).shape == (1, CLASSES)
+
+
+def test_metadata_beside_the_image():
+    image, x = conv_map()
+    metadata = tf.keras.Input((3,))
+    vector = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), metadata])
+    model = attach_noah(tf.keras.Model([image, metadata], layers.Dense(3)(vector)), CLASSES)
+    assert model.noah_feature_layer == "last_map"
+    assert len(model.inputs) == 2
+
+
+def test_a_second_head_replaces_the_first():
+    first = attach_noah(tf.keras.Model(*conv_map()), 3)
+    second = attach_noah(first, CLASSES, head="gap")
+    assert second.noah_feature_layer == "last_map"
+    assert second.noah_discarded_layers == ("noah_head",)
+
+
+# ---- feature_layer= --------------------------------------------------------------------------
+
+
+def test_feature_layer_overrides_the_walk():
+    model = attach_noah(tf.keras.Model(*conv_map()), CLASSES, feature_layer="stem")
+    assert model.noah_feature_layer == "stem"
+    assert "last_map" not in {layer.name for layer in model.layers}
+
+
+def test_feature_layer_picks_one_of_several_outputs():
+    image, x = conv_map()
+    pyramid = tf.keras.Model(image, [x, layers.MaxPooling2D(name="half")(x)])
+    assert attach_noah(pyramid, 2, feature_layer="half").get_layer("noah_head").input.shape[1] == 4
+
+
+def test_unknown_feature_layer_names_the_nearest():
+    with pytest.raises(ValueError, match="no layer 'last_mop'.*'last_map'"):
+        attach_noah(tf.keras.Model(*conv_map()), CLASSES, feature_layer="last_mop")
+
+
+def test_feature_layer_behind_the_pool():
+    image, x = conv_map()
+    model = tf.keras.Model(image, layers.GlobalAveragePooling2D(name="pool")(x))
+    with pytest.raises(ValueError, match=r"'pool'.*\(None, 8\).*before the pooling"):
+        attach_noah(model, CLASSES, feature_layer="pool")
+
+
+# ---- nested models ---------------------------------------------------------------------------
+
+
+def classifier(name="classifier"):
+    image, x = conv_map()
+    return tf.keras.Model(
+        image, layers.Dense(3, name="scores")(layers.GlobalAveragePooling2D()(x)), name=name
+    )
+
+
+def test_nested_backbone_is_kept_whole():
+    backbone = tf.keras.Model(*conv_map(), name="inner")
+    sequential = tf.keras.Sequential(
+        [tf.keras.Input((8, 8, 3)), backbone, layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    )
+    model = attach_noah(sequential, CLASSES)
+    assert model.noah_feature_layer == "inner"
+    assert model.get_layer("inner") is backbone
+
+
+def test_keras_cv_image_classifier():
+    case = next(case for case in CASES if case.name == "ResNet18Backbone")
+    backbone = case.build()
+    model = attach_noah(keras_cv.models.ImageClassifier(backbone, num_classes=3), CLASSES)
+    assert model.noah_feature_layer == backbone.name
+    assert model.noah_discarded_layers == ("predictions",)
+    assert model.get_layer("noah_head").num_groups == 4
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_nested_classifier_is_entered(depth, tmp_path):
+    inner = classifier()
+    outer = inner
+    for level in range(depth):
+        image = tf.keras.Input((8, 8, 3))
+        x = outer(layers.Rescaling(0.5)(image), training=False)
+        outer = tf.keras.Model(image, layers.Dense(4, name="more")(x), name=f"outer{level}")
+    model = attach_noah(outer, CLASSES)
+    path = "outer0/classifier/last_map" if depth == 2 else "classifier/last_map"
+    assert model.noah_feature_layer == path
+    assert set(model.noah_discarded_layers) >= {"more", path.replace("last_map", "scores")}
+    assert any(weight is inner.get_layer("stem").kernel for weight in model.weights)
+
+    x = images(model)
+    rescaled = x * 0.5**depth
+    features = tf.keras.Model(inner.input, inner.get_layer("last_map").output)(rescaled)
+    want = model.get_layer("noah_head")(features)
+    np.testing.assert_allclose(model(x), want, rtol=1e-5, atol=1e-6)
+
+    model.save(str(tmp_path / "model.keras"))
+    loaded = tf.keras.models.load_model(str(tmp_path / "model.keras"), compile=False)
+    np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_nested_sequential_head_is_left_off():
+    image, x = conv_map()
+    head = tf.keras.Sequential(
+        [tf.keras.Input((8, 8, 8)), layers.GlobalAveragePooling2D(), layers.Dense(3)], name="top"
+    )
+    model = attach_noah(tf.keras.Model(image, head(x)), CLASSES)
+    assert model.noah_feature_layer == "last_map"
+    assert model.noah_discarded_layers == ("top/" + head.layers[-1].name,)
+
+
+def test_feature_layer_in_a_nested_model():
+    image = tf.keras.Input((8, 8, 3))
+    outer = tf.keras.Model(image, classifier()(image))
+    model = attach_noah(outer, CLASSES, feature_layer="classifier/stem")
+    assert model.noah_feature_layer == "classifier/stem"
+    with pytest.raises(ValueError, match="'classifier/stem'"):
+        attach_noah(outer, CLASSES, feature_layer="stem")
+
+
+class Subclassed(tf.keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.pool, self.dense = layers.GlobalAveragePooling2D(), layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(self.pool(inputs))
+
+
+def test_nested_subclassed_classifier_is_refused():
+    image, x = conv_map()
+    with pytest.raises(ValueError, match="is subclassed"):
+        attach_noah(tf.keras.Model(image, Subclassed()(x)), CLASSES)
+
+
+# ---- class token -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tokens", "option", "left"),
+    [
+        (17, "auto", 16),
+        (16, "auto", 16),
+        (2, "auto", 1),
+        (1, "auto", 1),
+        (18, "auto", 18),  # Two extra tokens: not guessed.
+        (18, 2, 16),
+        (17, False, 17),
+        (16, True, 15),
+        (None, "auto", None),
+        (None, True, None),
+    ],
+)
+def test_class_token(tokens, option, left):
+    model = attach_noah(tf.keras.Model(*token_map(tokens)), CLASSES, drop_class_token=option)
+    assert model.get_layer("noah_head").input.shape[1] == left
+    assert model.noah_feature_layer == feature_layer_name(model) == "tokens"
+
+
+def test_class_token_is_the_first():
+    backbone = tf.keras.Model(*token_map(5))
+    model = attach_noah(backbone, CLASSES)
+    x = images(model)
+    head = model.get_layer("noah_head")
+    np.testing.assert_allclose(model(x), head(backbone(x)[:, 1:]), rtol=1e-5, atol=1e-6)
+
+
+def test_class_token_selection_of_a_classifier():
+    image, x = token_map(17)
+    model = attach_noah(tf.keras.Model(image, layers.Dense(3)(x[:, 0])), CLASSES)
+    assert model.noah_feature_layer == "tokens"
+    assert model.get_layer("noah_head").input.shape[1] == 16
+
+
+def test_no_tokens_left():
+    with pytest.raises(ValueError, match="leaves none of the 2 tokens"):
+        attach_noah(tf.keras.Model(*token_map(2)), CLASSES, drop_class_token=3)
+
+
+# ---- what it computes and what it leaves alone -------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["noah", "gap"])
+def test_weights_are_shared_and_unchanged(head):
+    backbone = tf.keras.applications.MobileNetV2(
+        weights=None, alpha=0.35, input_shape=(64, 64, 3), classes=3
+    )
+    before = [variable.numpy() for variable in backbone.weights]
+    model = attach_noah(backbone, CLASSES, head=head)
+    kept = [layer for layer in backbone.layers if layer.name != "predictions"]
+    assert all(model.get_layer(layer.name) is layer for layer in kept if layer.weights)
+    for variable, old in zip(backbone.weights, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+    assert backbone.output_shape == (None, 3)
+
+
+def test_output_is_the_head_on_the_features():
+    backbone = tf.keras.applications.MobileNetV2(
+        weights=None, alpha=0.35, input_shape=(64, 64, 3), classes=3
+    )
+    model = attach_noah(backbone, CLASSES)
+    x = images(model)
+    features = tf.keras.Model(backbone.input, backbone.get_layer("out_relu").output)(x)
+    attached = model.get_layer("noah_head")
+    head = NOAHHead(CLASSES, attached.num_groups, attached.key_ratio)
+    head.build(features.shape)
+    head.set_weights(attached.get_weights())
+    np.testing.assert_allclose(model(x), head(features), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("features", ["map", "tokens"])
+def test_gap_head_is_mean_and_linear(features):
+    backbone = tf.keras.Model(*(conv_map() if features == "map" else token_map(17)))
+    model = attach_noah(backbone, CLASSES, head="gap")
+    x = images(model)
+    values = backbone(x).numpy()
+    mean = values.mean((1, 2)) if features == "map" else values[:, 1:].mean(1)
+    kernel, bias = model.get_layer("gap_logits").get_weights()
+    np.testing.assert_allclose(model(x), mean @ kernel + bias, rtol=1e-4, atol=1e-5)
+    assert feature_layer_name(model) == model.noah_feature_layer
+
+
+@pytest.mark.parametrize("head", ["noah", "gap"])
+def test_arguments_reach_the_head(head):
+    model = attach_noah(
+        tf.keras.Model(*conv_map()), 3, dropout=0.3, activation="softmax", head=head, name="mine"
+    )
+    assert model.name == "mine"
+    np.testing.assert_allclose(tf.reduce_sum(model(images(model)), -1), np.ones(2), rtol=1e-5)
+    if head == "noah":
+        assert model.get_layer("noah_head").dropout == 0.3
+    else:
+        assert model.get_layer("gap_dropout").rate == 0.3
+
+
+def test_default_names():
+    backbone = tf.keras.Model(*conv_map(), name="tiny")
+    assert attach_noah(backbone, 2).name == "tiny_noah"
+    assert attach_noah(backbone, 2, head="gap").name == "tiny_gap"
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.usefixtures("mixed_bfloat16")
+@pytest.mark.parametrize("head", ["noah", "gap"])
+def test_logits_are_float32_under_mixed_precision(head):
+    backbone = tf.keras.Model(*conv_map())
+    assert tf.as_dtype(backbone.outputs[0].dtype) == tf.bfloat16
+    model = attach_noah(backbone, CLASSES, head=head)
+    assert model(images(model)).dtype == tf.float32
+
+
+def test_saved_model_export(tmp_path):
+    model = attach_noah(tf.keras.Model(*token_map(17)), CLASSES)
+    x = images(model)
+    model.export(str(tmp_path))
+    exported = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(exported.serve(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_feature_layer_name_of_another_model():
+    with pytest.raises(ValueError, match="attach_noah did not make it"):
+        feature_layer_name(classifier())
+
+
+# ---- refusals --------------------------------------------------------------------------------
+
+
+def test_not_a_model():
+    with pytest.raises(TypeError, match="must be a tf.keras.Model, got str"):
+        attach_noah("resnet50")
+
+
+@pytest.mark.parametrize("make", [Subclassed, lambda: tf.keras.Sequential([layers.Dense(2)])])
+def test_no_graph(make):
+    with pytest.raises(ValueError, match="no graph of layers"):
+        attach_noah(make())
+
+
+def test_no_map_at_all():
+    vector = tf.keras.Input((8,))
+    with pytest.raises(ValueError, match=r"ends in shape \(None, 3\) and no feature map"):
+        attach_noah(tf.keras.Model(vector, layers.Dense(3)(vector)))
+
+
+def test_the_image_is_no_map():
+    image = tf.keras.Input((8, 8, 3))
+    with pytest.raises(ValueError, match="its own input"):
+        attach_noah(tf.keras.Model(image, layers.Dense(3)(layers.Flatten()(image))))
+
+
+def test_several_maps():
+    image, x = conv_map()
+    half = layers.MaxPooling2D(name="half")(x)
+    vector = layers.Concatenate()(
+        [layers.GlobalAveragePooling2D()(x), layers.GlobalAveragePooling2D()(half)]
+    )
+    with pytest.raises(ValueError, match=r"pools 2 feature maps \(last_map, half\)"):
+        attach_noah(tf.keras.Model(image, vector))
+
+
+def test_several_outputs():
+    image, x = conv_map()
+    with pytest.raises(ValueError, match="has 2 outputs"):
+        attach_noah(tf.keras.Model(image, [x, layers.Dense(3)(x)]))
+
+
+def test_video():
+    clip = tf.keras.Input((4, 8, 8, 3))
+    x = layers.Conv3D(8, 3, name="clip_map")(clip)
+    for output in (x, layers.GlobalAveragePooling3D()(x)):
+        with pytest.raises(ValueError, match="a video's"):
+            attach_noah(tf.keras.Model(clip, output))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be an integer of at least 1, got 0"),
+        ({"num_classes": 2.5}, "num_classes must be an integer of at least 1, got 2.5"),
+        ({"num_classes": True}, "num_classes must be an integer of at least 1, got True"),
+        ({"head": "mlp"}, "head must be 'noah' or 'gap', got 'mlp'"),
+        ({"drop_class_token": "yes"}, "drop_class_token must be .* got 'yes'"),
+        ({"drop_class_token": -1}, "drop_class_token must be .* got -1"),
+        ({"num_groups": 3}, "num_groups=3 must divide"),
+        ({"key_ratio": 0.01}, "8 channels cannot be split .* key_ratio=0.01"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        attach_noah(tf.keras.Model(*conv_map()), **arguments)
+
+
+def test_one_channel():
+    with pytest.raises(ValueError, match="1 channels cannot be split"):
+        attach_noah(tf.keras.Model(*conv_map(channels=1)), 2)
+
+
+def test_one_position_is_allowed_with_a_warning(caplog):
+    image = tf.keras.Input((1, 1, 3))
+    backbone = tf.keras.Model(image, layers.Conv2D(8, 1)(image))
+    with caplog.at_level("WARNING", logger="absl"):
+        model = attach_noah(backbone, CLASSES)
+    assert "NOAH is a linear layer" in caplog.text
+    assert model.output_shape == (None, CLASSES)
+
+
+def test_the_choice_is_logged(caplog):
+    with caplog.at_level("INFO", logger="absl"):
+        attach_noah(classifier(), CLASSES)
+    assert "'last_map' of classifier" in caplog.text
+    assert "num_groups=4, key_ratio=0.5" in caplog.text
+    assert "scores" in caplog.text

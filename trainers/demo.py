@@ -1,0 +1,49 @@
+"""Trains both heads on handwriting, compares, explains, exports and predicts: about five minutes.
+
+python trainers/demo.py --workdir runs/demo
+"""
+
+import json
+import pathlib
+
+import command_line
+import tensorflow as tf
+from absl import flags
+from ml_collections import config_flags
+
+from noah_tf import compare, explain, export
+from noah_tf.datasets.from_config import source_from_config
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs; resumes what is there.")
+_LEARNING_RATES = flags.DEFINE_list("learning_rates", ["1e-3", "3e-3", "1e-2"], "Rates to try.")
+_SEARCH_EPOCHS = flags.DEFINE_integer("search_epochs", 1, "Epochs of a trial.", lower_bound=1)
+
+
+def main(_):
+    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    rates = [float(rate) for rate in _LEARNING_RATES.value]
+    outcome = compare.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
+    (workdir / "comparison.json").write_text(json.dumps(outcome, indent=2))
+
+    picture = explain.explain_run(workdir / "noah", workdir / "explain.png")
+    exported = export.export_run(workdir / "noah", "saved_models/digits")
+
+    source = source_from_config(config.data, config.data.eval_split)
+    example = next(iter(source.examples(shuffle_seed=0)))
+    serve = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    answer = serve(image_bytes=example["image"][None])
+    predicted = answer["labels"][0, 0].numpy().decode()
+    probability = float(answer["probabilities"][0, 0])
+
+    print(f"\nOn {source.name} {source.split}, {source.num_examples} images:")
+    print(compare.comparison_table(outcome))
+    print(f"Where NOAH looked: {picture}")
+    print(
+        f"Exported {exported}; from a PNG's bytes it predicts {predicted} "
+        f"({probability:.1%}), the truth is {source.class_names[int(example['label'])]}."
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

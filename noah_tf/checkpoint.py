@@ -55,7 +55,8 @@ class Checkpoints:
                 status.assert_existing_objects_matched()
                 # Without an optimizer to restore, its part of the file stays unread.
                 status.expect_partial()
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
+            # A short file is an IndexError or an OpError, another model's an AssertionError.
+            except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
                 logging.error(
                     "Checkpoint %s cannot be read (%s); trying the one before it.", path, error
                 )

@@ -30,7 +30,7 @@ class Explainer:
                 "give one made by attach_noah with head='noah'."
             )
         self._head = heads[-1]
-        self._features = tf.keras.Model(model.inputs, [self._head.input, model.output])
+        self._features = tf.keras.Model(model.input, [self._head.input, model.output])
 
     def __call__(self, images, classes=None):
         """Predictions of a batch, and where some classes were seen in it.

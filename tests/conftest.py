@@ -44,3 +44,18 @@ def float32_policy():
     import tensorflow as tf
 
     tf.keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory):
+    """A TFDS data directory with both configs of digit_scenes, 200 scenes a split."""
+    import tensorflow_datasets as tfds
+    from shared_data import SCENES
+
+    import noah_tf.datasets.digit_scenes  # noqa: F401
+    from noah_tf.datasets.tfds_sources import prepare
+
+    directory = tmp_path_factory.mktemp("tfds")
+    for config in ("single", "multi"):
+        prepare(tfds.builder(f"digit_scenes/{config}", data_dir=directory), SCENES)
+    return directory

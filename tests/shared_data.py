@@ -13,3 +13,6 @@ def shared_folder():
     """The folder of reference data: NOAH_TF_SHARED, else `../shared` beside the checkout."""
     folder = pathlib.Path(os.environ.get("NOAH_TF_SHARED", "../shared"))
     return folder if folder.is_absolute() else REPOSITORY / folder
+
+
+SCENES = 200  # in a split of the `tfds_dir` fixture's digit_scenes

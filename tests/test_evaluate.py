@@ -1,0 +1,70 @@
+"""Evaluation counts every example once."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from noah_tf.checkpoint import load_run
+from noah_tf.datasets.sources import open_source
+from noah_tf.evaluate import Evaluator, evaluate_run
+from noah_tf.preprocess import decode
+
+
+def test_the_batch_size_does_not_matter(finished_run):
+    run = load_run(finished_run)
+    source = open_source("folder", "test", data_dir=run.config.data.data_dir)
+    evaluator = Evaluator(run.model)
+    results = [evaluator(source, run.preprocessing, size) for size in (1, 4, 10, 64)]
+    for result in results[1:]:
+        assert result == pytest.approx(results[0], rel=1e-5)
+    assert results[0]["examples"] == source.num_examples == 10
+
+
+def test_metrics_equal_those_of_images_one_by_one(finished_run):
+    run = load_run(finished_run)
+    source = open_source("folder", "test", data_dir=run.config.data.data_dir)
+    right, losses = [], []
+    for example in source.examples():
+        image = run.preprocessing.evaluation(decode(example["image"]))
+        logits = run.model(image[None], training=False)[0].numpy()
+        label = int(example["label"])
+        right.append(logits.argmax() == label)
+        losses.append(np.log(np.exp(logits).sum()) - logits[label])
+    result, path = evaluate_run(finished_run, batch_size=4)
+    assert result["top1"] == pytest.approx(np.mean(right))
+    assert result["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert json.loads(path.read_text())["top1"] == result["top1"]
+
+
+def test_an_evaluation_while_training_equals_the_one_after(finished_run):
+    during = json.loads((finished_run / "result.json").read_text())
+    after, _ = evaluate_run(finished_run)
+    assert after["loss"] == pytest.approx(during["loss"], rel=1e-5)
+
+
+def test_a_missing_split_names_those_there_are(finished_run):
+    with pytest.raises((ValueError, FileNotFoundError), match="train"):
+        evaluate_run(finished_run, split="validation")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        evaluate_run(tmp_path)
+
+
+def test_a_model_is_traced_once(finished_run):
+    run = load_run(finished_run)
+    traces = []
+
+    class Counting(tf.keras.Model):
+        def call(self, images, training=False):
+            traces.append(1)
+            return run.model(images, training=training)
+
+    source = open_source("folder", "test", data_dir=run.config.data.data_dir)
+    evaluator = Evaluator(Counting())
+    for _ in range(3):
+        evaluator(source, run.preprocessing, 4)
+    assert len(traces) == 1

@@ -1,0 +1,225 @@
+"""The loop as a whole: files, resume, refusals."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from recipes import TRAIN_EXAMPLES, small_recipe
+
+from noah_tf import training
+from noah_tf.checkpoint import Checkpoints, load_run
+from noah_tf.training import train
+
+
+def weights(workdir):
+    return load_run(workdir).model.get_weights()
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the package handles it."""
+
+
+def kill_after(monkeypatch, steps):
+    make = training.make_train_step
+    left = [steps]
+
+    def killing(*arguments):
+        step = make(*arguments)
+
+        def counted(batch):
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return step(batch)
+
+        return counted
+
+    monkeypatch.setattr(training, "make_train_step", killing)
+
+
+def test_a_run_leaves_its_files(finished_run):
+    assert {path.name for path in finished_run.iterdir()} == {
+        "config.json",
+        "classes.json",
+        "epochs.csv",
+        "checkpoints",
+        "events",
+        "model.keras",
+        "model.weights.h5",
+        "result.json",
+    }
+    with (finished_run / "epochs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(int(row["examples"]) == TRAIN_EXAMPLES for row in rows)
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    result = json.loads((finished_run / "result.json").read_text())
+    assert result["examples"] == 10 and result["steps"] == 2 * TRAIN_EXAMPLES // 8
+    assert float(rows[-1]["eval_loss"]) == pytest.approx(result["loss"])
+
+
+def test_tensorboard_has_the_epochs(finished_run):
+    (path,) = (finished_run / "events").iterdir()
+    tags = set()
+    for record in tf.data.TFRecordDataset(str(path)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        tags |= {value.tag for value in event.summary.value}
+    assert {"loss", "accuracy", "eval_loss", "eval_top1"} <= tags
+
+
+def test_the_saved_model_is_the_trained_model(finished_run):
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    saved = tf.keras.models.load_model(finished_run / "model.keras", compile=False)
+    run = load_run(finished_run)
+    np.testing.assert_allclose(saved(images), run.model(images), atol=1e-6)
+
+
+def test_a_finished_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
+    config = small_recipe(shapes)
+    config.train.epochs = 1
+    first = train(config, tmp_path)
+    kill_after(monkeypatch, steps=0)
+    assert train(config, tmp_path) == first
+
+
+@pytest.mark.parametrize(("killed_after", "checkpoint_every"), [(4, 0), (5, 1), (2, 2)])
+def test_a_killed_run_ends_as_one_that_was_not(
+    shapes, tmp_path, monkeypatch, killed_after, checkpoint_every
+):
+    config = small_recipe(shapes)
+    config.model.dropout = 0.3  # its random state has to come back as well
+    config.train.checkpoint_every = checkpoint_every
+    train(config, tmp_path / "whole")
+
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, killed_after)
+        train(config, tmp_path / "killed")
+    train(config, tmp_path / "killed")
+
+    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "killed"), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    epochs = [
+        (tmp_path / name / "epochs.csv").read_text().splitlines() for name in ("whole", "killed")
+    ]
+    assert [row.split(",")[0] for row in epochs[0]] == [row.split(",")[0] for row in epochs[1]]
+
+
+def test_another_seed_gives_other_weights(shapes, tmp_path, finished_run):
+    config = small_recipe(shapes)
+    config.seed = 1
+    train(config, tmp_path)
+    assert any(
+        (a != b).any() for a, b in zip(weights(tmp_path), weights(finished_run), strict=True)
+    )
+
+
+def test_a_damaged_checkpoint_is_passed_over(shapes, tmp_path, monkeypatch):
+    config = small_recipe(shapes)
+    config.train.checkpoint_every = 1
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, 5)
+        train(config, tmp_path)
+    # A kill of the machine can leave a file that was renamed but not written.
+    newest = tmp_path / "checkpoints" / "ckpt-5.data-00000-of-00001"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert load_run(tmp_path).step == 4
+    train(config, tmp_path)
+    assert load_run(tmp_path).step == 6
+
+
+def test_no_readable_checkpoint_is_an_error(shapes, tmp_path, monkeypatch):
+    config = small_recipe(shapes)
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, 4)
+        train(config, tmp_path)
+    for path in (tmp_path / "checkpoints").glob("*.data*"):
+        path.write_bytes(b"")
+    with pytest.raises(OSError, match="ckpt-3 can be read: restore"):
+        train(config, tmp_path)
+
+
+def test_an_unfinished_run_without_checkpoint_cannot_be_loaded(shapes, tmp_path, monkeypatch):
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, 1)
+        train(small_recipe(shapes), tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
+        load_run(tmp_path)
+
+
+def test_checkpoints_hold_every_state(tmp_path):
+    def parts():
+        layer = tf.keras.layers.BatchNormalization()
+        model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3), layer])
+        optimizer = tf.keras.optimizers.AdamW()
+        optimizer.build(model.trainable_variables)
+        return model, optimizer
+
+    model, optimizer = parts()
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(0).random(weight.shape))
+    optimizer.apply_gradients([(tf.ones(v.shape), v) for v in model.trainable_variables])
+    Checkpoints(tmp_path, model, optimizer).save(7)
+
+    other, other_optimizer = parts()
+    assert Checkpoints(tmp_path, other, other_optimizer).restore() == 7
+    for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert int(other_optimizer.iterations) == 1
+    moments = [
+        [tf.convert_to_tensor(v).numpy() for v in _slots(each)]
+        for each in (optimizer, other_optimizer)
+    ]
+    assert len(moments[0]) >= 2 * len(model.trainable_variables)
+    for one, two in zip(*moments, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def _slots(optimizer):
+    variables = optimizer.variables
+    return variables() if callable(variables) else variables  # Keras 2: a method
+
+
+def test_a_loss_that_explodes_stops_the_run(shapes, tmp_path):
+    config = small_recipe(shapes)
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(FloatingPointError, match="lower optimizer.learning_rate"):
+        train(config, tmp_path)
+
+
+def test_a_batch_larger_than_the_data_is_refused(shapes, tmp_path):
+    config = small_recipe(shapes)
+    config.train.batch_size = 1000
+    with pytest.raises(ValueError, match="1000 is more than the 24 examples of folder train"):
+        train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corrupt_photo_is_named(shapes, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(shapes, folder)
+    (folder / "train" / "ring" / "002.png").write_bytes(b"no photo")
+    config = small_recipe(folder)
+    with pytest.raises(ValueError, match="002.png"):
+        train(config, tmp_path / "run")
+
+
+def test_several_labels_an_image(tfds_dir, tmp_path):
+    config = small_recipe(None)
+    config.data.name, config.data.data_dir = "digit_scenes/multi", str(tfds_dir)
+    config.train.epochs, config.train.batch_size = 1, 40
+    result = train(config, tmp_path)
+    assert 0 < result["mAP"] < 1
+    assert load_run(tmp_path).multi_label
+
+
+def test_mixed_precision_trains(shapes, tmp_path):
+    config = small_recipe(shapes)
+    config.precision, config.train.epochs = "mixed_bfloat16", 1
+    assert np.isfinite(train(config, tmp_path)["loss"])
+    config = small_recipe(shapes, "gap")
+    config.precision, config.train.epochs = "mixed_bfloat16", 1
+    assert np.isfinite(train(config, tmp_path / "gap")["loss"])

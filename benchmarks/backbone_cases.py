@@ -47,9 +47,32 @@ class Case:
     unfit: str | None = None
     error: str = ""
 
+    @property
+    def file_defect(self):
+        """What the library's error says where a `.keras` file fails on this stack, or None.
+
+        Weight files and SavedModels work there all the same.
+        """
+        return _FILE_DEFECTS.get((self.library, self.family, STACK))
+
     def __str__(self):
         return f"{self.library}-{self.name}".replace(" ", "-")
 
+
+# Layers whose configuration the library itself cannot write, or cannot read back.
+_FILE_DEFECTS = {
+    ("keras.applications", "ConvNeXt", "Keras 2"): "'str' object is not callable",
+    ("keras_cv.models", "CSPDarkNetBackbone", "Keras 2"): "Cannot serialize object Ellipsis",
+    ("keras_cv.models", "CSPDarkNetBackbone", "Keras 3"): "deserialization of a `Lambda` layer",
+    **{
+        ("keras_cv.models", family, stack): layer
+        for family, layer in (
+            ("MiTBackbone", "HierarchicalTransformerEncoder"),
+            ("MobileNetV3Backbone", "HardSigmoidActivation"),
+        )
+        for stack in ("Keras 2", "Keras 3")
+    },
+}
 
 # Smallest input whose last map is at least 2x2, where that is not 64.
 _INPUT_SIZES = {"InceptionV3": 128, "InceptionResNetV2": 128, "Xception": 96}

@@ -22,7 +22,9 @@ _INTRO = (
     "Made by `python benchmarks/backbone_table.py --all --output docs/backbones.md`, once on each "
     "stack. The backbones are built with random weights for small images, so the maps are smaller "
     "than at 224 pixels; the layer, the channels, N and r are the same. Where Keras numbers a "
-    "layer itself, as in `activation_17`, the number depends on what was built before.\n\n"
+    "layer itself, as in `activation_17`, the number depends on what was built before. Where it "
+    "says no `.keras` files, the library cannot write or read the configuration of its own layers: "
+    "save weights or a SavedModel.\n\n"
 )
 
 
@@ -60,10 +62,11 @@ def _row(case):
         return f"| {case.library} | {case.name} | | | | | no: {case.unfit} |"
     model = attach_noah(case.build(include_top=case.has_top), CLASSES)
     head = model.get_layer("noah_head")
+    status = "yes, but no `.keras` files" if case.file_defect else "yes"
     shape = "×".join(str(size) for size in head.input.shape[1:])
     return (
         f"| {case.library} | {case.name} | `{model.noah_feature_layer}` | {shape} "
-        f"| {head.num_groups} | 1/{round(1 / head.key_ratio)} | yes |"
+        f"| {head.num_groups} | 1/{round(1 / head.key_ratio)} | {status} |"
     )
 
 

@@ -23,9 +23,9 @@ def get_config(head="noah"):
     config.model = ml_collections.ConfigDict()
     config.model.backbone = "keras_cv.models.ResNetBackbone"
     config.model.backbone_args = {
-        "stackwise_filters": [64, 128],
-        "stackwise_blocks": [1, 1],
-        "stackwise_strides": [1, 2],
+        "stackwise_filters": (64, 128),
+        "stackwise_blocks": (1, 1),
+        "stackwise_strides": (1, 2),
         "block_type": "basic_block",
         "include_rescaling": False,
     }

@@ -87,10 +87,10 @@ def test_classifier_and_bare_backbone_give_the_same_map(case):
         tf.keras.backend.clear_session()
         model = attach_noah(case.build(include_top=include_top), CLASSES)
         shapes.append((model.noah_feature_layer, model.get_layer("noah_head").input.shape))
-    if case.library == "keras.applications" and case.family == "ConvNeXt":
+    if case.family == "ConvNeXt":
         # The classifier's LayerNorm follows the pool, the bare backbone's stands on the map.
         assert shapes[0][1] == shapes[1][1]
-        assert shapes[1][0] == "layer_normalization"
+        assert shapes[1][0].startswith("layer_normalization")
         return
     if case is KERAS_HUB:  # Its classifier nests the backbone.
         assert shapes[0][0] == "res_net_backbone"
@@ -101,29 +101,48 @@ def test_classifier_and_bare_backbone_give_the_same_map(case):
 def train_save_and_load(case, tmp_path):
     model = attach_noah(case.build(include_top=case.has_top), CLASSES)
     x = images(model)
+    one_step(model, x)
+    logits = model(x, training=False).numpy()
+    assert np.isfinite(logits).all()
+    if case.file_defect is None:
+        loaded = keras_file_round_trip(model, tmp_path)
+        assert feature_layer_name(loaded) == model.noah_feature_layer
+        head, loaded_head = (m.get_layer("noah_head") for m in (model, loaded))
+        assert loaded_head.get_config() == head.get_config()
+    else:  # The library's own layers break the file; once they do not, this test tells.
+        with pytest.raises(Exception, match=case.file_defect):
+            keras_file_round_trip(model, tmp_path)
+        model.save_weights(str(tmp_path / "model.weights.h5"))
+        loaded = attach_noah(case.build(include_top=case.has_top), CLASSES)
+        loaded.load_weights(str(tmp_path / "model.weights.h5"))
+    got = loaded(x, training=False)
+    np.testing.assert_allclose(got, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+
+
+def one_step(model, x):
+    """A small step of gradient descent; checks that every weight has a gradient and moves."""
     before = [variable.numpy() for variable in model.trainable_variables]
-    optimizer = tf.keras.optimizers.SGD(0.01)
     with tf.GradientTape() as tape:
         logits = model(x, training=True)
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[0, 1], logits=logits)
-        )
-    gradients = tape.gradient(loss, model.trainable_variables)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[0, 1], logits=logits)
+    gradients = tape.gradient(losses, model.trainable_variables)
     assert all(gradient is not None for gradient in gradients)
+    assert np.isfinite(losses).all()
+    # Clipped, or an untrained ResNet-50 overflows.
+    gradients, _ = tf.clip_by_global_norm(gradients, 0.1)
+    optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
     changed = [
         not np.array_equal(variable.numpy(), old)
         for variable, old in zip(model.trainable_variables, before, strict=True)
     ]
-    assert np.isfinite(loss) and np.mean(changed) > 0.5
+    assert np.mean(changed) > 0.5
 
+
+def keras_file_round_trip(model, tmp_path):
     path = str(tmp_path / "model.keras")
     model.save(path)
-    loaded = tf.keras.models.load_model(path, compile=False)
-    want, got = model(x, training=False), loaded(x, training=False)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
-    assert feature_layer_name(loaded) == model.noah_feature_layer
-    assert loaded.get_layer("noah_head").get_config() == model.get_layer("noah_head").get_config()
+    return tf.keras.models.load_model(path, compile=False)
 
 
 @pytest.mark.parametrize("case", _params([case for case in FIT if case.smallest]))

@@ -1,0 +1,180 @@
+"""The command lines as a user types them, in a folder of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from recipes import small_recipe
+from shared_data import REPOSITORY, SCENES
+
+QUICKSTART = str(REPOSITORY / "configs" / "quickstart.py")
+SMALL = (
+    "--config.model.backbone_args.stackwise_filters=(64,)",
+    "--config.model.backbone_args.stackwise_blocks=(1,)",
+    "--config.model.backbone_args.stackwise_strides=(1,)",
+)
+
+
+def command(cwd, name, *arguments):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "trainers" / f"{name}.py"), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+
+
+def last_lines(process):
+    """Standard error without what TensorFlow and absl log."""
+    lines = process.stderr.strip().splitlines()
+    return "\n".join(line for line in lines if line[:5] not in ("I0000", "W0000", "E0000", "WARNI"))
+
+
+def folder_flags(shapes):
+    """The flags that turn quickstart into `small_recipe`."""
+    assert small_recipe(shapes).data.name == "folder"
+    return (
+        f"--config={QUICKSTART}",
+        "--config.data.name=folder",
+        f"--config.data.data_dir={shapes}",
+        "--config.preprocess.image_size=(32, 32)",
+        "--config.preprocess.resize_size=32",
+        "--config.train.batch_size=8",
+        "--config.train.epochs=1",
+        *SMALL,
+    )
+
+
+def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
+    train = command(tmp_path, "train", *folder_flags(shapes), "--workdir=runs/shapes")
+    assert train.returncode == 0, train.stderr
+    assert "top1" in train.stdout and "Epoch 1/1" in train.stdout
+    assert (tmp_path / "runs" / "shapes" / "model.keras").exists()
+
+    evaluate = command(tmp_path, "evaluate", "--workdir=runs/shapes", "--split=train")
+    assert evaluate.returncode == 0, evaluate.stderr
+    result = json.loads((tmp_path / "runs" / "shapes" / "eval_train.json").read_text())
+    assert result["examples"] == 24
+    assert f"top1 {result['top1']:.6g}" in evaluate.stdout
+
+    explain = command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2")
+    assert explain.returncode == 0, explain.stderr
+    picture = tmp_path / "runs" / "shapes" / "explain.png"
+    assert tf.io.decode_png(picture.read_bytes()).shape[2] >= 3
+
+    export = command(tmp_path, "export", "--workdir=runs/shapes")
+    assert export.returncode == 0, export.stderr
+    loaded = tf.saved_model.load(str(tmp_path / "saved_models" / "shapes" / "1"))
+    photo = next((shapes / "test" / "ring").iterdir()).read_bytes()
+    answer = loaded.signatures["serving_default"](image_bytes=tf.constant([photo]))
+    assert {label.decode() for label in answer["labels"][0].numpy()} == {"blob", "cross", "ring"}
+
+
+@pytest.mark.slow
+def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
+    for name in ("single", "multi"):
+        train = command(
+            tmp_path,
+            "train",
+            f"--config={QUICKSTART}",
+            f"--config.data.name=digit_scenes/{name}",
+            f"--config.data.data_dir={tfds_dir}",
+            "--config.train.epochs=1",
+            f"--workdir={name}",
+            *SMALL,
+        )
+        assert train.returncode == 0, train.stderr
+        assert f"examples {SCENES}" in train.stdout
+        assert ("mAP" if name == "multi" else "top1") in train.stdout
+        explain = command(tmp_path, "explain", f"--workdir={name}", "--images=2")
+        assert explain.returncode == 0, explain.stderr
+
+
+@pytest.mark.slow
+def test_cifar10_by_its_tfds_name(shared, tmp_path):
+    train = command(
+        tmp_path,
+        "train",
+        f"--config={QUICKSTART}",
+        "--config.data.name=cifar10",
+        f"--config.data.data_dir={shared / 'tfds'}",
+        "--config.data.train_split=train[:512]",
+        "--config.data.eval_split=test[:100]",
+        "--config.preprocess.image_size=(32, 32)",
+        "--config.preprocess.resize_size=32",
+        "--config.augment.flip",
+        "--config.train.epochs=1",
+        "--workdir=cifar",
+        *SMALL,
+    )
+    assert train.returncode == 0, train.stderr
+    assert "examples 100" in train.stdout and "8/8" in train.stdout
+    assert "airplane" in (tmp_path / "cifar" / "classes.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_demo(tfds_dir, tmp_path):
+    demo = command(
+        tmp_path,
+        "demo",
+        f"--config={QUICKSTART}",
+        f"--config.data.data_dir={tfds_dir}",
+        "--config.train.epochs=1",
+        "--learning_rates=0.001,0.01",
+        *SMALL,
+    )
+    assert demo.returncode == 0, demo.stderr
+    runs = tmp_path / "runs" / "demo"
+    outcome = json.loads((runs / "comparison.json").read_text())
+    for head in ("gap", "noah"):
+        trials = outcome[head]["trials"]
+        assert set(trials) == {"0.001", "0.01"}
+        assert trials[str(outcome[head]["learning_rate"])] == max(trials.values())
+        assert f"{head:6} {outcome[head]['result']['top1']:7.2%}" in demo.stdout
+    assert (runs / "explain.png").exists()
+    assert "from a PNG's bytes it predicts" in demo.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.epoch=3"], "epoch"),
+        (["--config.train.epochs=many"], "many"),
+        (["--config.data.name=no_such_set"], "There is no data set 'no_such_set'"),
+        (["--config.data.train_split=trian"], "trian"),
+        (["--config.model.backbone=torch.nn.Linear"], "must be of tf.keras.applications"),
+        (["--config.model.num_groups=3"], "num_groups=3 must divide the 64 key"),
+        (["--config.precision=float8"], "'float8'"),
+        (["stray"], "stray"),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_one_sentence(tfds_dir, tmp_path, arguments, message):
+    train = command(
+        tmp_path,
+        "train",
+        f"--config={QUICKSTART}",
+        f"--config.data.data_dir={tfds_dir}",
+        "--workdir=run",
+        *arguments,
+    )
+    assert train.returncode != 0
+    assert message in last_lines(train)
+    assert not (tmp_path / "run").exists()
+    if "config.train" not in arguments[0]:  # those are refused by ml_collections
+        assert "Traceback" not in train.stderr
+
+
+@pytest.mark.parametrize("name", ["evaluate", "explain", "export"])
+def test_a_folder_without_a_run_is_refused(tmp_path, name):
+    process = command(tmp_path, name, "--workdir=nowhere")
+    assert process.returncode == 1
+    assert "nowhere holds no run" in last_lines(process)
+    assert "Traceback" not in process.stderr

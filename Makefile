@@ -23,12 +23,12 @@ find_python = for python in $(PYTHON) python3 $(addprefix python,$(1)); do \
 
 # $(call make_venv,FOLDER,EXTRAS): makes the environment that $$python is for, from nothing.
 make_venv = rm -rf $(1) && $$python -m venv $(1) \
-	&& $(1)/bin/python -m pip install --quiet --upgrade pip \
-	&& $(1)/bin/python -m pip install --quiet --editable ".[$(2)]" && touch $(1)/.installed
+	&& $(1)/bin/python -m pip install --quiet --quiet --upgrade pip \
+	&& $(1)/bin/python -m pip install --quiet --quiet --editable ".[$(2)]" && touch $(1)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV) (TensorFlow is a large download) ..."
-	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint)
+	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint$(COMMA)hub)
 
 $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_ADDONS) (TensorFlow is a large download) ..."

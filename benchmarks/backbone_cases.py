@@ -62,16 +62,6 @@ class Case:
 # Layers whose configuration the library itself cannot write, or cannot read back.
 _FILE_DEFECTS = {
     ("keras.applications", "ConvNeXt", "Keras 2"): "'str' object is not callable",
-    ("keras_cv.models", "CSPDarkNetBackbone", "Keras 2"): "Cannot serialize object Ellipsis",
-    ("keras_cv.models", "CSPDarkNetBackbone", "Keras 3"): "deserialization of a `Lambda` layer",
-    **{
-        ("keras_cv.models", family, stack): layer
-        for family, layer in (
-            ("MiTBackbone", "HierarchicalTransformerEncoder"),
-            ("MobileNetV3Backbone", "HardSigmoidActivation"),
-        )
-        for stack in ("Keras 2", "Keras 3")
-    },
 }
 
 # Smallest input whose last map is at least 2x2, where that is not 64.

@@ -64,7 +64,7 @@ def get_config(head="noah"):
     config.optimizer.warmup_epochs = 0.5
 
     config.train = ml_collections.ConfigDict()
-    config.train.epochs = 5
+    config.train.epochs = 3
     config.train.batch_size = 64
     config.train.label_smoothing = 0.0
     config.train.checkpoint_every = 0  # steps between checkpoints; 0: one an epoch

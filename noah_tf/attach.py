@@ -3,6 +3,7 @@
 import math
 import numbers
 import re
+import warnings
 
 import tensorflow as tf
 from absl import logging
@@ -29,6 +30,7 @@ _PAPER_FAMILIES = (
 _FALLBACK_GROUPS = 4
 _FALLBACK_RATIO = 1 / 2
 _HEADS = ("noah", "gap")
+_PLAIN_MODELS = ("Functional", "Model", "Sequential")
 
 
 def attach_noah(
@@ -103,7 +105,8 @@ def attach_noah(
         feature_map = named_feature_map(backbone, feature_layer)
     _check_features(backbone, feature_map)
 
-    features = _patch_tokens(feature_map.outer_tensor(), drop_class_token)
+    inputs, features = _graph(backbone, feature_map)
+    features = _patch_tokens(features, drop_class_token)
     if head == "noah":
         names = [model.name for model in (*feature_map.models, backbone)]
         names += [type(model).__name__ for model in (*feature_map.models, backbone)]
@@ -113,10 +116,8 @@ def attach_noah(
         )(features)
     else:
         logits = _gap_head(features, num_classes, dropout, activation)
-    model = tf.keras.Model(
-        input_structure(backbone), logits, name=name or f"{backbone.name}_{head}"
-    )
-    model.noah_feature_layer = feature_map.name
+    model = tf.keras.Model(inputs, logits, name=name or f"{backbone.name}_{head}")
+    model.noah_feature_layer = feature_layer_name(model)
     model.noah_discarded_layers = _discarded_layers(backbone, model)
     _log(model, backbone, features, head)
     return model
@@ -131,7 +132,8 @@ def feature_layer_name(model):
         model: a model made by `attach_noah`, or loaded from a file of one.
 
     Returns:
-        The name, a str; for a layer inside a nested model its path, "outer/inner".
+        The name, a str; for a layer inside a nested model its path, "outer/inner". A backbone of a
+        class of its own, as KerasCV's and KerasHub's are, counts as one layer.
 
     Raises:
         ValueError: the model has no head that `attach_noah` made.
@@ -146,7 +148,11 @@ def feature_layer_name(model):
     layer, inputs = layer_before(features)
     if layer.name == "noah_drop_class_token":
         layer, _ = layer_before(inputs[0])
-    return layer.name
+    path = [layer.name]
+    while _is_entered(layer):
+        layer, _ = layer_before(layer.outputs[0])
+        path.append(layer.name)
+    return "/".join(path)
 
 
 def _check_backbone(backbone):
@@ -209,12 +215,31 @@ def _check_features(backbone, feature_map):
             "backbone with an input_shape."
         )
     if positions(shape) == 1:
-        logging.warning(
-            "The feature map of %s has one position, shape %s, where NOAH is a linear layer: give "
-            "the backbone larger inputs.",
-            backbone.name,
-            shape,
+        warnings.warn(
+            f"the feature map of {backbone.name} has one position, shape {shape}, where NOAH is a "
+            "linear layer: give the backbone larger inputs.",
+            stacklevel=3,
         )
+
+
+def _graph(backbone, feature_map):
+    """The new model's inputs and the features, as symbolic tensors."""
+    is_output = not feature_map.calls and feature_map.tensor is backbone.outputs[0]
+    if not is_output or type(backbone).__name__ in _PLAIN_MODELS:
+        return input_structure(backbone), feature_map.outer_tensor()
+    # A class of a library's own, such as KerasCV's backbones: it stays whole, for several of them
+    # can save and load themselves and not the layers they are made of.
+    inputs = [
+        tf.keras.Input(tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype)
+        for tensor in backbone.inputs
+    ]
+    inputs = tf.nest.pack_sequence_as(input_structure(backbone), inputs)
+    return inputs, backbone(inputs)
+
+
+def _is_entered(layer):
+    """Whether a layer is a nested model whose layers have stable names, and not a library's own."""
+    return type(layer).__name__ in _PLAIN_MODELS and is_functional(layer)
 
 
 def _patch_tokens(features, drop_class_token):
@@ -225,8 +250,9 @@ def _patch_tokens(features, drop_class_token):
     if drop_class_token != "auto":
         count = int(drop_class_token)
     elif tokens is None:
-        logging.warning(
-            "The number of tokens is unknown, so no class token is dropped: set drop_class_token."
+        warnings.warn(
+            "the number of tokens is unknown, so no class token is dropped: set drop_class_token.",
+            stacklevel=3,
         )
         count = 0
     else:

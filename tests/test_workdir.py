@@ -26,7 +26,7 @@ def test_another_config_is_refused_and_nothing_changes(tmp_path):
     with pytest.raises(ValueError) as error:
         workdir.begin(other, CLASSES)
     assert "model.head: 'noah' there, 'gap' here" in str(error.value)
-    assert "train.epochs: 5 there, 77 here" in str(error.value)
+    assert "train.epochs: 3 there, 77 here" in str(error.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -1,0 +1,115 @@
+"""Models of one stack on the other: each saves, the other loads and gives the same numbers."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from recipes import small_recipe
+from shared_data import REPOSITORY
+
+KERAS_2 = tf.__version__.startswith("2.15.")
+# `make test` and `make test-addons` make these.
+OTHER = REPOSITORY / (".venv" if KERAS_2 else ".venv-addons") / "bin" / "python"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not OTHER.exists(),
+        reason=f"no other stack at {OTHER.relative_to(REPOSITORY)}: make test and test-addons",
+    ),
+]
+
+# Keras numbers layers and orders attributes in its own way; these have all that could differ:
+# names made by Keras, names with a slash, shared class names, a nested backbone, tokens.
+MODELS = """
+import numpy as np
+import tensorflow as tf
+import keras_cv
+import noah_tf
+
+applications = tf.keras.applications
+
+def tokens():
+    image = tf.keras.Input((32, 32, 3))
+    patches = tf.keras.layers.Conv2D(32, 8, strides=8)(image)
+    x = tf.keras.layers.Reshape((16, 32))(patches)
+    x = tf.keras.layers.Add()([x, tf.keras.layers.MultiHeadAttention(2, 16)(x, x)])
+    return tf.keras.Model(image, tf.keras.layers.LayerNormalization()(x))
+
+def models():
+    shape = (64, 64, 3)
+    yield "mobilenet_v2", noah_tf.attach_noah(
+        applications.MobileNetV2(weights=None, input_shape=shape, alpha=0.35), 5)
+    yield "mobilenet_v3", noah_tf.attach_noah(
+        applications.MobileNetV3Small(weights=None, input_shape=shape, include_top=False), 5)
+    yield "resnet50_gap", noah_tf.attach_noah(
+        applications.ResNet50(weights=None, input_shape=shape), 5, head="gap")
+    yield "kerascv_resnet", noah_tf.attach_noah(
+        keras_cv.models.ResNetBackbone(
+            stackwise_filters=[64, 128], stackwise_blocks=[1, 1], stackwise_strides=[1, 2],
+            block_type="basic_block", include_rescaling=False, input_shape=shape), 5, dropout=0.2)
+    yield "tokens", noah_tf.attach_noah(tokens(), 5)
+
+def logits(model):
+    images = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+    return model(images.astype("float32"), training=False).numpy()
+"""
+
+SAVE = (
+    MODELS
+    + """
+import sys
+for name, model in models():
+    rng = np.random.default_rng(1)
+    model.set_weights([0.1 * np.abs(rng.normal(size=w.shape)) for w in model.get_weights()])
+    model.save_weights(f"{sys.argv[1]}/{name}.weights.h5")
+    np.save(f"{sys.argv[1]}/{name}.npy", logits(model))
+"""
+)
+
+
+def run_on(python, code, *arguments):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.run(
+        [str(python), "-c", code, *map(str, arguments)],
+        env=environment,
+        cwd=REPOSITORY / "trainers",
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
+def test_weights_of_the_other_stack_load_here(tmp_path):
+    run_on(OTHER, SAVE, tmp_path)
+    namespace = {}
+    exec(MODELS, namespace)
+    for name, model in namespace["models"]():
+        model.load_weights(str(tmp_path / f"{name}.weights.h5"))
+        expected = np.load(tmp_path / f"{name}.npy")
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(
+            namespace["logits"](model), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+        )
+
+
+def test_a_finished_run_of_the_other_stack_is_evaluated_here(shapes, tmp_path):
+    config = small_recipe(shapes)
+    config.train.epochs = 1
+    overrides = config.to_json()
+    code = f"""
+import json, ml_collections
+from noah_tf.training import train
+print(train(ml_collections.ConfigDict(json.loads({overrides!r})), {str(tmp_path)!r})["loss"])
+"""
+    loss = float(run_on(OTHER, code).splitlines()[-1])
+    evaluate = "from noah_tf.evaluate import evaluate_run\nimport sys\n"
+    evaluate += "print(evaluate_run(sys.argv[1])[0]['loss'])"
+    here = float(run_on(sys.executable, evaluate, tmp_path).splitlines()[-1])
+    assert here == pytest.approx(loss, rel=1e-4)

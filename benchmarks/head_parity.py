@@ -3,7 +3,7 @@
 Prints a Markdown table with the worst error of the logits and of every gradient, as a share of
 the largest reference value, for each golden case of the head:
 
-    python benchmarks/head_parity.py --goldens ../shared/goldens/heads
+    python benchmarks/head_parity.py --goldens DIR
 
 The README beside the goldens says what the numbers are and where they come from. The tests of
 the head read the goldens with the functions of this file.

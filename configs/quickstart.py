@@ -58,7 +58,7 @@ def get_config(head="noah"):
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 1e-2
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 0.02
     config.optimizer.warmup_epochs = 0.5

@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.checkpoint import load_run
-from noah_tf.datasets.from_config import source_from_config
 from noah_tf.datasets.pipeline import eval_batches, naming_corrupt_examples
+from noah_tf.datasets.sources import source_from_config
 from noah_tf.metrics import classification_metrics
 
 

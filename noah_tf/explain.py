@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.checkpoint import load_run
-from noah_tf.datasets.from_config import source_from_config
+from noah_tf.datasets.sources import source_from_config
 from noah_tf.head import NOAHHead
 from noah_tf.preprocess import decode
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from noah_tf import distribute, metrics, optim, zoo
 from noah_tf.checkpoint import Checkpoints
-from noah_tf.datasets.from_config import source_from_config
 from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches
+from noah_tf.datasets.sources import source_from_config
 from noah_tf.evaluate import Evaluator
 from noah_tf.preprocess import Preprocessing
 from noah_tf.workdir import Workdir

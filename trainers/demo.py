@@ -12,11 +12,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from noah_tf import compare, explain, export
-from noah_tf.datasets.from_config import source_from_config
+from noah_tf.datasets.sources import source_from_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs; resumes what is there.")
-_LEARNING_RATES = flags.DEFINE_list("learning_rates", ["1e-3", "3e-3", "1e-2"], "Rates to try.")
+_LEARNING_RATES = flags.DEFINE_list("learning_rates", ["3e-3", "1e-2", "3e-2"], "Rates to try.")
 _SEARCH_EPOCHS = flags.DEFINE_integer("search_epochs", 1, "Epochs of a trial.", lower_bound=1)
 
 

@@ -9,7 +9,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.sources import random_order
+from noah_tf.datasets.source import random_order
 from noah_tf.preprocess import check_crop_options, decode
 
 # The purposes that (seed, epoch) is used for, so that their random numbers differ.

@@ -1,6 +1,7 @@
 """TFDS sets as sources: find the builder, prepare it, find photo and label among its features."""
 
 import dataclasses
+import difflib
 import functools
 import logging
 
@@ -8,9 +9,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from noah_tf.datasets.sources import Source, nearest, read_records
+from noah_tf.datasets.source import Source, random_order
 
 logger = logging.getLogger(__name__)
+
+_INTERLEAVED_FILES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ def _find_builder(name, data_dir):
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = ["digit_scenes", *tfds.list_builders(with_community_datasets=False)]
-        near = nearest(name.split("/")[0], known)
+        near = _nearest(name.split("/")[0], known)
         hint = f"the nearest names are {', '.join(near)}" if near else "`tfds.list_builders()`"
         raise ValueError(
             f"There is no data set {name!r} in TFDS or in {data_dir or 'its data directory'}; "
@@ -238,3 +241,45 @@ def _parser(features, image, label):
         return example
 
     return parse
+
+
+def read_records(files, parse, shuffle_seed):
+    """Reads TFRecord files in an order that is a function of the seed.
+
+    TFDS's own shuffling is not used: it depends on TensorFlow's global seed as well.
+
+    Args:
+        files: sequence of (path, records to skip, records to take).
+        parse: function from a serialised record to a dict.
+        shuffle_seed: None for the natural order, or an int.
+
+    Returns:
+        A dataset of what `parse` gives, with the record's place in the natural order as "index".
+    """
+    paths, skips, takes = zip(*files, strict=True)
+    starts = np.cumsum((0, *takes[:-1]))
+    columns = [np.array(paths), *(np.array(c, np.int64) for c in (skips, takes, starts))]
+    if shuffle_seed is not None:
+        order = random_order(shuffle_seed, size=len(paths))
+        columns = [column[order] for column in columns]
+
+    def records(path, skip, take, start):
+        return tf.data.TFRecordDataset(path).skip(skip).take(take).enumerate(start)
+
+    dataset = tf.data.Dataset.from_tensor_slices(tuple(columns)).interleave(
+        records,
+        cycle_length=1 if shuffle_seed is None else min(_INTERLEAVED_FILES, len(paths)),
+        block_length=16,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return dataset.map(
+        lambda index, record: {**parse(record), "index": index},
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def _nearest(wanted, known):
+    """Up to three of the known words, the most similar first."""
+    return difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.4)

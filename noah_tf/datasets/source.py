@@ -1,0 +1,71 @@
+"""`Source`: one split of one data set, wherever it comes from.
+
+A source yields encoded photos and labels in an order that is a function of a seed, and gives
+each example the number of its place in the split, whatever the order.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """One split of one data set.
+
+    Attributes:
+        name: the data set's name, e.g. "cifar10" or "folder".
+        split: the split's name, e.g. "train" or "train[:90%]".
+        num_examples: how many examples the split has.
+        class_names: the classes' names in the order of their labels.
+        multi_label: whether an example may have several classes.
+        files: the photos' paths in natural order where the source is a folder, else empty.
+    """
+
+    name: str
+    split: str
+    num_examples: int
+    class_names: tuple
+    multi_label: bool
+    read: Callable = dataclasses.field(repr=False)
+    files: tuple = dataclasses.field(default=(), repr=False)
+
+    @property
+    def num_classes(self):
+        """The number of classes."""
+        return len(self.class_names)
+
+    def examples(self, shuffle_seed=None):
+        """The examples as a `tf.data.Dataset` of dicts.
+
+        Args:
+            shuffle_seed: None for the natural order; an int for an order that depends on it alone.
+                A TFDS set is shuffled by whole files, which are then read alternately: shuffle the
+                examples, too. A folder is shuffled by photos.
+
+        Returns:
+            A dataset of {"image": encoded bytes, "label": int64 scalar, or float32 (num_classes,)
+            of zeros and ones where `multi_label`, "index": int64 place in the natural order}, and
+            "bbox": float32 (4,) (ymin, xmin, ymax, xmax from 0 to 1) where the set has one box an
+            example.
+        """
+        return self.read(shuffle_seed)
+
+    @functools.cached_property
+    def in_memory(self):
+        """All examples in natural order, encoded, as one dict of tensors (read once, then kept)."""
+        batches = list(self.examples().batch(1024))
+        return {key: tf.concat([batch[key] for batch in batches], 0) for key in batches[0]}
+
+    def describe(self, index):
+        """Words for an example that help to find it: the set, the split, its place or its file."""
+        where = f" ({self.files[index]})" if self.files else ""
+        return f"example {index} of {self.name!r}, split {self.split!r}{where}"
+
+
+def random_order(seed, *purpose, size):
+    """The numbers 0..size-1 in an order that depends on (seed, *purpose), all ints, alone."""
+    return np.random.Generator(np.random.PCG64([seed, *purpose])).permutation(size)

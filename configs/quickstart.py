@@ -45,7 +45,7 @@ def get_config(head="noah"):
 
     config.preprocess = ml_collections.ConfigDict()
     config.preprocess.image_size = (64, 64)
-    config.preprocess.resize_size = 64
+    config.preprocess.resize_size = config_dict.placeholder(int)  # None: the smaller side
     config.preprocess.interpolation = "bilinear"
     config.preprocess.mean = (0.5, 0.5, 0.5)
     config.preprocess.std = (0.25, 0.25, 0.25)

@@ -17,7 +17,7 @@ from noah_tf.feature_map import (
     positions,
     weighted_layers,
 )
-from noah_tf.head import NOAHHead
+from noah_tf.head import NOAHHead, checked_key_ratio, positive_int
 
 # N and r of the families that the paper trains (section 4 and its released code), by the names
 # that Keras applications, KerasCV and KerasHub give their models, in lower case without
@@ -98,7 +98,7 @@ def attach_noah(
     Reference: arXiv 2402.02377, section 3 (the head) and section 4 (N and r of each family).
     """
     _check_backbone(backbone)
-    _check_arguments(num_classes, head, drop_class_token)
+    _check_arguments(num_classes, num_groups, key_ratio, head, drop_class_token)
     if feature_layer is None:
         feature_map = find_feature_map(backbone)
     else:
@@ -172,9 +172,12 @@ def _check_backbone(backbone):
         )
 
 
-def _check_arguments(num_classes, head, drop_class_token):
-    if not _is_integer(num_classes) or num_classes < 1:
-        raise ValueError(f"num_classes must be an integer of at least 1, got {num_classes!r}.")
+def _check_arguments(num_classes, num_groups, key_ratio, head, drop_class_token):
+    positive_int("num_classes", num_classes)
+    if num_groups is not None:
+        positive_int("num_groups", num_groups)
+    if key_ratio is not None:
+        checked_key_ratio(key_ratio)
     if head not in _HEADS:
         raise ValueError(f"head must be 'noah' or 'gap', got {head!r}.")
     is_count = isinstance(drop_class_token, bool) or (

@@ -1,13 +1,18 @@
 """Saves and restores the state of a run."""
 
 import dataclasses
+import pathlib
+import re
 
 import ml_collections
 import tensorflow as tf
 from absl import logging
 
 from noah_tf import preprocess, zoo
+from noah_tf.distribute import precision
 from noah_tf.workdir import Workdir
+
+STACK = "Keras 2" if tf.__version__.startswith("2.15.") else "Keras 3"
 
 
 class Checkpoints:
@@ -23,19 +28,23 @@ class Checkpoints:
     """
 
     def __init__(self, folder, model, optimizer=None, keep=2):
+        self._folder = pathlib.Path(folder)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         parts = {"model": model, "step": self._step}
         if optimizer is not None:
             parts["optimizer"] = optimizer
+        for number, state in enumerate(_random_states(model)):
+            parts[f"random_state_{number}"] = state
         self._checkpoint = tf.train.Checkpoint(**parts)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=keep)
+        self._on_disk = None
 
     def save(self, step):
-        """Saves the state after `step` steps, unless it is on disk already."""
-        self._step.assign(step)
-        newest = self._manager.latest_checkpoint
-        if newest is None or not newest.endswith(f"-{step}"):
+        """Saves the state after `step` steps, unless this object has saved or restored it."""
+        if step != self._on_disk:
+            self._step.assign(step)
             self._manager.save(checkpoint_number=step)
+            self._on_disk = step
 
     def restore(self):
         """Restores the newest checkpoint that can be read.
@@ -49,7 +58,8 @@ class Checkpoints:
         Raises:
             OSError: there are checkpoints, and none can be read.
         """
-        for path in reversed(self._manager.checkpoints):
+        paths = self._paths()
+        for path in paths:
             try:
                 status = self._checkpoint.restore(path)
                 status.assert_existing_objects_matched()
@@ -57,17 +67,26 @@ class Checkpoints:
                 status.expect_partial()
             # A short file is an IndexError or an OpError, another model's an AssertionError.
             except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
-                logging.error(
-                    "Checkpoint %s cannot be read (%s); trying the one before it.", path, error
-                )
+                cause = str(error).strip().split("\n")[0][:200]
+                logging.error("Checkpoint %s cannot be read (%s): trying the last.", path, cause)
             else:
-                return int(self._step.numpy())
-        if self._manager.checkpoints:
+                self._on_disk = int(self._step.numpy())
+                return self._on_disk
+        if paths:
             raise OSError(
-                f"None of the checkpoints {', '.join(self._manager.checkpoints)} can be read: "
+                f"None of the checkpoints {', '.join(paths)} can be read: "
                 "restore them from a copy, or train into another --workdir."
             )
         return 0
+
+    def _paths(self):
+        """All checkpoints, the newest first, whatever TensorFlow's list of them says."""
+        found = {}
+        for index in self._folder.glob("ckpt-*.index"):
+            number = re.fullmatch(r"ckpt-(\d+)\.index", index.name)
+            if number:
+                found[int(number[1])] = str(index.with_suffix(""))
+        return [found[number] for number in sorted(found, reverse=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +103,7 @@ class Run:
 
 
 def load_run(path):
-    """Loads the newest state of a training run.
+    """Loads the newest state of a training run, in the precision it was trained in.
 
     The weights are those of model.weights.h5 once the run is complete, which either Keras reads;
     before that, those of the newest checkpoint, which only the Keras that wrote it reads.
@@ -97,22 +116,47 @@ def load_run(path):
 
     Raises:
         FileNotFoundError: no run was begun there, or none of its states was saved.
+        ValueError: it is not complete, and was begun with the other Keras.
         OSError: no checkpoint can be read.
     """
     workdir = Workdir(path)
-    config = workdir.config()
-    classes = workdir.classes()
-    class_names = classes["names"]
+    config, data = workdir.config(), workdir.data()
     preprocessing = preprocess.Preprocessing.from_dict(config.preprocess.to_dict())
-    model = zoo.model_from_config(config.model, preprocessing.image_size, len(class_names))
+    with precision(config.precision):
+        model = zoo.model_from_config(config.model, preprocessing.image_size, len(data.class_names))
     result = workdir.result()
     if result is not None:
         model.load_weights(str(workdir.weights))
         step = result["steps"]
     else:
+        check_stack(workdir)
         step = Checkpoints(workdir.checkpoints, model).restore()
     if not step:
         raise FileNotFoundError(
             f"{workdir.path} has no checkpoint yet: let trainers/train.py finish an epoch there."
         )
-    return Run(workdir, config, model, preprocessing, class_names, classes["multi_label"], step)
+    return Run(
+        workdir, config, model, preprocessing, tuple(data.class_names), data.multi_label, step
+    )
+
+
+def check_stack(workdir):
+    """Raises ValueError if the run was begun with the other Keras: its checkpoints differ."""
+    begun = workdir.data().stack
+    if begun != STACK:
+        raise ValueError(
+            f"{workdir.path} was begun with {begun} and this is {STACK} (TensorFlow "
+            f"{tf.__version__}), whose checkpoints differ: finish the run there; a finished one "
+            "can be used with either."
+        )
+
+
+def _random_states(model):
+    """The states that Keras's own layers draw from, which `tf.train.Checkpoint` does not find."""
+    if STACK == "Keras 3":
+        weights = {id(weight) for weight in model.weights}
+        return [variable.value for variable in model.variables if id(variable) not in weights]
+    # Keras 2 hides a layer's generator behind another object, and gives no public way to it.
+    holders = (getattr(layer, "_random_generator", None) for layer in model._flatten_layers())
+    generators = (getattr(holder, "_generator", None) for holder in holders)
+    return [generator for generator in generators if generator is not None]

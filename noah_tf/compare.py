@@ -3,6 +3,7 @@
 import copy
 import pathlib
 
+from noah_tf.evaluate import evaluate_run
 from noah_tf.metrics import primary_metric
 from noah_tf.training import train
 
@@ -18,29 +19,43 @@ def compare_heads(
         config: a recipe; its head and its learning rate are replaced.
         workdir: folder of the comparison; every run has a folder in it and resumes there.
         learning_rates: the rates that each head is tried with.
-        search_epochs: epochs of a trial. The split that `config` evaluates on is not looked at.
-        select_split: the split that the rate is chosen on.
+        search_epochs: epochs of a trial.
+        select_split: the split that the rate is chosen on, and that runs are evaluated on while
+            they train. The one that `config` evaluates on is looked at once, at the end.
         heads: the heads to compare.
 
     Returns:
-        Dict head → dict of "learning_rate", "trials" (rate → metric on `select_split`) and
-        "result", what `training.train` returned for the full run.
+        Dict head → dict of "learning_rate", "trials" (rate → metric on `select_split`, without
+        rates that diverged) and "result", metrics, steps and parameters of the full run.
+
+    Raises:
+        FloatingPointError: a head diverged with every rate.
     """
     workdir = pathlib.Path(workdir)
+    test_split = config.data.eval_split
     outcome = {}
     for head in heads:
         trials = {}
         for rate in learning_rates:
-            trial = _variant(config, head, rate)
+            print(f"\n{head}: trying learning rate {rate:g}, epochs: {search_epochs}")
+            trial = _variant(config, head, rate, select_split)
             trial.train.epochs = search_epochs
-            trial.data.eval_split = select_split
-            print(f"\n{head}: trying learning rate {rate:g} for {search_epochs} epochs")
-            result = train(trial, workdir / f"{head}-search-{rate:g}")
-            trials[rate] = result[primary_metric(result)]
+            try:
+                result = train(trial, workdir / f"{head}-search-{rate:g}")
+            except FloatingPointError as error:
+                print(f"{head} diverges with learning rate {rate:g}: {error}")
+            else:
+                trials[rate] = result[primary_metric(result)]
+        if not trials:
+            raise FloatingPointError(
+                f"{head} diverges with every learning rate of {list(learning_rates)}: try lower "
+                "ones."
+            )
         best = max(trials, key=trials.get)
-        print(f"\n{head}: training with learning rate {best:g}")
-        result = train(_variant(config, head, best), workdir / head)
-        outcome[head] = {"learning_rate": best, "trials": trials, "result": result}
+        print(f"\n{head}: training with learning rate {best:g}, epochs: {config.train.epochs}")
+        result = train(_variant(config, head, best, select_split), workdir / head)
+        test, _ = evaluate_run(workdir / head, test_split, config.train.batch_size)
+        outcome[head] = {"learning_rate": best, "trials": trials, "result": {**result, **test}}
     return outcome
 
 
@@ -57,8 +72,9 @@ def comparison_table(outcome):
     return "\n".join(lines)
 
 
-def _variant(config, head, learning_rate):
+def _variant(config, head, learning_rate, eval_split):
     variant = copy.deepcopy(config)
     variant.model.head = head
     variant.optimizer.learning_rate = learning_rate
+    variant.data.eval_split = eval_split
     return variant

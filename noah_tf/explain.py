@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.checkpoint import load_run
+from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.head import NOAHHead
 from noah_tf.preprocess import decode
@@ -41,7 +42,10 @@ class Explainer:
 
         Returns:
             logits (B, M), and attention (B, H, W, K), which sums to 1 over the positions; both
-            numpy arrays. Tokens come as the square that they were.
+            numpy arrays. Tokens come as the grid of square patches that they were.
+
+        Raises:
+            ValueError: the tokens are no such grid.
         """
         features, logits = self._features(images, training=False)
         if classes is None:
@@ -51,9 +55,20 @@ class Explainer:
         every = self._head.attention(features, classes=wanted).numpy()
         maps = np.stack([every[i][..., own] for i, own in enumerate(places)])
         if maps.ndim == 3:
-            side = math.isqrt(maps.shape[1])
-            maps = maps.reshape(len(maps), side, -1, maps.shape[-1])
+            maps = _as_grid(maps, np.shape(images)[1:3])
         return logits.numpy(), maps
+
+
+def _as_grid(maps, image_size):
+    """(B, H, W, K) of the maps (B, L, K) of patches that tile an image row by row."""
+    tokens = maps.shape[1]
+    rows = round(math.sqrt(tokens * image_size[0] / image_size[1]))
+    if not rows or tokens % rows or rows * image_size[1] != tokens // rows * image_size[0]:
+        raise ValueError(
+            f"{tokens} tokens do not tile an image of {image_size[0]}x{image_size[1]} pixels with "
+            "square patches, so there is no picture of them: use NOAHHead.attention."
+        )
+    return maps.reshape(len(maps), rows, tokens // rows, maps.shape[-1])
 
 
 def attention_grid(photos, maps, titles, boxes=None):
@@ -118,23 +133,35 @@ def explain_run(workdir, output=None, split=None, count=6, seed=0):
         ValueError: the run's head is not NOAH.
     """
     run = load_run(workdir)
+    output = pathlib.Path(output) if output else run.workdir.path / "explain.png"
+    output.parent.mkdir(parents=True, exist_ok=True)
     explainer = Explainer(run.model)
     source = source_from_config(run.config.data, split or run.config.data.eval_split)
-    examples = list(source.examples(shuffle_seed=seed).take(count))
+    chosen = random_order(seed, size=source.num_examples)[:count]
+    examples = source.examples().filter(lambda e: tf.reduce_any(e["index"] == chosen))
+    examples = list(examples.take(len(chosen)))
     images = tf.stack([run.preprocessing.evaluation(decode(e["image"])) for e in examples])
-    labels = np.stack([e["label"].numpy() for e in examples])
-    truth = labels.argmax(axis=-1) if labels.ndim == 2 else labels
-
     logits, _ = explainer(images)
     predicted = logits.argmax(axis=-1)
-    _, maps = explainer(images, np.stack([predicted, truth], axis=-1))
-    names = run.class_names
-    titles = [
-        ("photo", f"predicted: {names[guess]}", f"true: {names[label]}")
-        for guess, label in zip(predicted, truth, strict=True)
+    truth = [source.label_names(e["label"]) for e in examples]
+    shown = [
+        _shown_truth(names, run.class_names[guess])
+        for names, guess in zip(truth, predicted, strict=True)
     ]
+    titles = [
+        ("photo", f"predicted: {run.class_names[guess]}", f"true: {', '.join(names) or 'none'}")
+        for guess, names in zip(predicted, truth, strict=True)
+    ]
+    classes = [
+        (guess, run.class_names.index(name)) for guess, name in zip(predicted, shown, strict=True)
+    ]
+    _, maps = explainer(images, classes)
     boxes = [e["bbox"].numpy() for e in examples] if "bbox" in examples[0] else None
     figure = attention_grid(run.preprocessing.denormalize(images).numpy(), maps, titles, boxes)
-    output = pathlib.Path(output) if output else run.workdir.path / "explain.png"
     figure.savefig(output, dpi=80)
     return output
+
+
+def _shown_truth(names, predicted):
+    """Of an image's true classes the one to map: the predicted one, if it is true or none is."""
+    return predicted if predicted in names or not names else names[0]

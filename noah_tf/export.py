@@ -1,6 +1,7 @@
 """SavedModels that take image files or pixels and give classes, with the preprocessing inside."""
 
 import contextlib
+import errno
 import io
 import os
 import pathlib
@@ -10,6 +11,7 @@ import tempfile
 import tensorflow as tf
 
 from noah_tf.checkpoint import load_run
+from noah_tf.head import positive_int
 from noah_tf.preprocess import Preprocessing, decode
 
 
@@ -47,7 +49,8 @@ def export_savedmodel(
         `pathlib.Path` of the version's folder.
 
     Raises:
-        ValueError: the version exists, is no positive integer, or the names do not fit.
+        ValueError: the version exists or is no positive integer, the names do not fit, the model
+            does not end in logits, or has no input size and no preprocessing is given.
 
     Example:
 
@@ -57,13 +60,10 @@ def export_savedmodel(
     """
     num_classes = model.output_shape[-1]
     class_names = [str(i) for i in range(num_classes)] if class_names is None else class_names
-    if len(class_names) != num_classes:
-        raise ValueError(
-            f"The model has {num_classes} classes, but class_names has {len(class_names)}: "
-            "give one name a class, in the order of the logits."
-        )
+    model_dir = pathlib.Path(model_dir)
+    _check_export(model, model_dir, class_names, version, top_k)
     if preprocessing is None:
-        preprocessing = Preprocessing(image_size=tuple(model.input_shape[1:3]))
+        preprocessing = Preprocessing(image_size=_input_size(model))
     top_k = min(top_k, num_classes)
 
     def answer(images):
@@ -95,7 +95,7 @@ def export_savedmodel(
     archive.add_endpoint(
         "serve_tensor", from_pixels, [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]
     )
-    return _publish(archive, pathlib.Path(model_dir), version)
+    return _publish(archive, model_dir, version)
 
 
 def export_run(workdir, model_dir, version=None):
@@ -120,18 +120,46 @@ def export_run(workdir, model_dir, version=None):
     )
 
 
+def _check_export(model, model_dir, class_names, version, top_k):
+    num_classes = model.output_shape[-1]
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"The model has {num_classes} classes, but class_names has {len(class_names)}: "
+            "give one name a class, in the order of the logits."
+        )
+    activation = getattr(model.layers[-1], "activation", tf.keras.activations.linear)
+    if activation not in (None, tf.keras.activations.linear):
+        raise ValueError(
+            f"The model ends in the activation {getattr(activation, '__name__', activation)!r}, "
+            "and an export needs logits: attach the head with activation=None."
+        )
+    for name, value in (("top_k", top_k), ("version", version)):
+        if value is not None:
+            positive_int(name, value)
+    if version is not None and (model_dir / str(version)).exists():
+        raise _version_exists(model_dir, version)
+
+
+def _input_size(model):
+    size = tuple(model.input_shape[1:3])
+    if None in size:
+        raise ValueError(
+            f"The model takes images of any size, {model.input_shape}: say which one to serve, "
+            "as preprocessing=Preprocessing(image_size=(height, width))."
+        )
+    return size
+
+
+def _version_exists(model_dir, version):
+    return ValueError(
+        f"{model_dir / str(version)} exists and is left as it is: give another version, or none "
+        f"for {_next_version(model_dir)}."
+    )
+
+
 def _publish(archive, model_dir, version):
     """Writes an archive beside the versions, then renames it into place."""
     model_dir.mkdir(parents=True, exist_ok=True)
-    version = _next_version(model_dir) if version is None else version
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"version must be a positive integer, got {version!r}.")
-    target = model_dir / str(version)
-    if target.exists():
-        raise ValueError(
-            f"{target} exists and is left as it is: give another version, or none for "
-            f"{_next_version(model_dir)}."
-        )
     # On the same file system, and not a number, so that no server takes it for a version.
     partial = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=model_dir))
     try:
@@ -139,10 +167,25 @@ def _publish(archive, model_dir, version):
         with contextlib.redirect_stdout(io.StringIO()):
             archive.write_out(str(partial))
         partial.chmod(0o755)
-        os.rename(partial, target)
+        return _rename_to_version(partial, model_dir, version)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
+
+
+def _rename_to_version(partial, model_dir, version):
+    while True:
+        target = model_dir / str(version or _next_version(model_dir))
+        try:
+            # Onto a folder that is not empty, as a version's is, a rename fails.
+            os.rename(partial, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if version is not None:
+                raise _version_exists(model_dir, version) from None
+            # Another export was faster: take the next version.
+        else:
+            return target
 
 
 def _next_version(model_dir):

@@ -127,6 +127,8 @@ def named_feature_map(model, name):
         ValueError: there is no such layer, with the nearest names, or it has several outputs.
     """
     tensors = _tensors_by_layer(model)
+    if not isinstance(name, str):
+        raise ValueError(f"feature_layer must be the name of a layer, got {name!r}.")
     if name not in tensors:
         near = difflib.get_close_matches(name, tensors, n=3, cutoff=0.4) or list(tensors)[-3:]
         raise ValueError(

@@ -95,13 +95,9 @@ class NOAHHead(tf.keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_classes = _positive_int("num_classes", num_classes)
-        self.num_groups = _positive_int("num_groups", num_groups)
-        if not _is_number(key_ratio) or not 0 < key_ratio < 1:
-            raise ValueError(
-                f"key_ratio must be a number between 0 and 1 (both excluded), got {key_ratio!r}."
-            )
-        self.key_ratio = float(key_ratio)
+        self.num_classes = positive_int("num_classes", num_classes)
+        self.num_groups = positive_int("num_groups", num_groups)
+        self.key_ratio = checked_key_ratio(key_ratio)
         if not _is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must be a number in [0, 1), got {dropout!r}.")
         self.dropout = float(dropout)
@@ -363,10 +359,20 @@ def _independent(initializer, draw):
     return type(initializer).from_config({**config, "seed": None if seed is None else seed + draw})
 
 
-def _positive_int(name, value):
+def positive_int(name, value):
+    """The argument `name` as an int, or a ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
     return int(value)
+
+
+def checked_key_ratio(value):
+    """A key ratio as a float, or a ValueError."""
+    if not _is_number(value) or not 0 < value < 1:
+        raise ValueError(
+            f"key_ratio must be a number between 0 and 1 (both excluded), got {value!r}."
+        )
+    return float(value)
 
 
 def _is_number(value):

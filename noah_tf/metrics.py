@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+_LOSS_CHUNK = 4096
+
 
 def example_losses(labels, logits, label_smoothing=0.0):
     """Loss of each example of a batch.
@@ -56,17 +58,31 @@ def classification_metrics(labels, logits):
         for multi-hot labels "mAP", the mean over the classes that occur of average precision.
 
     Raises:
-        ValueError: there are no examples.
+        ValueError: there are no examples, or none with a label.
+        FloatingPointError: a logit is not finite.
     """
     if len(labels) == 0:
         raise ValueError("There are no examples to evaluate: choose another split.")
     labels, logits = np.asarray(labels), np.asarray(logits, np.float32)
-    losses = example_losses(tf.constant(labels), tf.constant(logits))
-    metrics = {"examples": len(labels), "loss": float(np.mean(losses))}
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(
+            "The model gives logits that are not finite: its weights have overflowed; train it "
+            "again with a lower learning rate."
+        )
+    parts = range(0, len(labels), _LOSS_CHUNK)  # one-hot targets are as large as the logits
+    losses = [
+        example_losses(
+            tf.constant(labels[i : i + _LOSS_CHUNK]), tf.constant(logits[i : i + _LOSS_CHUNK])
+        )
+        for i in parts
+    ]
+    metrics = {"examples": len(labels), "loss": float(np.mean(np.concatenate(losses)))}
     if labels.ndim == 2:
         from sklearn.metrics import average_precision_score
 
         occurring = labels.any(axis=0)
+        if not occurring.any():
+            raise ValueError("No example has a label, so there is no mAP: choose another split.")
         scores = average_precision_score(labels[:, occurring], logits[:, occurring], average=None)
         return {**metrics, "mAP": float(np.mean(scores))}
     for k in (1, 5):

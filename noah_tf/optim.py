@@ -61,7 +61,8 @@ def make_optimizer(config, variables, total_steps, steps_per_epoch):
 
 def is_decayed(weight):
     """Whether weight decay shrinks a weight: kernels yes, biases and normalization no."""
-    return len(weight.shape) > 1 and "bias" not in weight.name
+    # Keras 2 puts the layer's path in front of the name.
+    return len(weight.shape) > 1 and "bias" not in weight.name.split("/")[-1]
 
 
 def l2_loss(config, variables):
@@ -69,7 +70,7 @@ def l2_loss(config, variables):
     if config.name != "sgd" or not config.weight_decay:
         return 0.0
     decayed = [tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in variables if is_decayed(v)]
-    return config.weight_decay * tf.add_n(decayed)
+    return config.weight_decay * sum(decayed)
 
 
 def scale_loss(optimizer, loss):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf import distribute, metrics, optim, zoo
-from noah_tf.checkpoint import Checkpoints
+from noah_tf.checkpoint import STACK, Checkpoints, check_stack
 from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.evaluate import Evaluator
@@ -22,7 +22,8 @@ def train(config, workdir):
     """Trains the model of a recipe, or goes on where a killed run stopped.
 
     Every batch is a function of (seed, epoch, position) and the checkpoints hold everything else,
-    so a run that was killed goes the same way as one that was not.
+    so a run that was killed goes the same way as one that was not. A run that is complete is
+    left as it is.
 
     Args:
         config: a recipe, see `configs/quickstart.py`.
@@ -33,76 +34,97 @@ def train(config, workdir):
         which is also in the folder's result.json.
 
     Raises:
-        ValueError: the recipe contradicts itself or the run in the folder.
-        FloatingPointError: the loss is no longer finite.
+        ValueError: the recipe contradicts itself or the run in the folder, or another process
+            trains there.
+        FloatingPointError: the loss or the weights are no longer finite.
     """
     workdir = Workdir(workdir)
-    tf.keras.utils.set_random_seed(config.seed)
-    distribute.set_precision(config.precision)
     strategy = distribute.make_strategy(config.strategy)
-    batch_size, epochs = config.train.batch_size, config.train.epochs
-    distribute.check_batch_size(batch_size, strategy)
-
+    distribute.check_batch_size(config.train.batch_size, strategy)
     preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
     train_source = source_from_config(config.data, config.data.train_split)
     eval_source = source_from_config(config.data, config.data.eval_split)
-    steps_per_epoch = _steps_per_epoch(train_source, batch_size)
+    steps_per_epoch = _steps_per_epoch(train_source, config.train)
 
-    with strategy.scope():
+    distribute.seed_everything(config.seed)
+    with distribute.precision(config.precision), strategy.scope():
         model = zoo.model_from_config(
             config.model, preprocessing.image_size, train_source.num_classes
         )
         optimizer = optim.make_optimizer(
-            config.optimizer, model.trainable_variables, epochs * steps_per_epoch, steps_per_epoch
+            config.optimizer,
+            model.trainable_variables,
+            config.train.epochs * steps_per_epoch,
+            steps_per_epoch,
         )
         checkpoints = Checkpoints(workdir.checkpoints, model, optimizer)
-    workdir.begin(
-        config, {"names": train_source.class_names, "multi_label": train_source.multi_label}
-    )
-    step = checkpoints.restore()
-    print(
-        f"{model.name}: {model.count_params():,} parameters, head on {model.noah_feature_layer!r}; "
-        f"step {step} of {epochs * steps_per_epoch} done",
-        flush=True,
-    )
-    workdir.keep_epochs(step // steps_per_epoch)
 
-    train_step = make_train_step(config, model, optimizer, strategy)
-    evaluator = Evaluator(model, strategy)
-    summaries = tf.summary.create_file_writer(str(workdir.events))
-    evaluation = None
-    for epoch in range(step // steps_per_epoch, epochs):
-        progress = _Progress(f"Epoch {epoch + 1}/{epochs}", steps_per_epoch, batch_size)
-        batches = train_batches(
-            train_source,
-            preprocessing,
-            batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            skip_batches=step % steps_per_epoch,
-            cache=config.data.cache,
-            **config.augment.to_dict(),
+    with workdir.locked():
+        data = {
+            "class_names": train_source.class_names,
+            "multi_label": train_source.multi_label,
+            "train_examples": train_source.num_examples,
+            "stack": STACK,
+        }
+        workdir.begin(config, data)
+        if workdir.result() is not None:
+            print(f"{workdir.path} is complete already.", flush=True)
+            return workdir.result()
+        check_stack(workdir)
+        step = checkpoints.restore()
+        print(
+            f"{model.name}: {model.count_params():,} parameters, head on "
+            f"{model.noah_feature_layer!r}; {step} of {config.train.epochs * steps_per_epoch} "
+            "steps done",
+            flush=True,
         )
-        with naming_corrupt_examples(train_source):
-            for batch in strategy.experimental_distribute_dataset(batches):
-                progress.add(step % steps_per_epoch, train_step(batch))
-                step += 1
-                every = config.train.checkpoint_every
-                if every and step % every == 0 and step % steps_per_epoch:
-                    checkpoints.save(step)
-        row = {"epoch": epoch + 1, **progress.result()}
-        evaluation = evaluator(eval_source, preprocessing, batch_size)
-        row.update({f"eval_{name}": value for name, value in evaluation.items()})
-        # Row before checkpoint: a kill between them repeats the epoch, and drops its row first.
-        workdir.add_epoch(row)
-        checkpoints.save(step)
-        _summarize(summaries, row, step)
 
-    if evaluation is None:  # The run was complete already.
-        evaluation = evaluator(eval_source, preprocessing, batch_size)
-    result = {**evaluation, "steps": step, "parameters": model.count_params()}
-    workdir.finish(model, result)
-    return result
+        evaluator = Evaluator(model, strategy)
+
+        def evaluate():
+            distribute.synchronize(model, strategy)
+            return evaluator(eval_source, preprocessing, config.train.batch_size)
+
+        def save():
+            distribute.synchronize(model, strategy)
+            _require_finite(model, step)
+            checkpoints.save(step)
+
+        train_step = make_train_step(config, model, optimizer, strategy)
+        summaries = tf.summary.create_file_writer(str(workdir.events))
+        workdir.keep_epochs(step // steps_per_epoch)
+        every = config.train.checkpoint_every
+        evaluation = None
+        for epoch in range(step // steps_per_epoch, config.train.epochs):
+            progress = _Progress(epoch, steps_per_epoch, config.train)
+            batches = train_batches(
+                train_source,
+                preprocessing,
+                config.train.batch_size,
+                seed=config.seed,
+                epoch=epoch,
+                skip_batches=step % steps_per_epoch,
+                cache=config.data.cache,
+                **config.augment.to_dict(),
+            )
+            with naming_corrupt_examples(train_source):
+                for batch in strategy.experimental_distribute_dataset(batches):
+                    progress.add(step % steps_per_epoch, train_step(batch))
+                    step += 1
+                    if every and step % every == 0 and step % steps_per_epoch:
+                        save()
+            evaluation = evaluate()
+            row = {"epoch": epoch + 1, **progress.result()}
+            row.update({f"eval_{name}": value for name, value in evaluation.items()})
+            # Row before checkpoint: a kill between them repeats the epoch, and drops its row.
+            workdir.add_epoch(row)
+            save()
+            _summarize(summaries, row, step)
+
+        # Without an epoch here, the run was killed between its last checkpoint and its end.
+        result = {**(evaluation or evaluate()), "steps": step, "parameters": model.count_params()}
+        workdir.finish(model, result)
+        return result
 
 
 def make_train_step(config, model, optimizer, strategy):
@@ -144,25 +166,38 @@ def make_train_step(config, model, optimizer, strategy):
     return train_step
 
 
-def _steps_per_epoch(source, batch_size):
-    if batch_size > source.num_examples:
+def _steps_per_epoch(source, config):
+    if config.epochs < 1:
+        raise ValueError(f"train.epochs must be at least 1, got {config.epochs}.")
+    if config.batch_size > source.num_examples:
         raise ValueError(
-            f"train.batch_size={batch_size} is more than the {source.num_examples} examples of "
-            f"{source.name} {source.split}: use a smaller one."
+            f"train.batch_size={config.batch_size} is more than the {source.num_examples} examples "
+            f"of {source.name} {source.split}: use a smaller one."
         )
-    return source.num_examples // batch_size
+    return source.num_examples // config.batch_size
+
+
+def _require_finite(model, step):
+    """Keeps weights that have overflowed out of checkpoints, where they would replace good ones."""
+    for weight in model.weights:
+        values = tf.convert_to_tensor(weight)
+        if values.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(values)):
+            raise FloatingPointError(
+                f"The weight {weight.name} is not finite after step {step}: lower "
+                "optimizer.learning_rate, warm up for longer, or use another precision."
+            )
 
 
 class _Progress:
     """Sums the figures of an epoch and shows them in a progress bar."""
 
-    def __init__(self, title, steps, batch_size):
-        print(title, flush=True)
+    def __init__(self, epoch, steps, config):
+        print(f"Epoch {epoch + 1}/{config.epochs}", flush=True)
         # Not a terminal: one line an epoch.
         self._bar = tf.keras.utils.Progbar(
             steps, verbose=1 if sys.stdout.isatty() else 2, stateful_metrics=["loss", "accuracy"]
         )
-        self._steps, self._batch_size = steps, batch_size
+        self._steps, self._batch_size = steps, config.batch_size
         self._sums = np.zeros(3)
         self._pending = tf.zeros(3)
         self._first = self._start = None
@@ -183,7 +218,7 @@ class _Progress:
         loss, accuracy, _ = self._sums / self._sums[2]
         if not np.isfinite(loss):
             raise FloatingPointError(
-                f"The loss is {loss} at step {position + 1} of the epoch: lower "
+                f"The loss is {loss} by step {position + 1} of the epoch: lower "
                 "optimizer.learning_rate, warm up for longer, or use another precision."
             )
         self._bar.update(position + 1, [("loss", loss), ("accuracy", accuracy)])

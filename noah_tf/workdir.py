@@ -1,5 +1,6 @@
-"""What a run leaves in its folder: the config as run, the classes, the epochs, the results."""
+"""What a run leaves in its folder: the config as run, the data it saw, the epochs, the results."""
 
+import contextlib
 import csv
 import json
 import os
@@ -12,12 +13,13 @@ class Workdir:
     """The folder of one run.
 
     Args:
-        path: the folder; made by the first write.
+        path: the folder; made when the run begins.
 
     Files:
-        config.json the config as run; classes.json; epochs.csv one row an epoch;
-        checkpoints/; events/ for TensorBoard; and of a finished run model.keras, the trained model
-        for this version of Keras, model.weights.h5, its weights for any, and result.json.
+        config.json the config as run; data.json the classes and the number of examples;
+        epochs.csv one row an epoch; checkpoints/; events/ for TensorBoard; and of a finished run
+        model.keras, the trained model for this version of Keras, model.weights.h5, its weights
+        for any, and result.json.
     """
 
     def __init__(self, path):
@@ -26,29 +28,60 @@ class Workdir:
         self.events = self.path / "events"
         self.weights = self.path / "model.weights.h5"
 
-    def begin(self, config, classes):
-        """Records config and classes, or checks that the run in the folder has the same config.
+    @contextlib.contextmanager
+    def locked(self):
+        """Keeps other processes from training in the folder; a killed process lets go of it.
+
+        Raises:
+            ValueError: another process trains there.
+        """
+        import filelock
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise ValueError(
+                f"Another process is training in {self.path}: wait for it, or give another "
+                "--workdir."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config, data):
+        """Records config and data, or checks that the run in the folder has the same.
 
         Args:
             config: the recipe, a ConfigDict.
-            classes: dict of `names`, in the order of the logits, and `multi_label`, whether an
-                image can have several.
+            data: plain JSON data: `class_names` in the order of the logits, `multi_label`,
+                whether an image can have several, `train_examples`, how many there are, and
+                `stack`, the Keras that runs, which alone may be another later.
 
         Raises:
-            ValueError: the folder holds a run with another config; its files are left alone.
+            ValueError: the folder holds a run with another config or other data; its files are
+                left alone.
         """
-        path = self.path / "config.json"
-        if path.exists():
-            differences = list(_differences(self.config(), _as_saved(config)))
+        if (self.path / "config.json").exists():
+            differences = [
+                *_differences(self.config(), _as_saved(config.to_dict())),
+                *_differences(
+                    self.data(), _as_saved({**data, "stack": self.data().stack}), "data: "
+                ),
+            ]
             if differences:
                 raise ValueError(
-                    f"{self.path} holds a run with another config ({'; '.join(differences)}): "
-                    "give the same config to resume it, or another --workdir."
+                    f"{self.path} holds another run ({'; '.join(differences)}): give the same "
+                    "config and data to resume it, or another --workdir."
                 )
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "classes.json", json.dumps(classes, indent=2) + "\n")
-        write_whole(path, json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+        write_whole(self.path / "data.json", json.dumps(data, indent=2) + "\n")
+        # Last, for it says that a run was begun.
+        text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+        write_whole(self.path / "config.json", text)
 
     def config(self):
         """The config as run, a ConfigDict.
@@ -63,16 +96,16 @@ class Workdir:
             )
         return ml_collections.ConfigDict(json.loads(path.read_text()))
 
-    def classes(self):
-        """The dict of `names` and `multi_label` that the run was begun with."""
-        return json.loads((self.path / "classes.json").read_text())
+    def data(self):
+        """The `data` that the run was begun with, a ConfigDict."""
+        return ml_collections.ConfigDict(json.loads((self.path / "data.json").read_text()))
 
     def keep_epochs(self, count):
         """Forgets the epochs after the first `count`, which a resumed run does again."""
         path = self.path / "epochs.csv"
         if path.exists():
-            header, *rows = path.read_text().splitlines(keepends=True)
-            write_whole(path, header + "".join(rows[:count]))
+            lines = path.read_text().splitlines(keepends=True)
+            write_whole(path, "".join(lines[: count + 1]))
 
     def add_epoch(self, row):
         """Appends a dict of figures to epochs.csv."""
@@ -110,9 +143,9 @@ def write_whole(path, text):
     os.replace(partial, path)
 
 
-def _as_saved(config):
-    """A config as it comes back from JSON, where tuples are lists."""
-    return ml_collections.ConfigDict(json.loads(json.dumps(config.to_dict())))
+def _as_saved(data):
+    """Plain data as it comes back from JSON, where tuples are lists."""
+    return ml_collections.ConfigDict(json.loads(json.dumps(data)))
 
 
 def _differences(old, new, prefix=""):
@@ -121,4 +154,9 @@ def _differences(old, new, prefix=""):
         if all(isinstance(side, ml_collections.ConfigDict) for side in (before, after)):
             yield from _differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            yield f"{prefix}{key}: {before!r} there, {after!r} here"
+            yield f"{prefix}{key}: {_short(before)} there, {_short(after)} here"
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

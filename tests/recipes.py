@@ -42,7 +42,6 @@ def small_recipe(shapes, head="noah"):
     config.data.name = "folder"
     config.data.data_dir = str(shapes)
     config.preprocess.image_size = (32, 32)
-    config.preprocess.resize_size = 32
     config.model.backbone_args.stackwise_filters = (64,)
     config.model.backbone_args.stackwise_blocks = (1,)
     config.model.backbone_args.stackwise_strides = (1,)

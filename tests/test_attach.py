@@ -651,13 +651,18 @@ def test_video():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 0}, "num_classes must be an integer of at least 1, got 0"),
-        ({"num_classes": 2.5}, "num_classes must be an integer of at least 1, got 2.5"),
-        ({"num_classes": True}, "num_classes must be an integer of at least 1, got True"),
+        ({"num_classes": 0}, "num_classes must be a positive integer, got 0"),
+        ({"num_classes": 2.5}, "num_classes must be a positive integer, got 2.5"),
+        ({"num_classes": True}, "num_classes must be a positive integer, got True"),
         ({"head": "mlp"}, "head must be 'noah' or 'gap', got 'mlp'"),
         ({"drop_class_token": "yes"}, "drop_class_token must be .* got 'yes'"),
         ({"drop_class_token": -1}, "drop_class_token must be .* got -1"),
         ({"num_groups": 3}, "num_groups=3 must divide"),
+        ({"num_groups": 0}, "num_groups must be a positive integer, got 0"),
+        ({"num_groups": "4"}, "num_groups must be a positive integer, got '4'"),
+        ({"key_ratio": float("nan")}, "key_ratio must be a number between 0 and 1 .* got nan"),
+        ({"key_ratio": "a"}, "key_ratio must be a number between 0 and 1 .* got 'a'"),
+        ({"feature_layer": 3}, "feature_layer must be the name of a layer, got 3"),
         ({"key_ratio": 0.01}, "8 channels cannot be split .* key_ratio=0.01"),
     ],
 )

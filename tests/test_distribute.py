@@ -5,6 +5,7 @@ import json
 import pytest
 import tensorflow as tf
 from head_helpers import run_python
+from recipes import small_recipe
 
 from noah_tf import distribute
 
@@ -23,7 +24,6 @@ from noah_tf import distribute, optim, training
 from recipes import quickstart
 
 tf.keras.utils.set_random_seed(0)
-distribute.set_precision(precision)
 strategy = distribute.make_strategy("mirrored" if replicas > 1 else "single")
 assert strategy.num_replicas_in_sync == replicas
 config = quickstart()
@@ -32,7 +32,7 @@ config.optimizer.name = optimizer
 config.optimizer.warmup_epochs = 0
 config.optimizer.learning_rate = 0.01
 rng = np.random.default_rng(0)
-with strategy.scope():
+with distribute.precision(precision), strategy.scope():
     inputs = tf.keras.Input((6, 6, 3))
     features = tf.keras.layers.Conv2D(8, 3, activation="relu", kernel_regularizer="l2")(inputs)
     model = noah_tf.attach_noah(tf.keras.Model(inputs, features), num_classes=3)
@@ -75,11 +75,45 @@ def test_mixed_precision_trains_on_two_replicas(precision):
     assert mixed["weights"] != full["weights"]
 
 
+# Trains a recipe with BatchNorm on two replicas, and evaluates what it saved on one.
+RUN = """
+import json, sys
+import ml_collections
+import tensorflow as tf
+
+config, workdir, replicas = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas)
+from noah_tf.evaluate import evaluate_run
+from noah_tf.training import train
+if replicas > 1:
+    result = train(ml_collections.ConfigDict(config), workdir)
+else:
+    result, _ = evaluate_run(workdir)
+print(json.dumps(result))
+"""
+
+
+def test_two_replicas_are_evaluated_as_they_are_saved(shapes, tmp_path):
+    config = small_recipe(shapes)
+    config.strategy, config.train.epochs = "mirrored", 1
+    losses = []
+    for replicas in (2, 1):
+        process = run_python(RUN, config.to_json(), str(tmp_path), str(replicas))
+        assert process.returncode == 0, process.stderr[-3000:]
+        losses.append(json.loads(process.stdout.splitlines()[-1])["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_precision_names():
-    distribute.set_precision("mixed_bfloat16")
-    assert tf.keras.layers.Dense(1).compute_dtype == "bfloat16"
-    with pytest.raises(ValueError, match="'float8'.*|.*float32, mixed_bfloat16"):
-        distribute.set_precision("float8")
+    with distribute.precision("mixed_bfloat16"):
+        assert tf.keras.layers.Dense(1).compute_dtype == "bfloat16"
+    assert tf.keras.layers.Dense(1).compute_dtype == "float32"
+    with (
+        pytest.raises(ValueError, match="float32, mixed_bfloat16, mixed_float16, got 'float8'"),
+        distribute.precision("float8"),
+    ):
+        pass
 
 
 def test_single_and_auto_use_one_cpu():
@@ -94,5 +128,7 @@ def test_batches_must_divide_over_replicas():
         num_replicas_in_sync = 4
 
     distribute.check_batch_size(8, Four)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        distribute.check_batch_size(0, Four)
     with pytest.raises(ValueError, match="batch_size=10 does not divide over 4 replicas: use 8"):
         distribute.check_batch_size(10, Four)

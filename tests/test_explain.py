@@ -46,6 +46,17 @@ def test_tokens_become_a_square():
     assert maps.shape == (3, 4, 4, 1)
 
 
+def test_tokens_of_a_wide_image_become_its_grid():
+    inputs = tf.keras.Input((16, 64, 3))
+    patches = tf.keras.layers.Conv2D(16, 8, strides=8)(inputs)
+    tokens = tf.keras.layers.Reshape((16, 16))(patches)
+    model = attach_noah(tf.keras.Model(inputs, tokens), num_classes=4, drop_class_token=False)
+    assert Explainer(model)(np.zeros((1, 16, 64, 3), np.float32))[1].shape == (1, 2, 8, 1)
+    model = attach_noah(tf.keras.Model(inputs, tokens), num_classes=4, drop_class_token=2)
+    with pytest.raises(ValueError, match="14 tokens do not tile an image of 16x64"):
+        Explainer(model)(np.zeros((1, 16, 64, 3), np.float32))
+
+
 def test_a_pooled_head_has_no_attention():
     with pytest.raises(ValueError, match="has no NOAHHead"):
         Explainer(small_model(head="gap"))
@@ -68,5 +79,7 @@ def test_the_picture_shows_photo_and_maps(tmp_path):
 
 
 def test_a_run_is_explained_from_its_folder(finished_run, tmp_path):
-    path = explain_run(finished_run, tmp_path / "grid.png", count=2)
+    path = explain_run(finished_run, tmp_path / "new" / "grid.png", count=2)
+    other = explain_run(finished_run, tmp_path / "other.png", count=2, seed=1)
+    assert path.read_bytes() != other.read_bytes()
     assert tf.io.decode_png(path.read_bytes()).shape[0] > 100

@@ -117,6 +117,42 @@ def test_a_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_two_exports_at_once_both_land(model, tmp_path, monkeypatch):
+    rename = export.os.rename
+
+    def overtaken(source, target):
+        monkeypatch.setattr(export.os, "rename", rename)
+        target.mkdir()
+        (target / "saved_model.pb").touch()
+        rename(source, target)
+
+    monkeypatch.setattr(export.os, "rename", overtaken)
+    assert export_savedmodel(model, tmp_path).name == "2"
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
+
+
+def test_a_model_that_does_not_end_in_logits_is_refused(tmp_path):
+    inputs = tf.keras.Input((8, 8, 3))
+    features = tf.keras.layers.Conv2D(8, 3)(inputs)
+    for head in ("noah", "gap"):
+        model = attach_noah(tf.keras.Model(inputs, features), 3, head=head, activation="softmax")
+        with pytest.raises(ValueError, match="'softmax', and an export needs logits"):
+            export_savedmodel(model, tmp_path)
+
+
+def test_a_model_of_any_size_needs_a_preprocessing(tmp_path):
+    inputs = tf.keras.Input((None, None, 3))
+    model = attach_noah(tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(inputs)), 3)
+    with pytest.raises(ValueError, match="preprocessing=Preprocessing"):
+        export_savedmodel(model, tmp_path)
+    assert export_savedmodel(model, tmp_path, Preprocessing(image_size=16)).name == "1"
+
+
+def test_top_k_must_be_positive(model, tmp_path):
+    with pytest.raises(ValueError, match="top_k must be a positive integer, got 0"):
+        export_savedmodel(model, tmp_path, top_k=0)
+
+
 def test_class_names_must_fit(model, tmp_path):
     with pytest.raises(ValueError, match="6 classes, but class_names has 2"):
         export_savedmodel(model, tmp_path, class_names=["a", "b"])

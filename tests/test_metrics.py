@@ -66,6 +66,18 @@ def test_hits_count_any_true_class():
     np.testing.assert_array_equal(metrics.hits(multi, logits), [1, 0])
 
 
+def test_logits_that_are_not_finite_are_no_metrics():
+    logits = LOGITS.copy()
+    logits[3, 2] = np.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        metrics.classification_metrics(LABELS, logits)
+
+
+def test_no_labels_at_all_are_refused():
+    with pytest.raises(ValueError, match="No example has a label"):
+        metrics.classification_metrics(np.zeros_like(MULTI_HOT), LOGITS)
+
+
 def test_no_examples_are_refused():
     with pytest.raises(ValueError, match="no examples"):
         metrics.classification_metrics(LABELS[:0], LOGITS[:0])

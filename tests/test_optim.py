@@ -6,7 +6,7 @@ import tensorflow as tf
 from recipes import quickstart
 
 from noah_tf import optim
-from noah_tf.distribute import set_precision
+from noah_tf.distribute import precision
 
 
 def optimizer_config(**values):
@@ -64,11 +64,22 @@ def test_biases_of_any_rank_are_not_decayed():
     assert not optim.is_decayed(head_bias)
 
 
+def test_a_layer_with_bias_in_its_name_is_decayed():
+    layer = tf.keras.layers.Dense(3, name="debias")
+    layer.build((None, 4))
+    assert [optim.is_decayed(weight) for weight in layer.weights] == [True, False]
+
+
+def test_nothing_to_decay_is_no_loss():
+    config = optimizer_config(name="sgd", weight_decay=0.5)
+    assert optim.l2_loss(config, [variables()[1]]) == 0
+
+
 def test_float16_scales_losses_and_unscales_gradients():
-    set_precision("mixed_float16")
     kernel, gamma = variables()
     config = optimizer_config(name="sgd", learning_rate=1.0, momentum=0.0, warmup_epochs=0)
-    optimizer = optim.make_optimizer(config, [kernel, gamma], 100, 10)
+    with precision("mixed_float16"):
+        optimizer = optim.make_optimizer(config, [kernel, gamma], 100, 10)
     scale = float(optim.scale_loss(optimizer, tf.constant(1.0)))
     assert scale > 1
     gradients = optim.unscale_gradients(

@@ -11,6 +11,7 @@ from recipes import TRAIN_EXAMPLES, small_recipe
 
 from noah_tf import training
 from noah_tf.checkpoint import Checkpoints, load_run
+from noah_tf.evaluate import evaluate_run
 from noah_tf.training import train
 
 
@@ -43,7 +44,7 @@ def kill_after(monkeypatch, steps):
 def test_a_run_leaves_its_files(finished_run):
     assert {path.name for path in finished_run.iterdir()} >= {
         "config.json",
-        "classes.json",
+        "data.json",
         "epochs.csv",
         "checkpoints",
         "events",
@@ -85,11 +86,14 @@ def test_a_finished_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
     assert train(config, tmp_path) == first
 
 
-@pytest.mark.parametrize(("killed_after", "checkpoint_every"), [(4, 0), (5, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("head", "killed_after", "checkpoint_every"),
+    [("noah", 4, 0), ("noah", 5, 1), ("gap", 2, 2)],
+)
 def test_a_killed_run_ends_as_one_that_was_not(
-    shapes, tmp_path, monkeypatch, killed_after, checkpoint_every
+    shapes, tmp_path, monkeypatch, head, killed_after, checkpoint_every
 ):
-    config = small_recipe(shapes)
+    config = small_recipe(shapes, head)
     config.model.dropout = 0.3  # its random state has to come back as well
     config.train.checkpoint_every = checkpoint_every
     train(config, tmp_path / "whole")
@@ -126,6 +130,12 @@ def test_a_damaged_checkpoint_is_passed_over(shapes, tmp_path, monkeypatch):
     newest = tmp_path / "checkpoints" / "ckpt-5.data-00000-of-00001"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert load_run(tmp_path).step == 4
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, 1)
+        train(config, tmp_path)
+    assert load_run(tmp_path).step == 5  # written anew
+    # TensorFlow's own list of checkpoints may be lost as well.
+    (tmp_path / "checkpoints" / "checkpoint").unlink()
     train(config, tmp_path)
     assert load_run(tmp_path).step == 6
 
@@ -190,6 +200,36 @@ def test_a_loss_that_explodes_stops_the_run(shapes, tmp_path):
         train(config, tmp_path)
 
 
+def test_weights_that_overflow_do_not_replace_a_checkpoint(shapes, tmp_path):
+    config = small_recipe(shapes)
+    config.optimizer.name, config.train.checkpoint_every = "sgd", 1
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(FloatingPointError, match="is not finite after step 2: lower"):
+        train(config, tmp_path)
+    assert all(np.isfinite(weight).all() for weight in weights(tmp_path))
+
+
+def test_an_unfinished_run_of_the_other_keras_says_so(shapes, tmp_path, monkeypatch):
+    config = small_recipe(shapes)
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, 4)
+        train(config, tmp_path)
+    data = json.loads((tmp_path / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps({**data, "stack": "Keras 7"}))
+    for use in (lambda: load_run(tmp_path), lambda: train(config, tmp_path)):
+        with pytest.raises(ValueError, match="was begun with Keras 7 and this is Keras"):
+            use()
+
+
+def test_a_run_is_loaded_in_its_own_precision(shapes, tmp_path):
+    config = small_recipe(shapes)
+    config.precision, config.train.epochs = "mixed_bfloat16", 1
+    result = train(config, tmp_path)
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    assert load_run(tmp_path).model.get_layer("noah_head").compute_dtype == "bfloat16"
+    assert evaluate_run(tmp_path)[0]["loss"] == pytest.approx(result["loss"], rel=1e-6)
+
+
 def test_a_batch_larger_than_the_data_is_refused(shapes, tmp_path):
     config = small_recipe(shapes)
     config.train.batch_size = 1000
@@ -216,10 +256,9 @@ def test_several_labels_an_image(tfds_dir, tmp_path):
     assert load_run(tmp_path).multi_label
 
 
-def test_mixed_precision_trains(shapes, tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("epochs", 0), ("epochs", -1)])
+def test_sizes_below_one_are_refused(shapes, tmp_path, name, value):
     config = small_recipe(shapes)
-    config.precision, config.train.epochs = "mixed_bfloat16", 1
-    assert np.isfinite(train(config, tmp_path)["loss"])
-    config = small_recipe(shapes, "gap")
-    config.precision, config.train.epochs = "mixed_bfloat16", 1
-    assert np.isfinite(train(config, tmp_path / "gap")["loss"])
+    config.train[name] = value
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+        train(config, tmp_path)

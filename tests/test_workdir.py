@@ -5,29 +5,58 @@ from recipes import quickstart
 
 from noah_tf.workdir import Workdir, write_whole
 
-CLASSES = {"names": ("a", "b"), "multi_label": False}
+DATA = {
+    "class_names": ("a", "b"),
+    "multi_label": False,
+    "train_examples": 7,
+    "stack": "Keras 3",
+}
 
 
 def test_config_and_classes_come_back(tmp_path):
     workdir = Workdir(tmp_path / "new" / "run")
-    workdir.begin(quickstart(), CLASSES)
+    workdir.begin(quickstart(), DATA)
     assert workdir.config().train.epochs == quickstart().train.epochs
     assert workdir.config().model.num_groups is None
-    assert workdir.classes() == {"names": ["a", "b"], "multi_label": False}
-    workdir.begin(quickstart(), CLASSES)  # the same run again
+    assert workdir.data().to_dict() == {**DATA, "class_names": ["a", "b"]}
+    workdir.begin(quickstart(), DATA)  # the same run again
+    workdir.begin(quickstart(), {**DATA, "stack": "Keras 2"})  # a finished one may be used there
 
 
 def test_another_config_is_refused_and_nothing_changes(tmp_path):
     workdir = Workdir(tmp_path)
-    workdir.begin(quickstart(), CLASSES)
+    workdir.begin(quickstart(), DATA)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     other = quickstart("gap")
     other.train.epochs = 77
     with pytest.raises(ValueError) as error:
-        workdir.begin(other, CLASSES)
+        workdir.begin(other, DATA)
     assert "model.head: 'noah' there, 'gap' here" in str(error.value)
     assert "train.epochs: 3 there, 77 here" in str(error.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_other_data_is_refused(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.begin(quickstart(), DATA)
+    for change, message in (
+        ({"class_names": ("a", "c")}, "data: class_names: ['a', 'b'] there, ['a', 'c'] here"),
+        ({"train_examples": 8}, "data: train_examples: 7 there, 8 here"),
+    ):
+        with pytest.raises(ValueError) as error:
+            workdir.begin(quickstart(), {**DATA, **change})
+        assert message in str(error.value)
+
+
+def test_one_process_at_a_time(tmp_path):
+    with (
+        Workdir(tmp_path).locked(),
+        pytest.raises(ValueError, match="Another process is training in"),
+        Workdir(tmp_path).locked(),
+    ):
+        pass
+    with Workdir(tmp_path).locked():  # let go of
+        pass
 
 
 def test_a_folder_without_a_run_says_so(tmp_path):
@@ -44,6 +73,14 @@ def test_epochs_done_again_replace_their_rows(tmp_path):
     workdir.keep_epochs(1)
     workdir.add_epoch({"epoch": 2, "loss": 9})
     assert (tmp_path / "epochs.csv").read_text().split() == ["epoch,loss", "1,0.5", "2,9"]
+
+
+def test_an_epochs_file_that_a_kill_left_empty_is_no_obstacle(tmp_path):
+    workdir = Workdir(tmp_path)
+    (tmp_path / "epochs.csv").write_text("")
+    workdir.keep_epochs(1)
+    workdir.add_epoch({"epoch": 2, "loss": 9})
+    assert (tmp_path / "epochs.csv").read_text().split() == ["epoch,loss", "2,9"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from noah_tf import compare, explain, export
 from noah_tf.datasets.sources import source_from_config
+from noah_tf.workdir import write_whole
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs; resumes what is there.")
@@ -24,7 +25,7 @@ def main(_):
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     rates = [float(rate) for rate in _LEARNING_RATES.value]
     outcome = compare.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
-    (workdir / "comparison.json").write_text(json.dumps(outcome, indent=2))
+    write_whole(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")
 
     picture = explain.explain_run(workdir / "noah", workdir / "explain.png")
     exported = export.export_run(workdir / "noah", "saved_models/digits")
@@ -41,7 +42,7 @@ def main(_):
     print(f"Where NOAH looked: {picture}")
     print(
         f"Exported {exported}; from a PNG's bytes it predicts {predicted} "
-        f"({probability:.1%}), the truth is {source.class_names[int(example['label'])]}."
+        f"({probability:.1%}), the truth is {' and '.join(source.label_names(example['label']))}."
     )
 
 

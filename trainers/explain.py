@@ -12,7 +12,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
 _OUTPUT = flags.DEFINE_string("output", None, "PNG to write; by default WORKDIR/explain.png.")
 _SPLIT = flags.DEFINE_string("split", None, "Split; by default the run's own.")
 _IMAGES = flags.DEFINE_integer("images", 6, "How many images.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Which images: another seed draws others.")
+_SEED = flags.DEFINE_integer("seed", 0, "Which images: another seed draws others.", lower_bound=0)
 
 
 def main(_):

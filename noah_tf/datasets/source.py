@@ -60,6 +60,12 @@ class Source:
         batches = list(self.examples().batch(1024))
         return {key: tf.concat([batch[key] for batch in batches], 0) for key in batches[0]}
 
+    def label_names(self, label):
+        """The names of an example's classes: a tuple, with one name unless `multi_label`."""
+        label = np.asarray(label)
+        indices = np.flatnonzero(label) if self.multi_label else [int(label)]
+        return tuple(self.class_names[index] for index in indices)
+
     def describe(self, index):
         """Words for an example that help to find it: the set, the split, its place or its file."""
         where = f" ({self.files[index]})" if self.files else ""

@@ -45,7 +45,6 @@ def folder_flags(shapes):
         "--config.data.name=folder",
         f"--config.data.data_dir={shapes}",
         "--config.preprocess.image_size=(32, 32)",
-        "--config.preprocess.resize_size=32",
         "--config.train.batch_size=8",
         "--config.train.epochs=1",
         *SMALL,
@@ -108,7 +107,6 @@ def test_cifar10_by_its_tfds_name(shared, tmp_path):
         "--config.data.train_split=train[:512]",
         "--config.data.eval_split=test[:100]",
         "--config.preprocess.image_size=(32, 32)",
-        "--config.preprocess.resize_size=32",
         "--config.augment.flip",
         "--config.train.epochs=1",
         "--workdir=cifar",
@@ -116,7 +114,7 @@ def test_cifar10_by_its_tfds_name(shared, tmp_path):
     )
     assert train.returncode == 0, train.stderr
     assert "examples 100" in train.stdout and "8/8" in train.stdout
-    assert "airplane" in (tmp_path / "cifar" / "classes.json").read_text()
+    assert "airplane" in (tmp_path / "cifar" / "data.json").read_text()
 
 
 @pytest.mark.slow

@@ -15,16 +15,25 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: demo test test-slow test-all test-addons test-addons-slow lint clean
 .DEFAULT_GOAL := test
 
-# $(call find_python,VERSIONS,WANTED): the first interpreter that runs and has one of the versions.
-find_python = for python in $(PYTHON) python3 $(addprefix python,$(1)); do \
-	  $$python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(1)".split())' \
-	    >/dev/null 2>&1 && break; python=; done; \
-	if [ -z "$$python" ]; then echo "make: found no $(2); install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; fi
+# $(call find_python,VERSIONS,WANTED): sets $$python to the first interpreter that runs, has one of
+# the versions, and can make virtual environments; PYTHON=... is the only candidate if it is given.
+find_python = for python in $(if $(PYTHON),'$(PYTHON)',python3 $(addprefix python,$(1))); do \
+	  "$$python" -c 'import ensurepip, sys, venv; \
+	    sys.exit("%d.%d" % sys.version_info[:2] not in "$(1)".split())' >/dev/null 2>&1 && break; \
+	  python=; done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: $(if $(PYTHON),$(PYTHON) is not,found no) $(2) with the module venv; install one (Debian: also python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	  exit 1; fi
 
-# $(call make_venv,FOLDER,EXTRAS): makes the environment that $$python is for, from nothing.
-make_venv = rm -rf $(1) && $$python -m venv $(1) \
-	&& $(1)/bin/python -m pip install --quiet --quiet --upgrade pip \
-	&& $(1)/bin/python -m pip install --quiet --quiet --editable ".[$(2)]" && touch $(1)/.installed
+# $(call make_venv,FOLDER,EXTRAS): makes the environment anew with $$python; if that fails, the old
+# one, if any, stays.
+make_venv = rm -rf $(1).old; [ ! -e $(1) ] || mv $(1) $(1).old; \
+	if "$$python" -m venv $(1) \
+	  && $(1)/bin/python -m pip install --quiet --quiet --upgrade pip \
+	  && $(1)/bin/python -m pip install --quiet --quiet --editable ".[$(2)]"; \
+	then touch $(1)/.installed; rm -rf $(1).old; \
+	else echo "make: $(1) could not be set up; make needs the Python package index for that" >&2; \
+	  rm -rf $(1); [ ! -e $(1).old ] || mv $(1).old $(1); exit 1; fi
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV) (TensorFlow is a large download) ..."

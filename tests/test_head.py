@@ -509,13 +509,6 @@ def test_activation_is_applied_to_the_logits():
     np.testing.assert_array_equal(built(3, activation=doubled)(features), 2 * head(features))
 
 
-def test_every_implementation_gives_the_same_logits():
-    features = features_of(2, 4, 4, 16)
-    np.testing.assert_allclose(
-        built(3, implementation="auto")(features), built(3, implementation="direct")(features)
-    )
-
-
 # Compilation, distribution, export
 
 

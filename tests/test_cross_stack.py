@@ -2,13 +2,15 @@
 
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from recipes import small_recipe
 from shared_data import REPOSITORY
+
+from noah_tf.checkpoint import load_run
+from noah_tf.evaluate import evaluate_run
 
 KERAS_2 = tf.__version__.startswith("2.15.")
 # `make test` and `make test-addons` make these.
@@ -99,17 +101,26 @@ def test_weights_of_the_other_stack_load_here(tmp_path):
         )
 
 
-def test_a_finished_run_of_the_other_stack_is_evaluated_here(shapes, tmp_path):
+def test_a_finished_run_and_its_export_of_the_other_stack_are_used_here(shapes, tmp_path):
     config = small_recipe(shapes)
     config.train.epochs = 1
-    overrides = config.to_json()
-    code = f"""
+    train_and_export = f"""
 import json, ml_collections
+from noah_tf.export import export_run
 from noah_tf.training import train
-print(train(ml_collections.ConfigDict(json.loads({overrides!r})), {str(tmp_path)!r})["loss"])
+result = train(ml_collections.ConfigDict(json.loads({config.to_json()!r})), {str(tmp_path)!r})
+export_run({str(tmp_path)!r}, {str(tmp_path / "saved")!r})
+print(result["loss"])
 """
-    loss = float(run_on(OTHER, code).splitlines()[-1])
-    evaluate = "from noah_tf.evaluate import evaluate_run\nimport sys\n"
-    evaluate += "print(evaluate_run(sys.argv[1])[0]['loss'])"
-    here = float(run_on(sys.executable, evaluate, tmp_path).splitlines()[-1])
-    assert here == pytest.approx(loss, rel=1e-4)
+    loss = float(run_on(OTHER, train_and_export).splitlines()[-1])
+    result, _ = evaluate_run(tmp_path)
+    assert result["loss"] == pytest.approx(loss, rel=1e-4)
+
+    run = load_run(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    loaded = tf.saved_model.load(str(tmp_path / "saved" / "1"))
+    answer = loaded.signatures["serve_tensor"](images=tf.constant(images))
+    prepared = tf.stack([run.preprocessing.evaluation(image) for image in images])
+    np.testing.assert_allclose(
+        answer["logits"], run.model(prepared, training=False), rtol=1e-4, atol=1e-4
+    )

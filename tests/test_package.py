@@ -33,7 +33,7 @@ print(noah_tf.NOAHHead(3)(tf.ones((1, 2, 2, 8))).shape)
     assert process.stdout.strip() == "(1, 3)"
 
 
-def test_the_readme_is_what_the_project_says_of_itself():
+def test_files_and_targets_that_the_readme_names_exist():
     """Names in the README's tables and commands exist."""
     readme = (REPOSITORY / "README.md").read_text()
     for path in re.findall(r"(?:trainers|configs|benchmarks|docs|noah_tf)/[\w/]+\.\w+", readme):

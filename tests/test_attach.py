@@ -1,6 +1,8 @@
 """attach_noah: which feature map it takes, what it leaves as it is, and on how many backbones."""
 
+import gc
 import inspect
+import zlib
 
 import keras_cv
 import numpy as np
@@ -101,6 +103,14 @@ def test_classifier_and_bare_backbone_give_the_same_map(case):
     assert top_layer == bare_layer
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_kept():
+    """Frees a test's models, of which Keras would keep the graphs."""
+    yield
+    tf.keras.backend.clear_session()
+    gc.collect()
+
+
 def train_save_and_load(case, tmp_path):
     model = attach_noah(case.build(include_top=case.has_top), CLASSES)
     x = images(model)
@@ -127,7 +137,8 @@ def one_step(model, x):
 
     Not all: ReLUs of an untrained network can be dead on two images.
     """
-    before = [variable.numpy() for variable in model.trainable_variables]
+    # Checksums, for a second copy of the largest models does not fit beside another test.
+    before = [zlib.crc32(variable.numpy()) for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         logits = model(x, training=True)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[0, 1], logits=logits)
@@ -139,7 +150,7 @@ def one_step(model, x):
     optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
     changed = [
-        not np.array_equal(variable.numpy(), old)
+        zlib.crc32(variable.numpy()) != old
         for variable, old in zip(model.trainable_variables, before, strict=True)
     ]
     assert np.mean(changed) > 0.5

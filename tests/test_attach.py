@@ -104,11 +104,12 @@ def test_classifier_and_bare_backbone_give_the_same_map(case):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_kept():
-    """Frees a test's models, of which Keras would keep the graphs."""
+def large_models_are_not_kept(request):
+    """Frees the models of exhaustive tests; for the others it would cost more than it gives."""
     yield
-    tf.keras.backend.clear_session()
-    gc.collect()
+    if request.node.get_closest_marker("exhaustive"):
+        tf.keras.backend.clear_session()
+        gc.collect()
 
 
 def train_save_and_load(case, tmp_path):

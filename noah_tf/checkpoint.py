@@ -68,7 +68,9 @@ class Checkpoints:
             # A short file is an IndexError or an OpError, another model's an AssertionError.
             except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
                 cause = str(error).strip().split("\n")[0][:200]
-                logging.error("Checkpoint %s cannot be read (%s): trying the last.", path, cause)
+                logging.error(
+                    "Checkpoint %s cannot be read (%s): trying an older one.", path, cause
+                )
             else:
                 self._on_disk = int(self._step.numpy())
                 return self._on_disk

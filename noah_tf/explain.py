@@ -137,23 +137,17 @@ def explain_run(workdir, output=None, split=None, count=6, seed=0):
     output.parent.mkdir(parents=True, exist_ok=True)
     explainer = Explainer(run.model)
     source = source_from_config(run.config.data, split or run.config.data.eval_split)
-    chosen = random_order(seed, size=source.num_examples)[:count]
-    examples = source.examples().filter(lambda e: tf.reduce_any(e["index"] == chosen))
-    examples = list(examples.take(len(chosen)))
+    examples = source.pick(random_order(seed, size=source.num_examples)[:count])
     images = tf.stack([run.preprocessing.evaluation(decode(e["image"])) for e in examples])
-    logits, _ = explainer(images)
-    predicted = logits.argmax(axis=-1)
+    predicted = run.model(images, training=False).numpy().argmax(axis=-1)
     truth = [source.label_names(e["label"]) for e in examples]
-    shown = [
-        _shown_truth(names, run.class_names[guess])
-        for names, guess in zip(truth, predicted, strict=True)
-    ]
     titles = [
         ("photo", f"predicted: {run.class_names[guess]}", f"true: {', '.join(names) or 'none'}")
         for guess, names in zip(predicted, truth, strict=True)
     ]
     classes = [
-        (guess, run.class_names.index(name)) for guess, name in zip(predicted, shown, strict=True)
+        (guess, _true_class(run.class_names, names, guess))
+        for guess, names in zip(predicted, truth, strict=True)
     ]
     _, maps = explainer(images, classes)
     boxes = [e["bbox"].numpy() for e in examples] if "bbox" in examples[0] else None
@@ -162,6 +156,8 @@ def explain_run(workdir, output=None, split=None, count=6, seed=0):
     return output
 
 
-def _shown_truth(names, predicted):
+def _true_class(class_names, true_names, predicted):
     """Of an image's true classes the one to map: the predicted one, if it is true or none is."""
-    return predicted if predicted in names or not names else names[0]
+    if not true_names or class_names[predicted] in true_names:
+        return predicted
+    return class_names.index(true_names[0])

@@ -66,7 +66,9 @@ def export_savedmodel(
         preprocessing = Preprocessing(image_size=_input_size(model))
     top_k = min(top_k, num_classes)
 
-    def answer(images):
+    def answer(inputs, prepare):
+        pixels = tf.TensorSpec((*preprocessing.image_size, 3), tf.float32)
+        images = tf.map_fn(prepare, inputs, fn_output_signature=pixels)
         logits = tf.cast(model(images, training=False), tf.float32)
         scores = tf.sigmoid(logits) if multi_label else tf.nn.softmax(logits)
         probabilities, classes = tf.math.top_k(scores, k=top_k)
@@ -79,13 +81,10 @@ def export_savedmodel(
         }
 
     def from_bytes(image_bytes):
-        pixels = tf.TensorSpec((*preprocessing.image_size, 3), tf.float32)
-        prepare = lambda data: preprocessing.evaluation(decode(data))  # noqa: E731
-        return answer(tf.map_fn(prepare, image_bytes, fn_output_signature=pixels))
+        return answer(image_bytes, lambda data: preprocessing.evaluation(decode(data)))
 
     def from_pixels(images):
-        pixels = tf.TensorSpec((*preprocessing.image_size, 3), tf.float32)
-        return answer(tf.map_fn(preprocessing.evaluation, images, fn_output_signature=pixels))
+        return answer(images, preprocessing.evaluation)
 
     archive = tf.keras.export.ExportArchive()
     archive.track(model)

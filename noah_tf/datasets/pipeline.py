@@ -150,10 +150,9 @@ def corrupt_examples(source, limit=10):
     # A decoder's error does not say which photo it was about, so the gaps are looked for.
     good = {int(index) for index, _ in _map(source.examples(), decoded).ignore_errors()}
     bad = [index for index in range(source.num_examples) if index not in good][:limit]
-    if not bad:
-        return []
-    found = source.examples().filter(lambda example: tf.reduce_any(example["index"] == bad))
-    return [(int(e["index"]), _decoder_message(e["image"])) for e in found.take(len(bad))]
+    return (
+        [(int(e["index"]), _decoder_message(e["image"])) for e in source.pick(bad)] if bad else []
+    )
 
 
 @contextlib.contextmanager

@@ -54,6 +54,12 @@ class Source:
         """
         return self.read(shuffle_seed)
 
+    def pick(self, indices):
+        """The examples at some places of the natural order, in that order: a list of dicts."""
+        indices = tf.constant(indices, tf.int64)
+        found = self.examples().filter(lambda example: tf.reduce_any(example["index"] == indices))
+        return list(found.take(len(indices)))
+
     @functools.cached_property
     def in_memory(self):
         """All examples in natural order, encoded, as one dict of tensors (read once, then kept)."""

@@ -3,16 +3,18 @@
 #   make test         the ordinary tests, on the newest TensorFlow with Keras 3
 #   make test-addons  the same on TensorFlow 2.15 with Keras 2 and TensorFlow Addons
 #   make test-slow, make test-addons-slow   the tests marked slow, on either stack
+#   make test-torch   the tests that need PyTorch, which has an environment of its own
 #   make test-all     every test, with every model of Keras applications and KerasCV
 #   make lint         ruff
 # PYTHON=/path/to/python3 chooses the interpreter, DEMO="--flag=value" passes flags to the demo.
 
 VENV := .venv
 VENV_ADDONS := .venv-addons
+VENV_TORCH := .venv-torch
 PYTEST := -m pytest -n 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-slow test-all test-addons test-addons-slow lint clean
+.PHONY: demo test test-slow test-all test-addons test-addons-slow test-torch lint clean
 .DEFAULT_GOAL := test
 
 # $(call find_python,VERSIONS,WANTED): sets $$python to the first interpreter that runs, has one of
@@ -25,12 +27,12 @@ find_python = for python in $(if $(PYTHON),'$(PYTHON)',python3 $(addprefix pytho
 	  echo "make: $(if $(PYTHON),$(PYTHON) is not,found no) $(2) with the module venv; install one (Debian: also python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
 	  exit 1; fi
 
-# $(call make_venv,FOLDER,EXTRAS): makes the environment anew with $$python; if that fails, the old
-# one, if any, stays.
+# $(call make_venv,FOLDER,EXTRAS,MORE): makes the environment anew with $$python, the package with
+# its extras and MORE in it; if that fails, the old one, if any, stays.
 make_venv = rm -rf $(1).old; [ ! -e $(1) ] || mv $(1) $(1).old; \
 	if "$$python" -m venv $(1) \
 	  && $(1)/bin/python -m pip install --quiet --quiet --upgrade pip \
-	  && $(1)/bin/python -m pip install --quiet --quiet --editable ".[$(2)]"; \
+	  && $(1)/bin/python -m pip install --quiet --quiet --editable ".[$(2)]" $(3); \
 	then touch $(1)/.installed; rm -rf $(1).old; \
 	else echo "make: $(1) could not be set up; make needs the Python package index for that" >&2; \
 	  rm -rf $(1); [ ! -e $(1).old ] || mv $(1).old $(1); exit 1; fi
@@ -42,6 +44,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_ADDONS) (TensorFlow is a large download) ..."
 	@$(call find_python,3.11 3.10,Python 3.10 or 3.11 (TensorFlow 2.15 needs one of them)); $(call make_venv,$(VENV_ADDONS),addons$(COMMA)test)
+
+# One version, so that pip does not look for a newer one where a wheel of it lies at hand.
+$(VENV_TORCH)/.installed: setup.cfg pyproject.toml
+	@echo "Setting up $(VENV_TORCH) (TensorFlow and PyTorch are large downloads) ..."
+	@$(call find_python,3.11 3.12 3.13 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV_TORCH),test$(COMMA)torch,torch==2.13.0)
 
 COMMA := ,
 
@@ -65,9 +72,12 @@ test-addons: $(VENV_ADDONS)/.installed
 test-addons-slow: $(VENV_ADDONS)/.installed
 	$(VENV_ADDONS)/bin/python $(PYTEST) -m "slow and not exhaustive and not gpu"
 
+test-torch: $(VENV_TORCH)/.installed
+	$(VENV_TORCH)/bin/python $(PYTEST) tests/test_official_torch.py
+
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV_ADDONS) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_TORCH) build dist *.egg-info

@@ -7,6 +7,17 @@ check_keras()
 from noah_tf.attach import attach_noah  # noqa: E402
 from noah_tf.export import export_savedmodel  # noqa: E402
 from noah_tf.head import NOAHHead  # noqa: E402
+from noah_tf.official import load_official_weights, save_official_weights  # noqa: E402
 from noah_tf.version import __version__  # noqa: E402
+from noah_tf.zoo import create_model, list_models  # noqa: E402
 
-__all__ = ["NOAHHead", "__version__", "attach_noah", "export_savedmodel"]
+__all__ = [
+    "NOAHHead",
+    "__version__",
+    "attach_noah",
+    "create_model",
+    "export_savedmodel",
+    "list_models",
+    "load_official_weights",
+    "save_official_weights",
+]

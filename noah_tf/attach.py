@@ -17,7 +17,7 @@ from noah_tf.feature_map import (
     positions,
     weighted_layers,
 )
-from noah_tf.head import NOAHHead, checked_key_ratio, positive_int
+from noah_tf.head import NOAHHead, checked_key_ratio, logits_dtype, positive_int
 
 # N and r of the families that the paper trains (section 4 and its released code), by the names
 # that Keras applications, KerasCV and KerasHub give their models, in lower case without
@@ -25,7 +25,7 @@ from noah_tf.head import NOAHHead, checked_key_ratio, positive_int
 _PAPER_FAMILIES = (
     (re.compile(r"^resnet(?!rs)"), lambda channels: (4, 1 / 8 if channels >= 2048 else 1 / 2)),
     (re.compile(r"^(mobilenetv[23]|shufflenetv2)"), lambda channels: (8, 1 / 4)),
-    (re.compile(r"^(vit|deit|pvt|pyramidvision|mlpmixer|gmlp)"), lambda channels: (4, 1 / 2)),
+    (re.compile(r"^(vit|deit|pvt|pyramidvision|(mlp)?mixer|gmlp)"), lambda channels: (4, 1 / 2)),
 )
 _FALLBACK_GROUPS = 4
 _FALLBACK_RATIO = 1 / 2
@@ -43,6 +43,8 @@ def attach_noah(
     head="noah",
     drop_class_token="auto",
     activation=None,
+    kernel_initializer=None,
+    bias_initializer="zeros",
     name=None,
 ):
     """Puts a NOAH head, or a plain one, on the last feature map of a Keras model.
@@ -71,6 +73,9 @@ def attach_noah(
             (B, L, C): True for 1, False for 0, or a number. "auto" drops one where L - 1 is a
             square and L is not; where L is unknown it drops none and warns.
         activation: what to apply to the logits; None leaves logits.
+        kernel_initializer: initializer of the head's kernels; None is `NOAHHead`'s own, or for
+            the plain head that of a Keras dense layer.
+        bias_initializer: initializer of the head's biases.
         name: name of the new model; by default the backbone's with "_noah" or "_gap" behind it.
 
     Returns:
@@ -111,11 +116,26 @@ def attach_noah(
         names = [model.name for model in (*feature_map.models, backbone)]
         names += [type(model).__name__ for model in (*feature_map.models, backbone)]
         num_groups, key_ratio = _groups_and_ratio(names, features.shape[-1], num_groups, key_ratio)
-        logits = NOAHHead(
-            num_classes, num_groups, key_ratio, dropout, activation=activation, name="noah_head"
-        )(features)
+        head_layer = NOAHHead(
+            num_classes,
+            num_groups,
+            key_ratio,
+            dropout,
+            activation=activation,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            name="noah_head",
+        )
+        logits = head_layer(features)
     else:
-        logits = _gap_head(features, num_classes, dropout, activation)
+        logits = _gap_head(
+            features,
+            num_classes,
+            dropout,
+            activation=activation,
+            kernel_initializer=kernel_initializer or "glorot_uniform",
+            bias_initializer=bias_initializer,
+        )
     model = tf.keras.Model(inputs, logits, name=name or f"{backbone.name}_{head}")
     model.noah_feature_layer = feature_layer_name(model)
     model.noah_discarded_layers = _discarded_layers(backbone, model)
@@ -313,16 +333,15 @@ def _divides(num_groups, channels, key_ratio):
     )
 
 
-def _gap_head(features, num_classes, dropout, activation):
-    """Global average pooling, dropout and a linear layer; float32, as NOAH's sums are."""
+def _gap_head(features, num_classes, dropout, **dense_arguments):
+    """Global average pooling, dropout and a linear layer, in the precision that NOAH sums in."""
     layers = tf.keras.layers
+    dtype = logits_dtype(features.dtype)
     pool = layers.GlobalAveragePooling1D if len(features.shape) == 3 else None
     pool = pool or layers.GlobalAveragePooling2D
-    vector = pool(name="gap_pool", dtype="float32")(features)
-    vector = layers.Dropout(dropout, name="gap_dropout", dtype="float32")(vector)
-    return layers.Dense(num_classes, activation=activation, name="gap_logits", dtype="float32")(
-        vector
-    )
+    vector = pool(name="gap_pool", dtype=dtype)(features)
+    vector = layers.Dropout(dropout, name="gap_dropout", dtype=dtype)(vector)
+    return layers.Dense(num_classes, name="gap_logits", dtype=dtype, **dense_arguments)(vector)
 
 
 def _discarded_layers(backbone, model):

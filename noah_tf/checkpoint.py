@@ -8,8 +8,9 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from noah_tf import preprocess, zoo
+from noah_tf import preprocess
 from noah_tf.distribute import precision
+from noah_tf.model_config import model_from_config
 from noah_tf.workdir import Workdir
 
 STACK = "Keras 2" if tf.__version__.startswith("2.15.") else "Keras 3"
@@ -125,7 +126,7 @@ def load_run(path):
     config, data = workdir.config(), workdir.data()
     preprocessing = preprocess.Preprocessing.from_dict(config.preprocess.to_dict())
     with precision(config.precision):
-        model = zoo.model_from_config(config.model, preprocessing.image_size, len(data.class_names))
+        model = model_from_config(config.model, preprocessing.image_size, len(data.class_names))
     result = workdir.result()
     if result is not None:
         model.load_weights(str(workdir.weights))

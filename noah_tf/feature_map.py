@@ -18,10 +18,10 @@ _GLOBAL_POOLING = tuple(
     for rank in (1, 2, 3)
 )
 _AVERAGE_POOLING = (tf.keras.layers.AveragePooling1D, tf.keras.layers.AveragePooling2D)
-# Operations without a layer of their own, such as a mean or x[:, :1]: Keras 3 gives each a class,
-# Keras 2 wraps them in a TFOpLambda or SlicingOpLambda.
+# A mean, or a selection of the class token. Operations without a layer of their own: Keras 3 gives
+# each a class, Keras 2 wraps them in a TFOpLambda or SlicingOpLambda.
 _REDUCING_OPERATIONS = frozenset(
-    ("Mean", "Max", "GetItem", "TFOpLambda", "SlicingOpLambda", "Lambda")
+    ("Mean", "Max", "GetItem", "TFOpLambda", "SlicingOpLambda", "Lambda", "Cropping1D")
 )
 
 

@@ -98,9 +98,7 @@ class NOAHHead(tf.keras.layers.Layer):
         self.num_classes = positive_int("num_classes", num_classes)
         self.num_groups = positive_int("num_groups", num_groups)
         self.key_ratio = checked_key_ratio(key_ratio)
-        if not _is_number(dropout) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be a number in [0, 1), got {dropout!r}.")
-        self.dropout = float(dropout)
+        self.dropout = checked_rate("dropout", dropout)
         if implementation not in ("auto", "direct"):
             raise ValueError(f"implementation must be 'auto' or 'direct', got {implementation!r}.")
         self.implementation = implementation
@@ -238,7 +236,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     @property
     def _logits_dtype(self):
-        return "float64" if self.compute_dtype == "float64" else "float32"
+        return logits_dtype(self.compute_dtype)
 
     def _keys_and_values(self, features):
         """(B, L, Ck) and (B, L, Cv) of features (B, H, W, C) or (B, L, C)."""
@@ -359,11 +357,23 @@ def _independent(initializer, draw):
     return type(initializer).from_config({**config, "seed": None if seed is None else seed + draw})
 
 
+def logits_dtype(compute_dtype):
+    """What sums over features of a dtype, and so the logits, are computed in."""
+    return "float64" if compute_dtype == "float64" else "float32"
+
+
 def positive_int(name, value):
     """The argument `name` as an int, or a ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
     return int(value)
+
+
+def checked_rate(name, value):
+    """`value` as a float, if it is a rate of dropout."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}.")
+    return float(value)
 
 
 def checked_key_ratio(value):

@@ -1,63 +1,378 @@
-"""Models by name."""
+"""The paper's models by name: the table of what it reports, and `create_model`."""
+
+import difflib
+import fnmatch
+import inspect
+import pathlib
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from noah_tf.attach import attach_noah
+from noah_tf.backbones import (
+    deit,
+    gmlp,
+    layers,
+    mixer,
+    mobilenet_v2,
+    mobilenet_v3,
+    pvt,
+    resnet,
+    shufflenet_v2,
+)
+from noah_tf.head import checked_rate, positive_int
+from noah_tf.preprocess import Preprocessing
 
-LIBRARIES = ("tf.keras.applications", "keras_cv.models")
+
+class Row(NamedTuple):
+    """What the paper says of an architecture.
+
+    Attributes:
+        num_groups: N of its NOAH head.
+        key_ratio: r of its NOAH head.
+        dropout: rate of the NOAH head's dropout while training; the standard head has none.
+        parameters: trainable parameters of the standard model that the released code builds.
+        noah_parameters: those of the NOAH model.
+        printed: millions of parameters that the authors print for the standard model.
+        noah_printed: those for the NOAH model.
+        top1: ImageNet top-1 in percent that the authors report for the standard model.
+        noah_top1: that for the NOAH model.
+    """
+
+    num_groups: int
+    key_ratio: float
+    dropout: float
+    parameters: int
+    noah_parameters: int
+    printed: float
+    noah_printed: float
+    top1: float
+    noah_top1: float
 
 
-def library_backbone(name, **arguments):
-    """A backbone of Keras applications or KerasCV.
+# fmt: off
+ARCHITECTURES = {
+    #                                N    r  drop  parameters        NOAH  printed,NOAH   top-1,  NOAH
+    "resnet18":                  Row(4, 1/2, 0.1, 11_689_512, 11_696_512, 11.69, 11.70, 70.25, 71.81),
+    "resnet50":                  Row(4, 1/8, 0.0, 25_557_032, 25_564_032, 25.56, 25.56, 76.23, 77.25),
+    "resnet101":                 Row(4, 1/8, 0.0, 44_549_160, 44_556_160, 44.55, 44.56, 77.41, 78.22),
+    "resnet152":                 Row(4, 1/8, 0.0, 60_192_808, 60_199_808, 60.19, 60.20, 78.16, 78.57),
+    "mobilenetv2_100":           Row(8, 1/4, 0.2,  3_504_872,  3_519_872,  3.50,  3.52, 72.02, 73.35),
+    "mobilenetv2_075":           Row(8, 1/4, 0.0,  2_636_424,  2_651_424,  2.64,  2.65, 69.65, 71.44),
+    "mobilenetv2_050":           Row(8, 1/4, 0.0,  1_968_680,  1_983_680,  1.97,  1.98, 64.30, 67.44),
+    "mobilenetv2_035":           Row(8, 1/4, 0.0,  1_677_128,  1_692_128,  1.68,  1.69, 59.62, 63.40),
+    "mobilenetv3_small":         Row(8, 1/4, 0.2,  2_938_368,  2_953_368,  2.94,  2.95, 67.11, 68.92),
+    "shufflenetv2_100":          Row(8, 1/4, 0.0,  2_278_604,  2_293_604,  2.28,  2.29, 69.43, 70.72),
+    "deit_base_patch16_224":     Row(4, 1/2, 0.1, 86_567_656, 86_573_120, 86.86, 86.86, 81.85, 82.22),
+    "deit_small_patch16_224":    Row(4, 1/2, 0.1, 22_050_664, 22_056_896, 22.06, 22.06, 79.78, 80.56),
+    "deit_tiny_patch16_224":     Row(4, 1/2, 0.1,  5_717_416,  5_724_032,  5.72,  5.72, 72.16, 74.29),
+    "deit_tiny_075_patch16_224": Row(4, 1/2, 0.1,  3_368_824,  3_375_536,  3.29,  3.30, 62.55, 66.64),
+    "deit_tiny_050_patch16_224": Row(4, 1/2, 0.1,  1_646_728,  1_653_536,  1.53,  1.54, 51.36, 56.66),
+    "pvt_tiny":                  Row(4, 1/2, 0.1, 13_229_288, 13_235_264, 13.23, 13.24, 75.10, 76.51),
+    "pvt_tiny_075":              Row(4, 1/2, 0.1,  7_618_216,  7_624_448,  7.62,  7.62, 71.81, 74.22),
+    "pvt_tiny_050":              Row(4, 1/2, 0.1,  3_543_144,  3_549_632,  3.54,  3.55, 65.33, 68.50),
+    "mixer_b16_224":             Row(4, 1/2, 0.1, 59_880_472, 59_887_472, 59.88, 59.88, 77.14, 77.49),
+    "mixer_s16_224":             Row(4, 1/2, 0.1, 18_528_264, 18_535_264, 18.53, 18.54, 74.18, 75.09),
+    "mixer_s16_075_224":         Row(4, 1/2, 0.1, 10_751_112, 10_758_112, 10.75, 10.76, 71.13, 72.32),
+    "mixer_s16_050_224":         Row(4, 1/2, 0.1,  5_071_112,  5_078_112,  5.07,  5.08, 65.22, 66.81),
+    "gmlp_s16_224":              Row(4, 1/2, 0.1, 19_422_656, 19_429_656, 19.42, 19.42, 79.65, 79.95),
+    "gmlp_ti16_224":             Row(4, 1/2, 0.1,  5_867_328,  5_874_328,  5.87,  5.87, 72.05, 73.39),
+    "gmlp_ti16_075_224":         Row(4, 1/2, 0.1,  3_860_896,  3_867_896,  3.91,  3.91, 65.95, 67.71),
+    "gmlp_ti16_050_224":         Row(4, 1/2, 0.1,  2_407_424,  2_414_424,  2.41,  2.41, 54.99, 56.89),
+}
+# fmt: on
+
+
+class _Family(NamedTuple):
+    """How the architectures of a family become models.
+
+    Attributes:
+        module: its module in `noah_tf.backbones`.
+        noah: what the NOAH model's backbone is built with.
+        standard: what the standard model's backbone is built with.
+        head: the standard head, `attach_noah`'s pooling and linear layer or a function of
+            features, num_classes, dropout, activation.
+        head_initializers: channels → the initializers of the linear layer behind the pooling.
+        noah_initializer: num_groups → the initializer of the NOAH head's kernels.
+        preprocessing: what evaluation does besides cutting out the centre.
+        crop: share of the short side that is left of it.
+    """
+
+    module: object
+    noah: dict = {}
+    standard: dict = {}
+    head: Callable | None = None
+    head_initializers: Callable = lambda channels: {"kernel_initializer": layers.normal(0.01)}
+    noah_initializer: Callable = lambda num_groups: None
+    preprocessing: dict = {}
+    crop: float = 224 / 256
+
+
+_TRANSFORMER = {
+    "standard": {"class_token": True},
+    "head": layers.class_token_head,
+    "preprocessing": {"interpolation": "bicubic"},
+}
+_MLP = {
+    "head_initializers": lambda channels: {"kernel_initializer": "zeros"},
+    "noah_initializer": layers.lecun_normal_per_group,
+    "preprocessing": {"interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3},
+    "crop": 0.9,
+}
+_FAMILIES = (
+    _Family(resnet),
+    _Family(mobilenet_v2),
+    _Family(
+        mobilenet_v3,
+        noah={"expand_map": True},
+        standard={"expand_map": False},
+        head=mobilenet_v3.standard_head,
+    ),
+    _Family(
+        shufflenet_v2,
+        head_initializers=lambda channels: {
+            "kernel_initializer": layers.torch_uniform(channels),
+            "bias_initializer": layers.torch_uniform(channels),
+        },
+    ),
+    _Family(deit, **_TRANSFORMER),
+    _Family(pvt, **_TRANSFORMER),
+    _Family(mixer, **_MLP),
+    _Family(gmlp, **_MLP),
+)
+_FAMILY_OF = {name: family for family in _FAMILIES for name in family.module.VARIANTS}
+
+
+def list_models(pattern="*"):
+    """The names that `create_model` takes, those that match a pattern.
 
     Args:
-        name: where it is, "tf.keras.applications.MobileNetV2" or "keras_cv.models.ResNetBackbone".
-        **arguments: what it is called with.
+        pattern: wildcards as in file names: "*", "?", "[...]".
 
     Returns:
-        A Keras model.
-
-    Raises:
-        ValueError: the name is of another library, or the library has no such model.
+        A list of names: of each of the paper's architectures the standard model and "noah_" of it.
 
     Example:
 
-    >>> backbone = library_backbone(
-    ...     "tf.keras.applications.MobileNetV2", weights=None, input_shape=(96, 96, 3))
+    >>> noah_tf.list_models("*resnet18")
+    ['resnet18', 'noah_resnet18']
     """
-    library, _, model = name.rpartition(".")
-    if library == "tf.keras.applications":
-        namespace = tf.keras.applications
-    elif library == "keras_cv.models":
-        from keras_cv import models as namespace
-    else:
-        raise ValueError(f"backbone must be of {' or '.join(LIBRARIES)}, got {name!r}.")
-    if not callable(getattr(namespace, model, None)):
-        raise ValueError(f"{library} has no model {model!r}.")
-    return getattr(namespace, model)(**arguments)
+    names = [prefix + name for name in ARCHITECTURES for prefix in ("", "noah_")]
+    return fnmatch.filter(names, pattern)
 
 
-def model_from_config(config, image_size, num_classes):
-    """The classifier that the `model` section of a recipe describes.
+def create_model(
+    name,
+    num_classes=1000,
+    input_shape=(224, 224, 3),
+    weights=None,
+    num_groups=None,
+    key_ratio=None,
+    dropout=None,
+    drop_path=0.0,
+    mlp_dropout=0.0,
+    pre_logits=None,
+    include_top=True,
+    activation=None,
+    weights_head="load",
+    weights_ema=False,
+):
+    """One of the paper's models, as the reference implementation builds and initialises it.
+
+    Where weights come from, the first that there is: the checkpoint of a run that is resumed (in
+    training only), `weights`, the reference's random initialisation.
 
     Args:
-        config: `backbone` (a name for `library_backbone`), `backbone_args` (its arguments),
-            `head` ("noah" or "gap"), `num_groups`, `key_ratio` (None for the paper's choice) and
-            `dropout`.
-        image_size: (height, width) in pixels.
+        name: one of `list_models()`; with "noah_" in front the model has a NOAH head.
         num_classes: number of classes.
+        input_shape: (height, width, channels). DeiT wants multiples of 16 pixels, PVT of 32;
+            Mixer and gMLP take 224x224 alone; the others take any size, even None.
+        weights: path of weights to start from: a checkpoint of the authors (.pth, .pt, .tar), the
+            same as .safetensors, or a Keras .weights.h5; see `load_official_weights`.
+        num_groups: N of the NOAH head; None is the paper's.
+        key_ratio: r of the NOAH head; None is the paper's.
+        dropout: rate of the head's dropout while training; None is the paper's.
+        drop_path: rate at which images skip a block while training (stochastic depth). Rises
+            linearly from 0 to it; in Mixer and gMLP all blocks have it.
+        mlp_dropout: rate of the dropout in the MLPs of DeiT, PVT, Mixer and gMLP.
+        pre_logits: DeiT: whether a linear layer to 192 channels and a tanh stand before the head.
+            None is as released: in the x0.75 and x0.5 models. The parameters that the paper
+            prints are without.
+        include_top: whether the model has a head. Without, it is a backbone for `attach_noah`,
+            images to the last feature map or tokens, and what says how the head is has no effect.
+        activation: what to apply to the logits; None leaves logits.
+        weights_head: "load", or "skip" to leave the head fresh, as for another num_classes.
+        weights_ema: whether to take the averaged weights of the checkpoint.
 
     Returns:
-        A Keras model, (B, height, width, 3) to logits (B, num_classes).
+        A functional `tf.keras.Model` named `name`, normalised images (see `preprocessing_for`) to
+        logits (B, num_classes). The layers with weights have the reference's names.
+
+    Raises:
+        ValueError: there is no such model, it has no such option, the sizes do not fit it, or the
+            weights are not its own.
+        FileNotFoundError: there is no file of weights.
+
+    Example:
+
+    >>> model = noah_tf.create_model("noah_resnet18")
+    >>> model.count_params()
+    11706112
+    >>> backbone = noah_tf.create_model("mobilenetv2_050", include_top=False)
+    >>> model = noah_tf.attach_noah(backbone, num_classes=10)
+
+    Reference: arXiv 2402.02377, section 4.
     """
-    backbone = library_backbone(
-        config.backbone, input_shape=(*image_size, 3), **config.backbone_args.to_dict()
+    row, is_noah = model_info(name)
+    architecture = name.removeprefix("noah_")
+    family = _FAMILY_OF[architecture]
+    positive_int("num_classes", num_classes)
+    dropout = checked_rate(
+        "dropout", (row.dropout if is_noah else 0.0) if dropout is None else dropout
     )
-    return attach_noah(
-        backbone,
-        num_classes=num_classes,
-        num_groups=config.num_groups,
-        key_ratio=config.key_ratio,
-        dropout=config.dropout,
-        head=config.head,
+    if weights_head not in ("load", "skip"):
+        raise ValueError(f"weights_head must be 'load' or 'skip', got {weights_head!r}.")
+    options = {
+        "drop_path": checked_rate("drop_path", drop_path),
+        "mlp_dropout": checked_rate("mlp_dropout", mlp_dropout),
+        "pre_logits": pre_logits,
+    }
+    backbone = family.module.build(
+        architecture,
+        input_shape,
+        **(family.noah if is_noah else family.standard),
+        **_known_options(name, family, options),
     )
+    if not include_top:
+        model = backbone
+    elif is_noah:
+        num_groups = row.num_groups if num_groups is None else num_groups
+        model = attach_noah(
+            backbone,
+            num_classes,
+            positive_int("num_groups", num_groups),
+            row.key_ratio if key_ratio is None else key_ratio,
+            dropout,
+            drop_class_token=False,
+            activation=activation,
+            kernel_initializer=family.noah_initializer(num_groups),
+            name=name,
+        )
+    else:
+        _refuse_noah_options(name, num_groups=num_groups, key_ratio=key_ratio)
+        model = _standard_model(family, backbone, num_classes, dropout, activation, name)
+    if weights is not None:
+        head = weights_head if include_top else "skip"
+        load_weights(model, weights, head=head, ema=weights_ema)
+    return model
+
+
+def model_info(name):
+    """What the paper says of a model.
+
+    Args:
+        name: one of `list_models()`.
+
+    Returns:
+        The `Row` of its architecture, and whether the model has a NOAH head.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if name not in list_models():
+        near = difflib.get_close_matches(str(name), list_models(), n=3, cutoff=0)
+        raise ValueError(
+            f"There is no model {name!r}; the nearest are {', '.join(near)}. "
+            "noah_tf.list_models() has all."
+        )
+    return ARCHITECTURES[name.removeprefix("noah_")], name.startswith("noah_")
+
+
+def preprocessing_for(name, image_size=(224, 224)):
+    """How the paper evaluates a model: scale the short side, cut out the centre, normalise.
+
+    Args:
+        name: one of `list_models()`.
+        image_size: (height, width) that the model takes, in pixels.
+
+    Returns:
+        A `preprocess.Preprocessing`.
+    """
+    model_info(name)
+    family = _FAMILY_OF[name.removeprefix("noah_")]
+    resize_size = int(min(image_size) / family.crop)
+    return Preprocessing(image_size, resize_size, **family.preprocessing)
+
+
+def load_weights(model, path, head="load", ema=False):
+    """Loads a file of weights into a model, by the end of its name.
+
+    Args:
+        model: a Keras model.
+        path: .weights.h5 of either Keras, or a checkpoint for `load_official_weights`.
+        head: "load", or "skip" to leave the head as it is; for checkpoints.
+        ema: whether to take the averaged weights; for checkpoints.
+
+    Raises:
+        ValueError: the weights are not the model's.
+        FileNotFoundError: there is no such file.
+    """
+    if not str(path).endswith(".h5"):
+        from noah_tf.official import load_official_weights
+
+        load_official_weights(model, path, head=head, ema=ema)
+        return
+    if head != "load" or ema:
+        raise ValueError(
+            f"{path} holds a whole Keras model: head={head!r} and ema={ema} are for checkpoints of "
+            "the reference implementation."
+        )
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"There are no weights at {path}.")
+    try:
+        with warnings.catch_warnings():
+            # Keras 3 only warns of some layers that a file does not have.
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(str(path))
+    except (ValueError, OSError, KeyError, IndexError, UserWarning) as error:
+        raise ValueError(f"{path} does not fit {model.name}: {error}") from error
+
+
+def _known_options(name, family, options):
+    """The options that are set; refuses those that the family has not."""
+    known = inspect.signature(family.module.build).parameters
+    given = {key: value for key, value in options.items() if value or value is False}
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"{name} has no {key}, got {key}={value!r}: leave it out.")
+    return given
+
+
+def _refuse_noah_options(name, **options):
+    for key, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} has no NOAH head, so {key}={value!r} has no meaning: create "
+                f"'noah_{name}', or leave it out."
+            )
+
+
+def _standard_model(family, backbone, num_classes, dropout, activation, name):
+    (features,) = backbone.outputs
+    if family.head is None:
+        return attach_noah(
+            backbone,
+            num_classes,
+            dropout=dropout,
+            head="gap",
+            drop_class_token=False,
+            activation=activation,
+            name=name,
+            **family.head_initializers(features.shape[-1]),
+        )
+    logits = family.head(features, num_classes, dropout, activation)
+    model = tf.keras.Model(backbone.input, logits, name=name)
+    model.noah_feature_layer = backbone.layers[-1].name
+    return model

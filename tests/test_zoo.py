@@ -1,45 +1,337 @@
-"""Models by name."""
+"""The paper's models by name: the table, the options, what is refused."""
 
+import numpy as np
 import pytest
-from recipes import quickstart
+import tensorflow as tf
 
+import noah_tf
 from noah_tf import NOAHHead, zoo
 
-
-def test_a_recipe_becomes_a_model_with_its_head():
-    config = quickstart().model
-    config.dropout = 0.25
-    model = zoo.model_from_config(config, (64, 64), num_classes=7)
-    assert model.input_shape == (None, 64, 64, 3)
-    assert model.output_shape == (None, 7)
-    (head,) = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
-    assert head.dropout == 0.25
-
-
-def test_both_heads_have_the_same_backbone():
-    noah, gap = (
-        zoo.model_from_config(quickstart(head).model, (64, 64), 10) for head in ("noah", "gap")
-    )
-    assert noah.count_params() - gap.count_params() == (2 * 4 - 1) * 10
+# The smallest model of each family, and an image size that makes it quick.
+SMALL = {
+    "resnet18": 64,
+    "mobilenetv2_035": 64,
+    "mobilenetv3_small": 64,
+    "shufflenetv2_100": 64,
+    "deit_tiny_050_patch16_224": 48,
+    "pvt_tiny_050": 64,
+    "mixer_s16_050_224": 224,
+    "gmlp_ti16_050_224": 224,
+}
+BOTH = [prefix + name for name in SMALL for prefix in ("", "noah_")]
 
 
-def test_keras_applications():
-    model = zoo.library_backbone(
-        "tf.keras.applications.MobileNetV2", weights=None, input_shape=(32, 32, 3), alpha=0.35
-    )
-    assert model.output_shape[-1] == 1000
+def small(name, **arguments):
+    size = SMALL[name.removeprefix("noah_")]
+    return noah_tf.create_model(name, input_shape=(size, size, 3), **arguments)
+
+
+def images_for(model, count=2):
+    return np.random.default_rng(0).normal(size=(count, *model.input_shape[1:])).astype("float32")
+
+
+def test_there_are_52():
+    names = noah_tf.list_models()
+    assert len(names) == len(set(names)) == 52
+    assert sum(name.startswith("noah_") for name in names) == 26
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("pattern", "names"),
     [
-        ("timm.models.resnet18", "must be of tf.keras.applications or keras_cv.models"),
-        ("os.system", "must be of"),
-        ("tf.keras.applications.ResNet5", "has no model 'ResNet5'"),
-        ("keras_cv.models.NoSuchBackbone", "has no model 'NoSuchBackbone'"),
-        ("tf.keras.applications.resnet", "has no model 'resnet'"),
+        ("*resnet18", ["resnet18", "noah_resnet18"]),
+        ("noah_mobilenetv2_0[35]*", ["noah_mobilenetv2_050", "noah_mobilenetv2_035"]),
+        ("nothing*", []),
     ],
 )
-def test_names_of_nothing_are_refused(name, message):
-    with pytest.raises(ValueError, match=message):
-        zoo.library_backbone(name)
+def test_models_are_listed_by_wildcard(pattern, names):
+    assert noah_tf.list_models(pattern) == names
+
+
+@pytest.mark.parametrize("name", noah_tf.list_models())
+def test_every_model_has_the_tables_parameters(name):
+    row, is_noah = zoo.model_info(name)
+    model = noah_tf.create_model(name)
+    parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert parameters == (row.noah_parameters if is_noah else row.parameters)
+    assert model.name == name
+    assert model.output_shape == (None, 1000)
+    assert model.output.dtype == "float32"
+    if is_noah:
+        head = model.get_layer("noah_head")
+        assert (head.num_groups, head.key_ratio) == (row.num_groups, row.key_ratio)
+        assert head.dropout == row.dropout
+
+
+def test_parameters_without_pre_logits_are_those_printed():
+    for name in ("deit_tiny_075_patch16_224", "deit_tiny_050_patch16_224"):
+        row, _ = zoo.model_info(name)
+        for model_name, printed in ((name, row.printed), (f"noah_{name}", row.noah_printed)):
+            model = noah_tf.create_model(model_name, pre_logits=False)
+            assert f"{model.count_params() / 1e6:.2f}" == f"{printed:.2f}"
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_another_number_of_classes(name):
+    model = small(name, num_classes=7, dropout=0.5)
+    images = images_for(model)
+    logits = model(images, training=False).numpy()
+    assert logits.shape == (2, 7)
+    assert np.isfinite(logits).all()
+    # Mixer's and gMLP's standard head starts at zero, as the reference's does.
+    starts_at_zero = name in ("mixer_s16_050_224", "gmlp_ti16_050_224")
+    assert (np.ptp(logits) == 0) == starts_at_zero
+    if not starts_at_zero:
+        again, other = (model(images, training=True).numpy() for _ in range(2))
+        assert not np.array_equal(again, other)  # the dropout is there
+
+
+@pytest.mark.parametrize("name", [name for name in BOTH if name.startswith("noah_")])
+def test_other_groups_and_ratio(name):
+    model = small(name, num_classes=5, num_groups=2, key_ratio=0.75)
+    head = model.get_layer("noah_head")
+    assert (head.num_groups, head.key_ratio) == (2, 0.75)
+    assert model(images_for(model), training=False).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("noah_resnet18", (40, 72)),
+        ("mobilenetv3_small", (96, 33)),
+        ("noah_shufflenetv2_100", (64, 96)),
+        ("deit_tiny_patch16_224", (48, 80)),
+        ("noah_deit_tiny_patch16_224", (16, 32)),
+        ("noah_deit_tiny_patch16_224", (32, 80)),  # 2 x 5 patches: nine and one more
+        ("pvt_tiny_050", (64, 96)),
+        ("noah_pvt_tiny_050", (96, 32)),
+    ],
+)
+def test_other_image_sizes(name, size):
+    model = noah_tf.create_model(name, num_classes=3, input_shape=(*size, 3))
+    assert model(images_for(model), training=False).shape == (2, 3)
+    tokens = [layer for layer in model.layers if hasattr(layer, "grid")]
+    for layer in tokens:
+        rows, columns = layer.grid
+        assert layer.embedding.shape[1] == rows * columns + layer.num_prefix_tokens
+
+
+@pytest.mark.parametrize(
+    "name", ["noah_resnet18", "mobilenetv2_035", "noah_mobilenetv3_small", "shufflenetv2_100"]
+)
+def test_convolutional_models_take_any_image_size(name):
+    model = noah_tf.create_model(name, num_classes=3, input_shape=(None, None, 3))
+    fixed = noah_tf.create_model(name, num_classes=3, input_shape=(64, 96, 3))
+    fixed.set_weights(model.get_weights())
+    images = images_for(fixed)
+    np.testing.assert_allclose(
+        model(images, training=False), fixed(images, training=False), rtol=1e-4, atol=1e-5
+    )
+    assert model(images[:, :48, :80], training=False).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_bare_backbone_takes_the_head(name):
+    backbone = small(name, include_top=False)
+    assert len(backbone.output_shape) in (3, 4)
+    model = noah_tf.attach_noah(backbone, num_classes=4)
+    head = model.get_layer("noah_head")
+    row, is_noah = zoo.model_info(name)
+    assert (head.num_groups, head.key_ratio) == (row.num_groups, row.key_ratio)
+    assert model(images_for(model), training=False).shape == (2, 4)
+    whole = small(name, num_classes=4)
+    if is_noah:
+        assert model.count_params() == whole.count_params()
+        assert [w.shape for w in model.weights] == [w.shape for w in whole.weights]
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_noah_takes_the_place_of_the_standard_head(name):
+    """`attach_noah` finds the map of the paper's own models, class token or not."""
+    whole = small(name, num_classes=9)
+    model = noah_tf.attach_noah(whole, num_classes=4)
+    bare = noah_tf.attach_noah(small(name, include_top=False), num_classes=4)
+    assert model.count_params() == bare.count_params()
+    heads = [m.get_layer("noah_head") for m in (model, bare)]
+    assert heads[0].input.shape == heads[1].input.shape
+    for layer in whole.layers:
+        if getattr(layer, "num_prefix_tokens", 0):  # the class token is left out
+            assert heads[0].input.shape[1] == layer.grid[0] * layer.grid[1]
+    assert model(images_for(model), training=False).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["noah_resnet18", "deit_tiny_050_patch16_224", "pvt_tiny_050"])
+def test_drop_path_drops_whole_images(name):
+    model = small(name, num_classes=3, drop_path=0.4, dropout=0.0)
+    drops = [layer for layer in model.layers if layer.name.endswith("drop_path")]
+    rates = [layer.rate for layer in drops]
+    assert max(rates) == pytest.approx(0.4)
+    assert rates == sorted(rates)  # linear from 0, where there is no layer at all
+    drop = drops[-1]
+    x = np.ones((64, *drop.input.shape[1:]), "float32")
+    kept = drop(x, training=True).numpy().reshape(64, -1)
+    assert (np.ptp(kept, axis=1) == 0).all()
+    # Kept or dropped, and the kept ones scaled so that the mean stays.
+    for value in np.unique(kept):
+        assert value == 0 or value == pytest.approx(1 / 0.6)
+    assert 0.1 < (kept[:, 0] == 0).mean() < 0.7
+    assert (drop(x, training=False).numpy() == 1).all()
+
+
+def test_drop_path_and_mlp_dropout_of_mixers_are_the_same_in_every_block():
+    model = small("mixer_s16_050_224", drop_path=0.1, mlp_dropout=0.02)
+    layers = [layer for layer in model.layers if hasattr(layer, "rate")]
+    paths = [layer.rate for layer in layers if layer.name.endswith("drop_path")]
+    mlps = [layer.rate for layer in layers if ".drop" in layer.name and layer.rate == 0.02]
+    assert paths == [0.1] * 16
+    assert len(mlps) == 4 * 8
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_saving_and_loading_keeps_the_numbers(name, tmp_path):
+    model = small(name, num_classes=5, drop_path=0.0 if "shuffle" in name else 0.1)
+    rng = np.random.default_rng(3)
+    model.set_weights([0.1 * rng.normal(size=w.shape) ** 2 for w in model.get_weights()])
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = tf.keras.models.load_model(path, compile=False)
+    images = images_for(model)
+    expected = model(images, training=False).numpy()
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(loaded(images, training=False), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", ["noah_deit_tiny_050_patch16_224", "resnet18"])
+def test_mixed_precision_stays_near(name, policy):
+    model = small(name, num_classes=5)
+    images = images_for(model)
+    expected = model(images, training=False).numpy()
+    tf.keras.mixed_precision.set_global_policy(policy)
+    mixed = small(name, num_classes=5)
+    mixed.set_weights(model.get_weights())
+    logits = mixed(images, training=False)
+    assert logits.dtype == tf.float32
+    np.testing.assert_allclose(logits, expected, atol=0.1 * np.abs(expected).max())
+
+
+def test_the_same_seed_gives_the_same_weights():
+    weights = []
+    for seed in (1, 1, 2):
+        tf.keras.utils.set_random_seed(seed)
+        weights.append(small("deit_tiny_050_patch16_224").get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
+
+
+def test_layers_of_one_shape_start_differently():
+    model = small("deit_tiny_050_patch16_224")
+    kernels = [model.get_layer(f"blocks.{i}.mlp.fc1").kernel.numpy() for i in range(12)]
+    assert len({kernel.tobytes() for kernel in kernels}) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "noah_resnet34"}, "no model 'noah_resnet34'; the nearest are noah_resnet"),
+        ({"name": "resnet18", "num_classes": 0}, "num_classes"),
+        ({"name": "deit_tiny_patch16_224", "num_classes": 2.5}, "num_classes"),
+        ({"name": "resnet18", "num_groups": 4}, "resnet18 has no NOAH head, so num_groups=4"),
+        ({"name": "resnet18", "key_ratio": 0.5}, "create 'noah_resnet18'"),
+        ({"name": "noah_resnet18", "num_groups": 3}, "num_groups=3 must divide"),
+        ({"name": "noah_resnet18", "dropout": 1.5}, "dropout must be"),
+        ({"name": "resnet18", "mlp_dropout": 0.1}, "resnet18 has no mlp_dropout"),
+        ({"name": "resnet18", "pre_logits": True}, "resnet18 has no pre_logits"),
+        ({"name": "resnet18", "pre_logits": False}, "resnet18 has no pre_logits"),
+        ({"name": "shufflenetv2_100", "drop_path": 0.1}, "shufflenetv2_100 has no drop_path"),
+        ({"name": "resnet18", "drop_path": 1.0}, "drop_path must be a number in"),
+        ({"name": "pvt_tiny", "mlp_dropout": -0.1}, "mlp_dropout must be a number in"),
+        ({"name": "resnet18", "input_shape": (224, 224)}, "input_shape must be"),
+        ({"name": "resnet18", "input_shape": (224, 224, None)}, "input_shape must be"),
+        ({"name": "resnet18", "input_shape": 224}, "input_shape must be"),
+        (
+            {"name": "noah_deit_tiny_patch16_224", "input_shape": (224, 230, 3)},
+            "multiples of 16, got input_shape=(224, 230, 3)",
+        ),
+        (
+            {"name": "pvt_tiny", "input_shape": (None, None, 3)},
+            "multiples of 32, got input_shape=(None, None, 3)",
+        ),
+        (
+            {"name": "noah_mixer_s16_224", "input_shape": (256, 256, 3)},
+            "takes images of 224x224 only, got input_shape=(256, 256, 3)",
+        ),
+        (
+            {"name": "gmlp_ti16_224", "input_shape": (None, 224, 3)},
+            "takes images of 224x224 only",
+        ),
+        ({"name": "resnet18", "weights_head": "drop"}, "weights_head"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError) as error:
+        noah_tf.create_model(**arguments)
+    assert message in str(error.value)
+
+
+def test_keras_weights_are_loaded(tmp_path):
+    path = str(tmp_path / "start.weights.h5")
+    source = small("noah_mobilenetv2_035", num_classes=3)
+    source.save_weights(path)
+    model = small("noah_mobilenetv2_035", num_classes=3, weights=path)
+    for ours, theirs in zip(model.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_official_weights_are_loaded_and_another_head_stays_fresh(tmp_path):
+    path = tmp_path / "start.safetensors"
+    source = small("noah_resnet18", num_classes=6)
+    noah_tf.save_official_weights(source, path)
+    model = small("noah_resnet18", num_classes=6, weights=path)
+    for ours, theirs in zip(model.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    with pytest.raises(ValueError, match="skip"):
+        small("noah_resnet18", num_classes=3, weights=path)
+    other = small("noah_resnet18", num_classes=3, weights=path, weights_head="skip")
+    first = source.get_layer("conv1").kernel
+    np.testing.assert_array_equal(other.get_layer("conv1").kernel, first)
+    backbone = small("resnet18", include_top=False, weights=path)
+    np.testing.assert_array_equal(backbone.get_layer("conv1").kernel, first)
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "message"),
+    [
+        ("none.weights.h5", FileNotFoundError, "no weights at"),
+        ("none.safetensors", FileNotFoundError, "none.safetensors"),
+        ("empty.weights.h5", ValueError, "does not fit resnet18"),
+        ("other.weights.h5", ValueError, "does not fit resnet18"),
+        ("weights.zip", ValueError, "weights.zip"),
+    ],
+)
+def test_files_that_are_no_weights_of_the_model(file, error, message, tmp_path):
+    (tmp_path / "empty.weights.h5").write_bytes(b"")
+    (tmp_path / "weights.zip").write_bytes(b"")
+    small("mobilenetv2_035").save_weights(str(tmp_path / "other.weights.h5"))
+    with pytest.raises(error, match=message):
+        small("resnet18", weights=tmp_path / file)
+
+
+def test_what_each_family_is_evaluated_with():
+    assert zoo.preprocessing_for("noah_resnet50").to_dict() == {
+        "image_size": [224, 224],
+        "resize_size": 256,
+        "interpolation": "bilinear",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+    deit = zoo.preprocessing_for("deit_tiny_patch16_224", (384, 384))
+    assert (deit.resize_size, deit.interpolation) == (438, "bicubic")
+    mixer = zoo.preprocessing_for("noah_mixer_b16_224")
+    assert (mixer.resize_size, mixer.mean, mixer.std) == (248, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_every_layer_of_the_head_is_noahs():
+    (head,) = [x for x in small("noah_pvt_tiny_050").layers if isinstance(x, NOAHHead)]
+    assert head.name == "noah_head"

@@ -1,0 +1,85 @@
+"""PVT (arXiv 2102.12122): a transformer whose four stages have ever fewer and wider tokens."""
+
+import tensorflow as tf
+
+from noah_tf.backbones.layers import (
+    ClassToken,
+    DotProductAttention,
+    PositionEmbedding,
+    check_input_shape,
+    layer_norm,
+    linear,
+    mlp,
+    patches,
+    residual,
+    rising,
+)
+
+layers = tf.keras.layers
+
+# Architecture: widths of the stages.
+VARIANTS = {
+    "pvt_tiny": (64, 128, 320, 512),
+    "pvt_tiny_075": (48, 96, 240, 384),
+    "pvt_tiny_050": (32, 64, 160, 256),
+}
+# Patch size, heads, MLP ratio and spatial reduction of the stages.
+_STAGES = ((4, 1, 8, 8), (2, 2, 8, 4), (2, 5, 4, 2), (2, 8, 4, 1))
+_DEPTH = 2
+# Patch embedding and reduction keep PyTorch's default epsilon; the other norms have 1e-6.
+_EMBEDDING_EPSILON = 1e-5
+
+
+def build(architecture, input_shape, drop_path=0.0, mlp_dropout=0.0, class_token=False):
+    """A PVT up to its last tokens, a 32nd of the image's size.
+
+    Args:
+        architecture: a key of `VARIANTS`.
+        input_shape: (height, width, channels), multiples of 32.
+        drop_path: drop rate of the last block; the others rise to it linearly from 0.
+        mlp_dropout: dropout rate in the blocks' MLPs.
+        class_token: whether a class token stands in front of the patches of the last stage, as in
+            the standard model.
+
+    Returns:
+        A functional Keras model, images to (B, L, C).
+    """
+    check_input_shape(architecture, input_shape, 32)
+    widths = VARIANTS[architecture]
+    rates = iter(rising(drop_path, _DEPTH * len(_STAGES)))
+    x = images = tf.keras.Input(input_shape)
+    for stage, width in enumerate(widths, start=1):
+        patch, heads, mlp_ratio, reduction = _STAGES[stage - 1]
+        grid = (x.shape[1] // patch, x.shape[2] // patch)
+        x = patches(x, patch, width, f"patch_embed{stage}.proj")
+        x = layer_norm(x, f"patch_embed{stage}.norm", _EMBEDDING_EPSILON)
+        is_last = stage == len(widths)
+        with_token = class_token and is_last
+        if with_token:
+            x = ClassToken(name="cls_token")(x)
+        x = PositionEmbedding(grid, int(with_token), name=f"pos_embed{stage}")(x)
+        for index in range(_DEPTH):
+            name, rate = f"block{stage}.{index}", next(rates)
+            branch = layer_norm(x, f"{name}.norm1")
+            branch = _attention(branch, grid, heads, reduction, f"{name}.attn")
+            x = residual(x, branch, f"{name}.add1", rate)
+            branch = layer_norm(x, f"{name}.norm2")
+            branch = mlp(branch, mlp_ratio * width, f"{name}.mlp", mlp_dropout)
+            x = residual(x, branch, f"{name}.add2", rate)
+        if not is_last:
+            x = layers.Reshape((*grid, width), name=f"map{stage}")(x)
+    x = layer_norm(x, "norm")
+    return tf.keras.Model(images, x, name=architecture)
+
+
+def _attention(x, grid, heads, reduction, name):
+    """Attention to tokens that are merged, `reduction` x `reduction` to one."""
+    width = x.shape[-1]
+    queries = linear(x, width, f"{name}.q")
+    if reduction > 1:
+        x = layers.Reshape((*grid, width), name=f"{name}.map")(x)
+        x = patches(x, reduction, width, f"{name}.sr")
+        x = layer_norm(x, f"{name}.norm", _EMBEDDING_EPSILON)
+    keys_and_values = linear(x, 2 * width, f"{name}.kv")
+    x = DotProductAttention(heads, name=name)([queries, keys_and_values])
+    return linear(x, width, f"{name}.proj")

@@ -1,0 +1,71 @@
+"""ResNet (arXiv 1512.03385), with the strides in the 3x3 convolution of a bottleneck ("v1.5")."""
+
+import tensorflow as tf
+
+from noah_tf.backbones.layers import (
+    batch_norm,
+    check_input_shape,
+    conv,
+    max_pool,
+    residual,
+    rising,
+)
+
+layers = tf.keras.layers
+
+# Architecture: kind of block, blocks in each of the four stages.
+VARIANTS = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+_EXPANSION = {"basic": 1, "bottleneck": 4}
+
+
+def build(architecture, input_shape, drop_path=0.0):
+    """A ResNet up to its last feature map, a 32nd of the image's size.
+
+    Args:
+        architecture: a key of `VARIANTS`.
+        input_shape: (height, width, channels); height and width may be None.
+        drop_path: drop rate of the last block; the others rise to it linearly from 0.
+
+    Returns:
+        A functional Keras model, images to (B, H, W, C).
+    """
+    check_input_shape(architecture, input_shape)
+    kind, blocks = VARIANTS[architecture]
+    rates = iter(rising(drop_path, sum(blocks)))
+    images = tf.keras.Input(input_shape)
+    x = conv(images, 64, 7, "conv1", strides=2)
+    x = layers.ReLU(name="relu")(batch_norm(x, "bn1"))
+    x = max_pool(x, "maxpool")
+    for stage, count in enumerate(blocks, start=1):
+        for index in range(count):
+            strides = 2 if stage > 1 and index == 0 else 1
+            width = 64 * 2 ** (stage - 1)
+            x = _block(x, kind, width, strides, f"layer{stage}.{index}", next(rates))
+    return tf.keras.Model(images, x, name=architecture)
+
+
+def _block(x, kind, width, strides, name, drop_path):
+    filters = width * _EXPANSION[kind]
+    if kind == "basic":
+        convolutions = [(width, 3, strides), (filters, 3, 1)]
+    else:
+        convolutions = [(width, 1, 1), (width, 3, strides), (filters, 1, 1)]
+
+    branch = x
+    for number, (channels, kernel_size, stride) in enumerate(convolutions, start=1):
+        branch = conv(branch, channels, kernel_size, f"{name}.conv{number}", stride)
+        branch = batch_norm(branch, f"{name}.bn{number}")
+        if number < len(convolutions):
+            branch = layers.ReLU(name=f"{name}.relu{number}")(branch)
+
+    shortcut = x
+    if strides > 1 or x.shape[-1] != filters:
+        shortcut = conv(x, filters, 1, f"{name}.downsample.0", strides)
+        shortcut = batch_norm(shortcut, f"{name}.downsample.1")
+    x = residual(shortcut, branch, f"{name}.add", drop_path)
+    return layers.ReLU(name=f"{name}.relu")(x)

@@ -1,0 +1,73 @@
+"""The model section of a recipe."""
+
+import pytest
+from recipes import quickstart
+
+from noah_tf import NOAHHead, model_config
+
+
+def test_a_recipe_becomes_a_model_with_its_head():
+    config = quickstart().model
+    config.dropout = 0.25
+    model = model_config.model_from_config(config, (64, 64), num_classes=7)
+    assert model.input_shape == (None, 64, 64, 3)
+    assert model.output_shape == (None, 7)
+    (head,) = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
+    assert head.dropout == 0.25
+
+
+def test_both_heads_have_the_same_backbone():
+    noah, gap = (
+        model_config.model_from_config(quickstart(head).model, (64, 64), 10)
+        for head in ("noah", "gap")
+    )
+    assert noah.count_params() - gap.count_params() == (2 * 4 - 1) * 10
+
+
+def test_keras_applications():
+    model = model_config.library_backbone(
+        "tf.keras.applications.MobileNetV2", weights=None, input_shape=(32, 32, 3), alpha=0.35
+    )
+    assert model.output_shape[-1] == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm.models.resnet18", "must be of tf.keras.applications or keras_cv.models"),
+        ("os.system", "must be of"),
+        ("tf.keras.applications.ResNet5", "has no model 'ResNet5'"),
+        ("keras_cv.models.NoSuchBackbone", "has no model 'NoSuchBackbone'"),
+        ("tf.keras.applications.resnet", "has no model 'resnet'"),
+    ],
+)
+def test_names_of_nothing_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        model_config.library_backbone(name)
+
+
+def test_an_architecture_of_the_paper_with_either_head():
+    config = quickstart().model
+    config.architecture = "mobilenetv2_035"
+    config.drop_path = 0.1
+    model = model_config.model_from_config(config, (64, 64), num_classes=7)
+    assert model.name == "noah_mobilenetv2_035"
+    assert model.output_shape == (None, 7)
+    assert any(layer.name.endswith("drop_path") for layer in model.layers)
+    config.head = "gap"
+    assert model_config.model_from_config(config, (64, 64), 7).name == "mobilenetv2_035"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "resnet20"}, "must be one of the paper's, such as 'resnet"),
+        ({"architecture": "noah_resnet18"}, "model.head says whether it has a NOAH head"),
+        ({"head": "linear"}, "model.head must be 'noah' or 'gap', got 'linear'"),
+    ],
+)
+def test_what_is_no_model_is_refused(change, message):
+    config = quickstart().model
+    config.update(change)
+    with pytest.raises(ValueError, match=message):
+        model_config.model_from_config(config, (64, 64), 7)

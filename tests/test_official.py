@@ -1,0 +1,702 @@
+"""The reference's checkpoints, in and out. Files of PyTorch are in test_official_torch.py."""
+
+import json
+import random
+import re
+import struct
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared_data import shared_folder
+
+from benchmarks import head_parity
+from noah_tf import NOAHHead, attach_noah, checkpoint_files, create_model, official
+from noah_tf.backbones.layers import ClassToken, PositionEmbedding
+from noah_tf.official import load_official_weights, save_official_weights, state_dict
+from noah_tf.reference_tensors import reference_tensors
+
+layers = tf.keras.layers
+GOLDENS = shared_folder() / "goldens"
+# The lightest models of every family, with both heads where their backbones differ.
+LIGHT = (
+    "resnet18",
+    "noah_resnet18",
+    "mobilenetv2_035",
+    "mobilenetv3_small",
+    "noah_mobilenetv3_small",
+    "shufflenetv2_100",
+    "deit_tiny_050_patch16_224",
+    "noah_deit_tiny_050_patch16_224__noprelogits",
+    "pvt_tiny_050",
+    "noah_pvt_tiny_050",
+    "mixer_s16_050_224",
+    "noah_gmlp_ti16_050_224",
+)
+
+
+def tiny_cnn(num_classes=3, head="noah", **kwargs):
+    """Two convolutions, one of them depthwise, with the names of a ResNet's."""
+    images = tf.keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, use_bias=False, name="conv1")(images)
+    x = layers.BatchNormalization(name="bn1")(x)
+    x = layers.DepthwiseConv2D(3, use_bias=False, name="layer1.0.conv1")(x)
+    kwargs = {"name": "noah_resnet18" if head == "noah" else "resnet18", **kwargs}
+    return randomized(
+        attach_noah(tf.keras.Model(images, x), num_classes, 2, 0.5, 0, **kwargs, head=head)
+    )
+
+
+def tiny_deit(grid=(2, 2), pre_logits=False, class_token=True, name="deit_tiny_patch16_224"):
+    images = tf.keras.Input((grid[0] * 4, grid[1] * 4, 3))
+    x = layers.Conv2D(6, 4, 4, name="patch_embed.proj")(images)
+    x = layers.Reshape((grid[0] * grid[1], 6))(x)
+    x = ClassToken(name="cls_token")(x) if class_token else x
+    x = PositionEmbedding(grid, int(class_token), name="pos_embed")(x)
+    x = layers.LayerNormalization(name="norm")(x)
+    x = layers.Dense(5, name="pre_logits.fc")(x) if pre_logits else x
+    x = layers.Dense(3, name="head")(layers.GlobalAveragePooling1D()(x))
+    return randomized(tf.keras.Model(images, x, name=name))
+
+
+def randomized(model, seed=0):
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def built_head(num_classes=3, seed=0):
+    head = NOAHHead(num_classes, 2, name="noah_head")
+    head.build((None, 4, 4, 8))
+    return randomized(head, seed)
+
+
+def assert_same(got, want):
+    assert list(got) == list(want)
+    for name, array in want.items():
+        assert got[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+
+
+def weights_of(model):
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def assert_refused(model, source, message, error=ValueError, **kwargs):
+    """Loading raises a message that holds all of these, and changes nothing."""
+    before = weights_of(model)
+    with pytest.raises(error) as caught:
+        load_official_weights(model, source, **kwargs)
+    for part in [message] if isinstance(message, str) else message:
+        assert part in str(caught.value)
+    for old, new in zip(before, weights_of(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+    return str(caught.value)
+
+
+# Names, order, layouts
+
+
+def manifest():
+    path = GOLDENS / "models" / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def model_of(name):
+    """The model of a manifest's entry."""
+    architecture, _, variant = name.partition("__")
+    return create_model(architecture, pre_logits=False if variant == "noprelogits" else None)
+
+
+def test_sorted_names_are_in_the_order_of_every_state_dict(shared):
+    for entry in manifest():
+        names = [name for name, *_ in entry["state_dict"]]
+        shuffled = random.Random(0).sample(names, len(names))
+        empty = tf.keras.Sequential([tf.keras.Input((1,))], name=entry["arch"])
+        family, _ = reference_tensors(empty)
+        assert sorted(shuffled, key=family.rank) == names, entry["name"]
+
+
+def check_state_dict(name):
+    model = model_of(name)
+    (expected,) = (entry["state_dict"] for entry in manifest() if entry["name"] == name)
+    tensors = state_dict(model)
+    assert [[n, list(a.shape), str(a.dtype)] for n, a in tensors.items()] == expected
+    rng = np.random.default_rng(0)
+    for tensor in tensors.values():
+        tensor[...] = rng.normal(size=tensor.shape)
+    tensors = {n: 0 * a if n.endswith("num_batches_tracked") else a for n, a in tensors.items()}
+    assert_same(state_dict(load_official_weights(model, tensors)), tensors)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_state_dict_is_listed_as_the_reference_lists_it_and_loads_exactly(shared, name):
+    check_state_dict(name)
+
+
+@pytest.mark.slow
+def test_so_is_that_of_every_other_model(shared):
+    names = [entry["name"] for entry in manifest()]
+    others = [name for name in names if name not in LIGHT and "epsprobe" not in name]
+    assert len(others) > 30
+    for name in others:
+        check_state_dict(name)
+        tf.keras.backend.clear_session()
+
+
+size = st.integers(1, 4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(size, size, size, size, size)
+def test_layouts(height, width, inputs, outputs, groups):
+    images = tf.keras.Input((5, 5, inputs * groups))
+    kernel_size = (height, width)
+    x = layers.Conv2D(outputs * groups, kernel_size, groups=groups, padding="same", name="conv1")(
+        images
+    )
+    x = layers.DepthwiseConv2D(kernel_size, depth_multiplier=2, padding="same", name="conv2")(x)
+    x = layers.Dense(outputs, name="conv3")(x)
+    model = randomized(tf.keras.Model(images, x, name="resnet18"))
+    conv, conv_bias, depthwise, depthwise_bias, dense, dense_bias = weights_of(model)
+    tensors = state_dict(model)
+    np.testing.assert_array_equal(tensors["conv1.weight"], np.einsum("hwio->oihw", conv))
+    # Outputs 2c and 2c + 1 see channel c.
+    for output in range(2 * outputs * groups):
+        np.testing.assert_array_equal(
+            tensors["conv2.weight"][output, 0], depthwise[:, :, output // 2, output % 2]
+        )
+    np.testing.assert_array_equal(tensors["conv3.weight"], dense.T)
+    for name, bias in (("conv1", conv_bias), ("conv2", depthwise_bias), ("conv3", dense_bias)):
+        np.testing.assert_array_equal(tensors[f"{name}.bias"], bias)
+    randomized(model, seed=1)
+    assert_same(state_dict(load_official_weights(model, tensors)), tensors)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), size, size, size, st.booleans())
+def test_the_layout_of_a_head(groups, keys, values, classes, split):
+    channels = groups * (keys + values)
+    ratio = (groups * keys + 0.5) / channels
+    head = NOAHHead(classes, groups, ratio, split_groups=split)
+    head.build((None, None, channels))
+    randomized(head)
+    tensors = state_dict(head)
+    assert list(tensors) == ["query.weight", "query.bias", "value.weight", "value.bias"]
+    for name, kernel, bias in (
+        ("query", head.key_kernel, head.key_bias),
+        ("value", head.value_kernel, head.value_bias),
+    ):
+        kernel = np.asarray(kernel)
+        for group in range(groups):
+            for label in range(classes):
+                output = group * classes + label
+                seen = kernel[group, :, label] if split else kernel[0, :, output]
+                np.testing.assert_array_equal(tensors[f"{name}.weight"][output, :, 0, 0], seen)
+        np.testing.assert_array_equal(tensors[f"{name}.bias"], np.asarray(bias).reshape(-1))
+    randomized(head, seed=1)
+    assert_same(state_dict(load_official_weights(head, tensors)), tensors)
+
+
+def test_values_of_a_state_dict_do_not_follow_the_model():
+    model = tiny_cnn()
+    tensors = state_dict(model)
+    before = {name: array.copy() for name, array in tensors.items()}
+    randomized(model, seed=1)
+    assert_same(tensors, before)
+    for array in tensors.values():
+        array[...] = 7
+    np.testing.assert_array_equal(model.get_layer("bn1").get_weights()[0] == 7, False)
+
+
+# Heads alone
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, id=c["file"][:-4])
+        for c in head_parity.read_manifest(GOLDENS / "heads")["cases"]
+    ],
+)
+def test_golden_heads(case):
+    with np.load(GOLDENS / "heads" / case["file"]) as file:
+        golden = dict(file)
+    features = np.moveaxis(golden["x"], 1, -1)
+    head = head_parity.make_head(case)
+    head.build(features.shape)
+    tensors = {name: golden[name] for name in head_parity.WEIGHTS}
+    assert load_official_weights(head, tensors) is head
+    expected = golden["logits_eval"] if "logits_eval" in golden else golden["logits64"]
+    error = np.abs(head(features) - expected).max()
+    assert error <= 1e-5 * np.abs(expected).max()
+    assert_same(state_dict(head), tensors)
+
+
+@pytest.mark.parametrize("prefix", ["head.", "classifier.", "module.head."])
+def test_a_head_takes_its_part_of_a_whole_checkpoint(prefix):
+    tensors = state_dict(built_head())
+    whole = {"features.0.weight": np.ones(3), "norm.bias": np.ones(2, np.int64)}
+    whole.update({prefix + name: value for name, value in tensors.items()})
+    head = load_official_weights(built_head(seed=1), {"state_dict": whole})
+    assert_same(state_dict(head), tensors)
+
+
+def test_what_a_head_cannot_take():
+    head, tensors = built_head(), state_dict(built_head())
+    assert_refused(head, {"head.2.weight": np.ones((3, 8))}, "The mapping has a standard linear")
+    assert_refused(head, {**tensors, "head.bias": np.ones(3)}, "unexpected: head.bias.")
+    assert_refused(head, {"query.bias": tensors["query.bias"]}, "missing: query.weight, value.w")
+    assert_refused(head, {**tensors, "x": np.ones(3)}, "does not fit noah_head: unexpected: x.")
+    assert_refused(
+        built_head(num_classes=4),
+        tensors,
+        "query.weight (6, 2, 1, 1), expected (8, 2, 1, 1), query.bias (6,), expected (8,)",
+    )
+    assert_refused(head, tensors, "leaves nothing to load", head="skip")
+    with pytest.raises(ValueError, match="no weights yet: call it on features first"):
+        load_official_weights(NOAHHead(3), tensors)
+
+
+# Where the tensors are
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "state_dict_ema", "model_ema"])
+def test_containers_and_prefixes(key, prefix):
+    tensors = state_dict(tiny_cnn())
+    content = {prefix + name: value for name, value in tensors.items()}
+    ema = "ema" in (key or "")
+    if key:
+        content = {"epoch": 3, "args": object(), "optimizer": {"lr": 0.1}, key: content}
+        other = key.replace("_ema", "") if ema else f"{key}_ema"
+        content[other] = {"conv1.weight": None}
+    model = randomized(tiny_cnn(), seed=1)
+    assert load_official_weights(model, content, ema=ema) is model
+    assert_same(state_dict(model), tensors)
+
+
+def test_batch_counters_may_be_missing_or_anything():
+    tensors = state_dict(tiny_cnn())
+    model = randomized(tiny_cnn(), seed=1)
+    for counter in (None, np.int64(1000), np.float32(2)):
+        content = {**tensors, "bn1.num_batches_tracked": counter}
+        if counter is None:
+            del content["bn1.num_batches_tracked"]
+        load_official_weights(model, content)
+        assert_same(state_dict(model), tensors)
+
+
+def test_contents_that_are_no_checkpoint():
+    model, tensors = tiny_cnn(), state_dict(tiny_cnn())
+    training = {"epoch": 1, "state_dict_ema": tensors}
+    assert_refused(model, training, "has averaged weights alone: give ema=True")
+    assert_refused(
+        model,
+        {"epoch": 1, "state_dict": tensors},
+        "no averaged weights (state_dict_ema or model_ema), it has: epoch, state_dict.",
+        ema=True,
+    )
+    assert_refused(
+        model,
+        {"state_dict": 3, **{f"bn{index}.bias": np.ones(1) for index in range(12)}},
+        "bn8.bias and 3 more.",
+        ema=True,
+    )
+    assert_refused(
+        model, {"epoch": 1}, "no mapping under state_dict or model, and 'epoch' is a int"
+    )
+    assert_refused(model, {0: np.ones(3)}, "0 is a ndarray")
+    assert_refused(model, {"state_dict": {"conv1.weight": [1.0]}}, "'conv1.weight' is a list")
+    assert_refused(
+        model,
+        {**tensors, "module.bn1.bias": tensors["bn1.bias"]},
+        "has 'bn1.bias' with and without 'module.'",
+    )
+    assert_refused(model, None, "must be a path or a mapping, got NoneType", error=TypeError)
+    assert_refused(model, [tensors], "got list", error=TypeError)
+
+
+def test_only_one_leading_module_is_stripped():
+    tensors = state_dict(tiny_cnn())
+    tensors["module.module.bn1.bias"] = tensors.pop("bn1.bias")
+    tensors["conv1.module.weight"] = tensors.pop("conv1.weight")
+    message = assert_refused(tiny_cnn(), tensors, "missing: conv1.weight, bn1.bias; unexpected: ")
+    assert "unexpected: module.bn1.bias, conv1.module.weight." in message
+
+
+# Values
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
+@pytest.mark.parametrize("make", [tf.constant, tf.Variable, lambda value: value.numpy()])
+def test_floating_point_of_any_precision_is_cast(dtype, make):
+    tensors = {name: tf.cast(a, dtype) for name, a in state_dict(tiny_cnn()).items()}
+    model = load_official_weights(tiny_cnn(), {n: make(t) for n, t in tensors.items()})
+    expected = {name: tf.cast(tensor, tf.float32).numpy() for name, tensor in tensors.items()}
+    for name, array in state_dict(model).items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.complex64, object])
+def test_other_dtypes_are_refused(dtype):
+    tensors = state_dict(tiny_cnn())
+    tensors["bn1.bias"] = tensors["bn1.bias"].astype(dtype)
+    assert_refused(tiny_cnn(), tensors, f"not floating point: bn1.bias {np.dtype(dtype)}.")
+
+
+def test_values_that_are_not_finite_are_loaded_as_they_are():
+    tensors = state_dict(tiny_cnn())
+    tensors["bn1.bias"][:3] = np.nan, np.inf, -np.inf
+    assert_same(state_dict(load_official_weights(tiny_cnn(), tensors)), tensors)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_precision_policies(policy):
+    tensors = state_dict(tiny_cnn())
+    tf.keras.mixed_precision.set_global_policy(policy)
+    model = load_official_weights(tiny_cnn(), tensors)
+    if policy == "float64":
+        with pytest.raises(ValueError, match="has weights of dtype float64, and a checkpoint"):
+            state_dict(model)
+        loaded = model.get_layer("bn1").get_weights()[0]
+        np.testing.assert_array_equal(loaded, tensors["bn1.weight"])
+    else:
+        assert_same(state_dict(model), tensors)
+
+
+# What does not fit
+
+
+def test_one_error_lists_all_that_does_not_fit():
+    tensors = state_dict(tiny_cnn())
+    del tensors["bn1.weight"], tensors["head.value.bias"]
+    tensors["conv1.weight"] = tensors["conv1.weight"][:, :, :2]
+    tensors["bn1.running_mean"] = np.ones(8, np.int32)
+    tensors |= {f"fc.{index}.weight": np.ones(1) for index in range(13)}
+    message = assert_refused(
+        tiny_cnn(), {"model": tensors}, "The mapping does not fit noah_resnet18"
+    )
+    assert "missing: bn1.weight, head.value.bias; unexpected: fc.0.weight, " in message
+    assert "; wrong shape: conv1.weight (8, 3, 2, 3), expected (8, 3, 3, 3); not" in message
+    assert "fc.9.weight and 3 more;" in message
+    assert message.endswith("not floating point: bn1.running_mean int32.")
+
+
+@pytest.mark.parametrize("head", ["noah", "gap"])
+def test_another_number_of_classes(head):
+    tensors = state_dict(tiny_cnn(3, head))
+    model = randomized(tiny_cnn(5, head), seed=1)
+    before = state_dict(model)
+    assert_refused(model, tensors, "head='skip' (in create_model weights_head) loads all but the")
+    load_official_weights(model, tensors, head="skip")
+    is_head = re.compile("head")
+    expected = {n: before[n] if is_head.match(n) else tensors[n] for n in before}
+    assert_same(state_dict(model), expected)
+    assert_same(state_dict(model, architecture="resnet18"), expected)
+
+
+def test_skipping_the_head_is_strict_about_the_rest():
+    tensors = state_dict(tiny_cnn())
+    tensors["conv1.bias"] = np.ones(8)
+    message = assert_refused(tiny_cnn(5), tensors, "unexpected: conv1.bias.", head="skip")
+    assert "head" not in message
+    with pytest.raises(ValueError, match="head must be 'load' or 'skip', got 'fresh'"):
+        load_official_weights(tiny_cnn(), tensors, head="fresh")
+
+
+@pytest.mark.parametrize(("head", "other"), [("noah", "gap"), ("gap", "noah")])
+def test_a_checkpoint_with_the_other_head(head, other):
+    model, tensors = tiny_cnn(3, head), state_dict(tiny_cnn(3, other))
+    name = "noah_resnet18" if other == "noah" else "resnet18"
+    message = assert_refused(model, tensors, f"load it into create_model('{name}').")
+    kinds = {"noah": "a NOAH head", "gap": "the standard head"}
+    assert f"The checkpoint has {kinds[other]} and the model {kinds[head]}" in message
+    assert "head='skip'" in message
+    load_official_weights(model, tensors, head="skip")
+
+
+def test_a_backbone_takes_all_but_the_head():
+    backbone = create_model(
+        "noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), include_top=False
+    )
+    full = create_model("noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), num_classes=2)
+    assert_refused(backbone, state_dict(full), ["unexpected: head.query.weight", "head='skip'"])
+    load_official_weights(backbone, state_dict(randomized(full)), head="skip")
+    for name, tensor in state_dict(backbone).items():
+        np.testing.assert_array_equal(tensor, state_dict(full)[name])
+
+
+def test_pre_logits():
+    with_it, without = tiny_deit(pre_logits=True), tiny_deit()
+    assert_refused(without, state_dict(with_it), "Create the model with pre_logits=True.")
+    assert_refused(with_it, state_dict(without), "Create the model with pre_logits=False.")
+
+
+# Which model
+
+
+def test_models_on_the_zoos_layers():
+    backbone = create_model(
+        "noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), include_top=False
+    )
+    model = randomized(attach_noah(backbone, 4, drop_class_token=False))
+    assert model.name == "deit_tiny_050_patch16_224_noah"
+    tensors = state_dict(model)
+    named = create_model("noah_deit_tiny_050_patch16_224", 4, (32, 32, 3))
+    assert_same(state_dict(load_official_weights(named, tensors)), tensors)
+
+    images = tf.keras.Input((32, 32, 3))
+    nested = tf.keras.Model(images, model(layers.Rescaling(2.0)(images)), name="my_model")
+    with pytest.raises(ValueError, match="'my_model' names no architecture.*give architecture="):
+        state_dict(nested)
+    assert_same(state_dict(nested, architecture="noah_deit_tiny_050_patch16_224"), tensors)
+    changed = {name: array + 1 for name, array in tensors.items()}
+    load_official_weights(nested, changed, architecture="deit_tiny_050_patch16_224")
+    assert_same(state_dict(model), changed)
+
+
+def test_a_loaded_model(tmp_path):
+    model = randomized(create_model("deit_tiny_050_patch16_224", 4, (32, 32, 3)))
+    model.save(tmp_path / "model.keras")
+    loaded = tf.keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert_same(state_dict(loaded), state_dict(model))
+    assert loaded.name == "deit_tiny_050_patch16_224"
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "vgg16", "noah_", "tf_resnet18", ""])
+def test_architectures(architecture):
+    model = tiny_cnn(name="mine")
+    if architecture == "resnet":
+        assert "bn1.weight" in state_dict(model, architecture)
+    else:
+        with pytest.raises(ValueError, match=f"'{architecture or 'mine'}' names no architecture"):
+            load_official_weights(model, {}, architecture=architecture)
+
+
+def test_models_that_the_reference_does_not_have():
+    images = tf.keras.Input((8, 8, 3))
+
+    def refused(x, message):
+        with pytest.raises(ValueError, match=message):
+            state_dict(tf.keras.Model(images, x, name="resnet18"))
+
+    refused(layers.Conv2D(2, 3, name="conv1_conv")(images), "layer 'conv1_conv' has no counterpart")
+    transposed = layers.Conv2DTranspose(2, 3, name="conv1")(images)
+    refused(transposed, r"weight 'kernel' of layer 'conv1' \(Conv2DTranspose\) has no counterpart")
+    inner = tf.keras.Model(images, layers.Conv2D(2, 3, name="conv1")(images), name="inner")
+    twice = layers.Conv2D(2, 3, name="conv1")(inner(images))
+    refused(twice, "resnet18 has several layers for 'conv1.weight'")
+
+    class Owner(tf.keras.Model):
+        def build(self, input_shape):
+            self.own = self.add_weight(name="own", shape=(2,))
+
+        def call(self, x):
+            return x * self.own
+
+    owner = Owner(name="resnet18")
+    owner(tf.ones((1, 2)))
+    with pytest.raises(ValueError, match="a weight of resnet18 outside of its layers has no count"):
+        state_dict(owner)
+    with pytest.raises(TypeError, match="expected a Keras model or a NOAHHead, got Conv2D"):
+        load_official_weights(layers.Conv2D(2, 3), {})
+
+
+# Positions
+
+
+def test_interpolation_of_equal_sizes_and_of_constants():
+    table = np.random.default_rng(0).normal(size=(3, 5, 2))
+    for method in ("bilinear", "bicubic"):
+        np.testing.assert_allclose(official.interpolate(table, (3, 5), method), table, atol=1e-15)
+        constant = official.interpolate(np.full((3, 5, 1), 2.5), (7, 2), method)
+        np.testing.assert_allclose(constant, np.full((7, 2, 1), 2.5), atol=1e-15)
+
+
+def test_bilinear_interpolation_by_hand():
+    table = np.array([[0.0, 4.0], [8.0, 16.0]])[..., None]
+    rows = [[0, 1, 3, 4], [2, 3.25, 5.75, 7], [6, 7.75, 11.25, 13], [8, 10, 14, 16]]
+    np.testing.assert_allclose(official.interpolate(table, (4, 4), "bilinear")[..., 0], rows)
+    np.testing.assert_allclose(official.interpolate(table, (1, 1), "bilinear"), [[[7]]])
+
+
+def test_bicubic_interpolation_by_hand():
+    # PyTorch's cubic kernel at distances of 1.75, 1.25, 0.75 and 0.25.
+    kernel = [-0.03515625, -0.10546875, 0.26171875, 0.87890625]
+    spike = np.eye(6)[2].reshape(1, 6, 1)
+    wide = official.interpolate(spike, (1, 12), "bicubic")[0, :, 0]
+    np.testing.assert_allclose(wide, [0, *kernel, *kernel[::-1], 0, 0, 0], atol=1e-15)
+    # At the left edge the taps beyond it read the first value.
+    first = official.interpolate(np.eye(6)[:1].T[None], (1, 12), "bicubic")[0, :2, 0]
+    np.testing.assert_allclose(first, [kernel[0] + kernel[2] + kernel[3], kernel[1] + kernel[3]])
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "table"),
+    [("deit_tiny_patch16_224", "bicubic", "pos_embed"), ("pvt_tiny", "bilinear", "pos_embed4")],
+)
+def test_tables_of_another_image_size(monkeypatch, name, method, table):
+    said = []
+    monkeypatch.setattr(official.logging, "info", lambda text, *args: said.append(text % args))
+
+    def model_of_grid(grid):
+        tokens = tf.keras.Input((grid[0] * grid[1], 6))
+        x = PositionEmbedding(grid, 1, name=table)(ClassToken(name="cls_token")(tokens))
+        return randomized(tf.keras.Model(tokens, x, name=name))
+
+    tensors = state_dict(model_of_grid((4, 4)))
+    model = load_official_weights(model_of_grid((3, 5)), tensors)
+    assert said == [f"{table}: interpolated from 4x4 to 3x5."]
+    got, given_table = state_dict(model)[table], tensors[table]
+    assert got.shape == (1, 16, 6)
+    np.testing.assert_array_equal(got[:, 0], given_table[:, 0])
+    grid = given_table[0, 1:].reshape(4, 4, 6).astype(np.float64)
+    expected = official.interpolate(grid, (3, 5), method).astype(np.float32)
+    np.testing.assert_array_equal(got[0, 1:], expected.reshape(15, 6))
+
+    said.clear()
+    same_count = load_official_weights(model_of_grid((2, 8)), tensors)
+    assert_same(state_dict(same_count), tensors)
+    assert not said
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 7, 6), (1, 6, 6), (1, 1, 6), (1, 0, 6), (2, 10, 6), (1, 10, 5), (10, 6), ()]
+)
+def test_tables_that_are_no_square_grid(shape):
+    model = tiny_deit()
+    tensors = {**state_dict(model), "pos_embed": np.ones(shape, np.float32)}
+    message = assert_refused(model, tensors, f"pos_embed {shape}, expected (1, 5, 6).")
+    assert message.endswith("interpolated from a square grid of as many channels only.")
+
+
+def test_a_table_with_a_token_more_or_less_is_not_interpolated():
+    with_token, without = tiny_deit((3, 3)), tiny_deit((3, 3), class_token=False)
+    assert_refused(
+        without, state_dict(with_token), ["unexpected: cls_token", "pos_embed (1, 10, 6)"]
+    )
+    assert_refused(with_token, state_dict(without), ["missing: cls_token", "pos_embed (1, 9, 6)"])
+
+
+# Files
+
+
+@pytest.mark.parametrize("make", [tiny_cnn, tiny_deit, built_head])
+def test_safetensors_there_and_back(tmp_path, make):
+    path = tmp_path / "model.safetensors"
+    assert save_official_weights(make(), str(path)) == path
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    stored = safetensors.numpy.load_file(path)
+    assert_same({name: stored[name] for name in state_dict(make())}, state_dict(make()))
+    for source in (path, str(path)):
+        model = load_official_weights(randomized(make(), seed=1), source)
+        assert_same(state_dict(model), state_dict(make()))
+
+
+def write_safetensors(path, dtype, data, shape):
+    header = {"query.bias": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}
+    header = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def test_bfloat16_in_safetensors(tmp_path):
+    values = tf.constant([1.5, -2.25, 1e-30, 3e38], tf.bfloat16).numpy()
+    write_safetensors(tmp_path / "x.safetensors", "BF16", values.tobytes(), [2, 2])
+    tensors = checkpoint_files.read_checkpoint(tmp_path / "x.safetensors")
+    assert tensors["query.bias"].dtype == tf.bfloat16.as_numpy_dtype
+    np.testing.assert_array_equal(tensors["query.bias"], values.reshape(2, 2))
+    head = built_head()
+    content = {
+        **state_dict(head),
+        "query.bias": tensors["query.bias"].reshape(-1)[[0, 1, 2, 3, 0, 1]],
+    }
+    load_official_weights(head, content)
+    expected = values.astype(np.float32)[[0, 1, 2, 3, 0, 1]]
+    np.testing.assert_array_equal(np.asarray(head.key_bias).reshape(-1), expected)
+
+
+def test_unusual_dtypes_in_safetensors(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, "F8_E4M3", bytes(4), [4])
+    assert_refused(built_head(), path, "holds query.bias as F8_E4M3: save it as float32")
+    write_safetensors(path, "I64", bytes(48), [6])
+    assert_refused(built_head(), path, "not floating point: query.bias int64")
+
+
+def test_damaged_safetensors(tmp_path):
+    path = save_official_weights(tiny_cnn(), tmp_path / "model.safetensors")
+    data = path.read_bytes()
+    for damaged in (b"", b"<html>not found</html>", data[:20], data[:-4], data + b"0"):
+        path.write_bytes(damaged)
+        assert_refused(tiny_cnn(), path, f"{path} is damaged or no safetensors file: ")
+
+
+def test_files_that_are_not_there(tmp_path):
+    for name in ("model.pth", "model.safetensors"):
+        path = tmp_path / name
+        assert_refused(tiny_cnn(), path, f"There is no checkpoint file {path}.", FileNotFoundError)
+    (tmp_path / "folder.pth").mkdir()
+    assert_refused(tiny_cnn(), tmp_path / "folder.pth", "no checkpoint file", FileNotFoundError)
+    with pytest.raises(
+        FileNotFoundError, match=f"no folder {tmp_path}/no to write x.safetensors to"
+    ):
+        save_official_weights(tiny_cnn(), tmp_path / "no" / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model", "model.pkl"])
+def test_other_suffixes(tmp_path, name):
+    message = "A checkpoint's name ends in .pth, .pt, .tar or .safetensors, got "
+    (tmp_path / name).write_text("")
+    assert_refused(tiny_cnn(), tmp_path / name, message)
+    with pytest.raises(ValueError, match=message):
+        save_official_weights(tiny_cnn(), tmp_path / name)
+
+
+def test_the_case_of_a_suffix_and_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_official_weights(tiny_cnn(), "~/MODEL.SafeTensors")
+    assert (tmp_path / "MODEL.SafeTensors").is_file()
+    model = load_official_weights(randomized(tiny_cnn(), seed=1), "~/MODEL.SafeTensors")
+    assert_same(state_dict(model), state_dict(tiny_cnn()))
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.pth.tar"])
+def test_pytorch_files_without_pytorch(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / name
+    with pytest.raises(ImportError, match=r"pip install noah-tf\[torch\] \(a .safetensors file"):
+        save_official_weights(tiny_cnn(), path)
+    assert not list(tmp_path.iterdir())
+    path.write_bytes(b"1")
+    assert_refused(tiny_cnn(), path, f"{name} is a PyTorch file, and PyTorch is not", ImportError)
+
+
+def test_a_failed_save_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = save_official_weights(tiny_cnn(), tmp_path / "model.safetensors")
+    before = path.read_bytes()
+
+    def full_disk(tensors, path):
+        open(path, "w").close()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_official_weights(tiny_deit(), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_what_the_scripts_do_not_read(tmp_path):
+    with pytest.raises(ValueError, match="scripts read .pth files, got .*script=True"):
+        save_official_weights(tiny_cnn(), tmp_path / "x.safetensors", script=True)
+    with pytest.raises(ValueError, match="needs a whole model, got a NOAHHead"):
+        save_official_weights(built_head(), tmp_path / "x.pth", script=True)
+    with pytest.raises(ValueError, match="holds tensors alone, nothing under 'model'"):
+        checkpoint_files.write_checkpoint(tmp_path / "x.safetensors", {}, "model")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,118 @@
+"""Every model of the zoo against the reference implementation's numbers."""
+
+import filelock
+import numpy as np
+import pytest
+import tensorflow as tf
+from shared_data import shared_folder
+
+import noah_tf
+from benchmarks import model_goldens
+from noah_tf import zoo
+
+GOLDENS = shared_folder() / "goldens" / "models"
+# The largest error, in standard deviations of the logits; the reference's own float32 run has
+# up to 1.4e-5.
+TOLERANCE = 1e-4
+HEAVY = ("_base_", "_b16_", "resnet101", "resnet152")
+
+ENTRIES = model_goldens.read_manifest(GOLDENS) if GOLDENS.is_dir() else {}
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if any(part in name for part in HEAVY) else [])
+    for name in ENTRIES
+] or [pytest.param("", marks=pytest.mark.skip(reason=f"no reference data at {GOLDENS}"))]
+
+
+@pytest.fixture
+def one_at_a_time(request, tmp_path_factory):
+    """Keeps the workers of a test run from holding two heavy models at once."""
+    if not any(mark.name == "slow" for mark in request.node.iter_markers()):
+        yield
+        return
+    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "heavy.lock"):
+        yield
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_is_the_references(name, one_at_a_time):
+    entry = ENTRIES[name]
+    model = noah_tf.create_model(**model_goldens.model_arguments(entry))
+    noah_tf.load_official_weights(model, model_goldens.weights(entry))
+
+    assert trainable_parameters(model) == entry["total_params"]
+    assert norm_epsilons(model) == pytest.approx(entry["norm_eps"], rel=1e-6)
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            assert layer.momentum == 1 - entry["bn_momentum_torch"]
+
+    outputs = model_goldens.read_outputs(GOLDENS, entry)
+    (features_in,) = tf.nest.flatten(head_layer(model).input)
+    features, logits = tf.keras.Model(model.input, [features_in, model.output])(
+        tf.constant(model_goldens.images(entry)), training=False
+    )
+    assert model_goldens.error(logits.numpy(), outputs) <= TOLERANCE
+    check_features(features.numpy(), entry, outputs)
+
+
+def trainable_parameters(model):
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def norm_epsilons(model):
+    kinds = (tf.keras.layers.BatchNormalization, tf.keras.layers.LayerNormalization)
+    return {layer.name: layer.epsilon for layer in model.layers if isinstance(layer, kinds)}
+
+
+def head_layer(model):
+    """The layer that takes the features that the goldens hold."""
+    names = ("noah_head", "classifier.1", "head", "gap_pool")
+    found = {layer.name: layer for layer in model.layers}
+    return next(found[name] for name in names if name in found)
+
+
+def check_features(features, entry, outputs):
+    """Compares what enters the head: its first channels and its mean over the positions."""
+    channels = features.shape[-1]
+    flat = features.reshape(len(features), -1, channels)
+    if entry["family"] in ("mixer", "gmlp") and not entry["noah"]:
+        flat = flat.mean(axis=1, keepdims=True)  # the reference's linear head sees the mean
+    assert channels == entry["feat_shape"][1]
+    expected = outputs["feat_slice"].reshape(len(features), 8, -1).transpose(0, 2, 1)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(flat[..., :8], expected, atol=1e-4 * scale)
+    mean = outputs["feat_channel_mean"]
+    np.testing.assert_allclose(flat.mean(axis=1), mean, atol=1e-4 * np.abs(mean).max())
+
+
+def test_every_model_of_the_zoo_has_a_golden(shared):
+    entries = model_goldens.read_manifest(shared / "goldens" / "models")
+    assert set(noah_tf.list_models()) == {name for name in entries if "__" not in name}
+
+
+def test_the_table_is_the_references(shared):
+    for name, entry in model_goldens.read_manifest(shared / "goldens" / "models").items():
+        if "__" in name:
+            continue
+        row, is_noah = zoo.model_info(name)
+        printed, top1, parameters = (
+            (row.noah_printed, row.noah_top1, row.noah_parameters)
+            if is_noah
+            else (row.printed, row.top1, row.parameters)
+        )
+        assert parameters == entry["total_params"], name
+        assert {"params_millions": printed, "top1": top1} == entry["reported"], name
+        if is_noah:
+            head = entry["head"]
+            assert (row.num_groups, row.key_ratio) == (head["head_num"], head["key_ratio"]), name
+            assert row.dropout == head["training_dropout"], name
+
+
+def test_wrong_weights_would_be_noticed(shared):
+    """The measure above is not met by anything: one wrong epsilon shows."""
+    entry = ENTRIES["resnet18"]
+    model = noah_tf.create_model("resnet18")
+    noah_tf.load_official_weights(model, model_goldens.weights(entry))
+    model.get_layer("layer4.1.bn2").epsilon = 1e-3
+    logits = model(tf.constant(model_goldens.images(entry)), training=False).numpy()
+    outputs = model_goldens.read_outputs(GOLDENS, entry)
+    assert model_goldens.error(logits, outputs) > TOLERANCE

@@ -7,6 +7,12 @@ The argument is the head: noah (the default) or gap. Any other TFDS data set wor
 
     python trainers/train.py --config configs/quickstart.py --workdir runs/cifar \\
         --config.data.name=cifar10 --config.augment.flip
+
+and so does any model of the paper, here from the authors' weights for ImageNet:
+
+    python trainers/train.py --config configs/quickstart.py --workdir runs/resnet18 \\
+        --config.model.architecture=resnet18 --config.model.weights=noah_resnet18.pth \\
+        --config.model.weights_head=skip
 """
 
 import ml_collections
@@ -21,6 +27,9 @@ def get_config(head="noah"):
     config.strategy = "auto"  # or mirrored, single
 
     config.model = ml_collections.ConfigDict()
+    # One of the paper's, such as resnet18; None for the backbone below.
+    config.model.architecture = config_dict.placeholder(str)
+    config.model.drop_path = 0.0  # for an architecture of the paper
     config.model.backbone = "keras_cv.models.ResNetBackbone"
     config.model.backbone_args = {
         "stackwise_filters": (64, 128),
@@ -33,6 +42,11 @@ def get_config(head="noah"):
     config.model.num_groups = config_dict.placeholder(int)  # None: the paper's choice
     config.model.key_ratio = config_dict.placeholder(float)
     config.model.dropout = 0.0
+    # What a new run starts from (.pth, .safetensors, .weights.h5); a resumed one goes on from its
+    # own checkpoint, and without either the weights are random.
+    config.model.weights = config_dict.placeholder(str)
+    config.model.weights_head = "load"  # or skip, for another number of classes
+    config.model.weights_ema = False  # the averaged weights of the file
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "digit_scenes"  # any TFDS name, or "folder" for data_dir/SPLIT/CLASS/*.jpg

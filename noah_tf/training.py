@@ -6,7 +6,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from noah_tf import distribute, metrics, optim, zoo
+from noah_tf import distribute, metrics, model_config, optim
 from noah_tf.checkpoint import STACK, Checkpoints, check_stack
 from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches
 from noah_tf.datasets.sources import source_from_config
@@ -20,6 +20,9 @@ _STEPS_PER_LOOK = 10
 
 def train(config, workdir):
     """Trains the model of a recipe, or goes on where a killed run stopped.
+
+    The weights come from the newest checkpoint in the folder; in a new run from the file
+    `config.model.weights`; without one they are random, by the seed.
 
     Every batch is a function of (seed, epoch, position) and the checkpoints hold everything else,
     so a run that was killed goes the same way as one that was not. A run that is complete is
@@ -48,7 +51,7 @@ def train(config, workdir):
 
     distribute.seed_everything(config.seed)
     with distribute.precision(config.precision), strategy.scope():
-        model = zoo.model_from_config(
+        model = model_config.model_from_config(
             config.model, preprocessing.image_size, train_source.num_classes
         )
         optimizer = optim.make_optimizer(
@@ -72,10 +75,14 @@ def train(config, workdir):
             return workdir.result()
         check_stack(workdir)
         step = checkpoints.restore()
+        if step == 0:
+            with strategy.scope():
+                model_config.load_initial_weights(model, config.model)
+        start = "checkpoint" if step else config.model.get("weights") or "random weights"
         print(
             f"{model.name}: {model.count_params():,} parameters, head on "
             f"{model.noah_feature_layer!r}; {step} of {config.train.epochs * steps_per_epoch} "
-            "steps done",
+            f"steps done, starting from {start}",
             flush=True,
         )
 

@@ -54,6 +54,8 @@ class Workdir:
     def begin(self, config, data):
         """Records config and data, or checks that the run in the folder has the same.
 
+        A run that has neither checkpoint nor result is begun anew: nothing of it can be lost.
+
         Args:
             config: the recipe, a ConfigDict.
             data: plain JSON data: `class_names` in the order of the logits, `multi_label`,
@@ -64,7 +66,7 @@ class Workdir:
             ValueError: the folder holds a run with another config or other data; its files are
                 left alone.
         """
-        if (self.path / "config.json").exists():
+        if self.has_progress():
             differences = [
                 *_differences(self.config(), _as_saved(config.to_dict())),
                 *_differences(
@@ -82,6 +84,10 @@ class Workdir:
         # Last, for it says that a run was begun.
         text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
         write_whole(self.path / "config.json", text)
+
+    def has_progress(self):
+        """Whether the folder has a checkpoint or the result of a run."""
+        return self.result() is not None or any(self.checkpoints.glob("ckpt-*.index"))
 
     def config(self):
         """The config as run, a ConfigDict.
@@ -117,11 +123,8 @@ class Workdir:
 
     def finish(self, model, result):
         """Writes the trained model and the run's result, which says that it is complete."""
-        for name, save in (("model.keras", model.save), (self.weights.name, model.save_weights)):
-            # Keras reads the format off the end of the name.
-            partial = self.path / f"partial-{name}"
-            save(str(partial))
-            os.replace(partial, self.path / name)
+        save_whole(model.save, self.path / "model.keras")
+        save_whole(model.save_weights, self.weights)
         self.write_result(result)
 
     def result(self):
@@ -138,8 +141,14 @@ class Workdir:
 
 def write_whole(path, text):
     """Writes a text file so that a kill leaves the old one or the new one, never half of one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    save_whole(lambda partial: pathlib.Path(partial).write_text(text), path)
+
+
+def save_whole(save, path):
+    """Has `save`, a function of a path, write a file, which appears when it is complete."""
+    # Keras reads the format off the end of the name.
+    partial = path.with_name(f"partial-{path.name}")
+    save(str(partial))
     os.replace(partial, path)
 
 

@@ -52,6 +52,11 @@ def models():
         keras_cv.models.ResNetBackbone(
             stackwise_filters=[64, 128], stackwise_blocks=[1, 1], stackwise_strides=[1, 2],
             block_type="basic_block", include_rescaling=False, input_shape=shape), 5, dropout=0.2)
+    for name in ("noah_mobilenetv3_small", "noah_shufflenetv2_100", "pvt_tiny_050"):
+        yield name, noah_tf.create_model(name, 5, shape)
+    yield "drop_path", noah_tf.create_model(
+        "deit_tiny_050_patch16_224", 5, (32, 32, 3), drop_path=0.1, mlp_dropout=0.1)
+    yield "gmlp", noah_tf.create_model("noah_gmlp_ti16_050_224", 5)
     image, x = tokens()
     x = tf.keras.layers.Add()([x, tf.keras.layers.Dense(32, activation="gelu")(x)])
     yield "tokens", noah_tf.attach_noah(tf.keras.Model(image, x), 5)

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from recipes import TRAIN_EXAMPLES, small_recipe
 
+import noah_tf
 from noah_tf import training
 from noah_tf.checkpoint import Checkpoints, load_run
 from noah_tf.evaluate import evaluate_run
@@ -262,3 +263,81 @@ def test_sizes_below_one_are_refused(shapes, tmp_path, name, value):
     config.train[name] = value
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
         train(config, tmp_path)
+
+
+def first_weights(config, workdir, monkeypatch):
+    """The weights that a run starts from: it is killed before its first step."""
+    with monkeypatch.context() as patch:
+        started = []
+        make = training.make_train_step
+
+        def recording(config, model, *arguments):
+            started.append(model.get_weights())
+            return make(config, model, *arguments)
+
+        patch.setattr(training, "make_train_step", recording)
+        kill_after(patch, 0)
+        with pytest.raises(Killed):
+            train(config, workdir)
+    return started[0]
+
+
+def paper_recipe(shapes):
+    """A model of the paper on the shapes."""
+    config = small_recipe(shapes)
+    config.model.architecture = "mobilenetv2_035"
+    config.train.epochs = 1
+    return config
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
+    shapes, tmp_path, monkeypatch, capsys
+):
+    config = paper_recipe(shapes)
+    source = noah_tf.create_model("noah_mobilenetv2_035", 3, (32, 32, 3), dropout=0.0)
+    path = noah_tf.save_official_weights(source, tmp_path / "start.safetensors")
+
+    scratch = first_weights(config, tmp_path / "scratch", monkeypatch)
+    assert "starting from random weights" in capsys.readouterr().out
+    assert same(scratch, first_weights(config, tmp_path / "again", monkeypatch))
+    assert not same(scratch, source.get_weights())
+
+    config.model.weights = str(path)
+    assert same(first_weights(config, tmp_path / "given", monkeypatch), source.get_weights())
+    assert f"starting from {path}" in capsys.readouterr().out
+
+    config.train.checkpoint_every = 1
+    with monkeypatch.context() as patch:
+        kill_after(patch, 2)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "given")
+    path.unlink()  # a resumed run does not need it any more
+    resumed = first_weights(config, tmp_path / "given", monkeypatch)
+    assert "starting from checkpoint" in capsys.readouterr().out
+    assert not same(resumed, source.get_weights())
+    assert np.isfinite(train(config, tmp_path / "given")["loss"])
+
+
+def test_another_number_of_classes_starts_with_a_fresh_head(shapes, tmp_path, monkeypatch):
+    config = paper_recipe(shapes)
+    source = noah_tf.create_model("noah_mobilenetv2_035", 10, (32, 32, 3))
+    config.model.weights = str(tmp_path / "start.safetensors")
+    noah_tf.save_official_weights(source, config.model.weights)
+    with pytest.raises(ValueError, match="skip"):
+        train(config, tmp_path / "run")
+    # Nothing was trained, so the folder takes the mended recipe.
+    config.model.weights_head = "skip"
+    started = first_weights(config, tmp_path / "run", monkeypatch)
+    kernel = source.get_layer("features.0.0").get_weights()[0]
+    assert any(np.array_equal(kernel, weight) for weight in started)
+
+
+def test_weights_that_are_not_there_are_named(shapes, tmp_path):
+    config = paper_recipe(shapes)
+    config.model.weights = "nowhere.weights.h5"
+    with pytest.raises(FileNotFoundError, match="no weights at nowhere.weights.h5"):
+        train(config, tmp_path / "run")

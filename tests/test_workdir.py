@@ -23,22 +23,39 @@ def test_config_and_classes_come_back(tmp_path):
     workdir.begin(quickstart(), {**DATA, "stack": "Keras 2"})  # a finished one may be used there
 
 
-def test_another_config_is_refused_and_nothing_changes(tmp_path):
-    workdir = Workdir(tmp_path)
+def begun(path):
+    """A folder in which a run has saved a checkpoint."""
+    workdir = Workdir(path)
     workdir.begin(quickstart(), DATA)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    workdir.checkpoints.mkdir()
+    (workdir.checkpoints / "ckpt-3.index").touch()
+    return workdir
+
+
+def test_another_config_is_refused_and_nothing_changes(tmp_path):
+    workdir = begun(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     other = quickstart("gap")
     other.train.epochs = 77
     with pytest.raises(ValueError) as error:
         workdir.begin(other, DATA)
     assert "model.head: 'noah' there, 'gap' here" in str(error.value)
     assert "train.epochs: 3 there, 77 here" in str(error.value)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert after == before
+
+
+def test_a_run_that_saved_nothing_makes_way_for_another(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.begin(quickstart(), DATA)
+    other = quickstart("gap")
+    workdir.begin(other, {**DATA, "train_examples": 6})
+    assert workdir.config().model.head == "gap"
+    assert workdir.data().train_examples == 6
 
 
 def test_other_data_is_refused(tmp_path):
-    workdir = Workdir(tmp_path)
-    workdir.begin(quickstart(), DATA)
+    workdir = begun(tmp_path)
     for change, message in (
         ({"class_names": ("a", "c")}, "data: class_names: ['a', 'b'] there, ['a', 'c'] here"),
         ({"train_examples": 8}, "data: train_examples: 7 there, 8 here"),

@@ -10,6 +10,8 @@ import tensorflow as tf
 from recipes import small_recipe
 from shared_data import REPOSITORY, SCENES
 
+import noah_tf
+
 QUICKSTART = str(REPOSITORY / "configs" / "quickstart.py")
 SMALL = (
     "--config.model.backbone_args.stackwise_filters=(64,)",
@@ -74,6 +76,34 @@ def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
     photo = next((shapes / "test" / "ring").iterdir()).read_bytes()
     answer = loaded.signatures["serving_default"](image_bytes=tf.constant([photo]))
     assert {label.decode() for label in answer["labels"][0].numpy()} == {"blob", "cross", "ring"}
+
+
+def test_an_authors_checkpoint_becomes_a_keras_file_and_a_saved_model(shapes, tmp_path):
+    model = noah_tf.create_model("noah_mobilenetv2_035", 3, (64, 64, 3))
+    noah_tf.save_official_weights(model, tmp_path / "shapes.safetensors")
+    flags = ("--model=noah_mobilenetv2_035", "--checkpoint=shapes.safetensors", "--output=made")
+    data = ("--data=folder", f"--data_dir={shapes}", "--split=test")
+    process = command(
+        tmp_path, "import_official", *flags, "--num_classes=3", "--image_size=64", *data
+    )
+    assert process.returncode == 0, process.stderr
+    parameters = sum(int(tf.size(weight)) for weight in model.trainable_weights)
+    assert f"noah_mobilenetv2_035: {parameters:,} parameters" in process.stdout
+    assert "builds 1,692,128, and the paper prints 1.69 million" in process.stdout
+    assert "top1 " in process.stdout and "the paper reports top1 63.4 %" in process.stdout
+    assert (tmp_path / "made" / "model.keras").exists()
+    assert (tmp_path / "made" / "saved_model" / "1" / "saved_model.pb").exists()
+
+    for wrong, message in (
+        ("--model=noah_mobilenet", "There is no model 'noah_mobilenet'; the nearest are noah_mo"),
+        ("--checkpoint=none.safetensors", "none.safetensors"),
+        ("--num_classes=4", "does not fit noah_mobilenetv2_035"),
+        ("--class_names=none.txt", "none.txt"),
+    ):
+        process = command(tmp_path, "import_official", *flags, "--num_classes=3", wrong)
+        assert process.returncode == 1
+        assert message in last_lines(process)
+        assert "Traceback" not in process.stderr
 
 
 @pytest.mark.slow

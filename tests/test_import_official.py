@@ -1,0 +1,96 @@
+"""From the authors' checkpoint to a .keras file and a SavedModel."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from recipes import CLASSES, TEST_EXAMPLES
+
+import noah_tf
+from noah_tf.datasets.sources import open_source
+from noah_tf.import_official import import_official
+from noah_tf.preprocess import decode
+from noah_tf.zoo import preprocessing_for
+
+NAME, SIZE = "noah_mobilenetv2_035", 64
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of three classes, and the model that it holds."""
+    model = noah_tf.create_model(NAME, 3, (SIZE, SIZE, 3))
+    path = tmp_path_factory.mktemp("checkpoints") / "shapes.safetensors"
+    return noah_tf.save_official_weights(model, path), model
+
+
+def test_files_answer_as_the_checkpoints_model(checkpoint, shapes, tmp_path):
+    path, model = checkpoint
+    source = open_source("folder", "test", shapes)
+    made = import_official(
+        NAME, path, tmp_path / "made", num_classes=3, image_size=SIZE, source=source
+    )
+    preprocessing = preprocessing_for(NAME, (SIZE, SIZE))
+    photo = next((shapes / "test" / "ring").iterdir()).read_bytes()
+    expected = model(preprocessing.evaluation(decode(photo))[None], training=False).numpy()
+
+    assert made.keras_file == tmp_path / "made" / "model.keras"
+    loaded = tf.keras.models.load_model(str(made.keras_file), compile=False)
+    image = preprocessing.evaluation(decode(photo))[None]
+    np.testing.assert_allclose(loaded(image, training=False), expected, rtol=1e-5, atol=1e-7)
+    assert loaded.name == NAME
+    assert loaded.get_layer("noah_head").dropout == 0.0  # the paper's of this model
+
+    assert made.saved_model == tmp_path / "made" / "saved_model" / "1"
+    serve = tf.saved_model.load(str(made.saved_model)).signatures["serving_default"]
+    answer = serve(image_bytes=tf.constant([photo]))
+    np.testing.assert_allclose(answer["logits"], expected, rtol=1e-4, atol=1e-6)
+    assert {label.decode() for label in answer["labels"].numpy()[0]} == set(CLASSES)
+
+    assert made.parameters == sum(np.prod(w.shape) for w in model.trainable_weights)
+    assert made.metrics["examples"] == TEST_EXAMPLES
+    assert json.loads((tmp_path / "made" / "evaluation.json").read_text()) == made.metrics
+
+
+def test_importing_again_writes_the_next_version(checkpoint, tmp_path):
+    path, _ = checkpoint
+    for version in ("1", "2"):
+        made = import_official(
+            NAME, path, tmp_path, num_classes=3, image_size=SIZE, class_names=["x", "y", "z"]
+        )
+        assert made.saved_model.name == version
+        assert made.metrics is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.keras", "saved_model"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "noah_mobilenetv2_050"}, "wrong"),
+        ({"num_classes": 4}, "wrong"),
+        ({"class_names": ["a", "b"]}, "2 class names for 3 classes"),
+        ({"name": "noah_mobilenetv4"}, "There is no model"),
+    ],
+)
+def test_a_checkpoint_of_another_model_writes_nothing(arguments, message, checkpoint, tmp_path):
+    path, _ = checkpoint
+    with pytest.raises(ValueError, match=message):
+        import_official(
+            **{
+                "name": NAME,
+                "checkpoint": path,
+                "output": tmp_path / "made",
+                "num_classes": 3,
+                "image_size": SIZE,
+                **arguments,
+            }
+        )
+    assert not (tmp_path / "made").exists()
+
+
+def test_data_of_other_classes_is_refused_before_anything_is_loaded(shapes, tmp_path):
+    with pytest.raises(ValueError, match="The model has 1000 classes and .* has 3"):
+        import_official(
+            NAME, "nowhere.pth", tmp_path / "made", source=open_source("folder", "test", shapes)
+        )
+    assert not (tmp_path / "made").exists()

@@ -1,0 +1,64 @@
+"""Makes Keras models of a checkpoint of the reference implementation: .keras and SavedModel.
+
+    python trainers/import_official.py --model noah_resnet18 --checkpoint noah_resnet18.pth.tar \\
+        --output imported/noah_resnet18
+
+With a data set it is evaluated as well, as the paper does it:
+
+    python trainers/import_official.py --model noah_resnet18 --checkpoint noah_resnet18.pth.tar \\
+        --output imported/noah_resnet18 --data imagenet2012 --split validation
+"""
+
+import pathlib
+
+import command_line
+from absl import flags
+
+from noah_tf import zoo
+from noah_tf.datasets.sources import open_source
+from noah_tf.import_official import import_official
+
+_MODEL = flags.DEFINE_string("model", None, "Name of the model, such as noah_resnet18.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A .pth, .pt, .tar or .safetensors file.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+_EMA = flags.DEFINE_bool("ema", False, "Take the averaged weights of the checkpoint.")
+_NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Classes of the checkpoint.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images, in pixels.")
+_PRE_LOGITS = flags.DEFINE_bool("pre_logits", None, "DeiT x0.75, x0.5: with that layer, or not.")
+_CLASS_NAMES = flags.DEFINE_string("class_names", None, "File with the name of a class a line.")
+_DATA = flags.DEFINE_string("data", None, "TFDS name, or 'folder', of data to evaluate on.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where it is; by default TFDS's own folder.")
+_SPLIT = flags.DEFINE_string("split", "validation", "Its split.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once.", lower_bound=1)
+
+
+def main(_):
+    row, is_noah = zoo.model_info(_MODEL.value)
+    source = _DATA.value and open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
+    names = _CLASS_NAMES.value and pathlib.Path(_CLASS_NAMES.value).read_text().splitlines()
+    made = import_official(
+        _MODEL.value,
+        _CHECKPOINT.value,
+        _OUTPUT.value,
+        ema=_EMA.value,
+        num_classes=_NUM_CLASSES.value,
+        image_size=_IMAGE_SIZE.value,
+        pre_logits=_PRE_LOGITS.value,
+        class_names=names,
+        source=source,
+        batch_size=_BATCH_SIZE.value,
+    )
+    built = row.noah_parameters if is_noah else row.parameters
+    printed = row.noah_printed if is_noah else row.printed
+    print(
+        f"{_MODEL.value}: {made.parameters:,} parameters. With 1000 classes and 224 pixels the "
+        f"released code builds {built:,}, and the paper prints {printed:.2f} million."
+    )
+    if made.metrics:
+        print(", ".join(f"{name} {value:.6g}" for name, value in made.metrics.items()))
+        print(f"(the paper reports top1 {row.noah_top1 if is_noah else row.top1} % on ImageNet)")
+    print(f"Wrote {made.keras_file} and {made.saved_model}.")
+
+
+if __name__ == "__main__":
+    command_line.run(main, required=["model", "checkpoint", "output"])

@@ -276,7 +276,7 @@ def test_attention_under_float16_takes_its_softmax_in_float32():
     key_value = tf.concat([tf.zeros((1, 9000, 2)), tf.ones((1, 9000, 2))], -1)
     mixed = layer([query, key_value])
     assert mixed.dtype == tf.float16
-    np.testing.assert_allclose(tf.cast(mixed, tf.float32), tf.ones((1, 1, 2)), rtol=0.02)
+    np.testing.assert_allclose(tf.cast(mixed, tf.float32), tf.ones((1, 1, 2)), rtol=0.1)
 
 
 def test_hard_swish_and_sigmoid():

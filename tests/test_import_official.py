@@ -52,6 +52,7 @@ def test_files_answer_as_the_checkpoints_model(checkpoint, shapes, tmp_path):
     assert json.loads((tmp_path / "made" / "evaluation.json").read_text()) == made.metrics
 
 
+@pytest.mark.slow
 def test_importing_again_writes_the_next_version(checkpoint, tmp_path):
     path, _ = checkpoint
     for version in ("1", "2"):

@@ -48,7 +48,13 @@ def test_models_are_listed_by_wildcard(pattern, names):
     assert noah_tf.list_models(pattern) == names
 
 
-@pytest.mark.parametrize("name", noah_tf.list_models())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in BOTH else [pytest.mark.slow])
+        for name in noah_tf.list_models()
+    ],
+)
 def test_every_model_has_the_tables_parameters(name):
     row, is_noah = zoo.model_info(name)
     model = noah_tf.create_model(name)
@@ -187,7 +193,14 @@ def test_drop_path_and_mlp_dropout_of_mixers_are_the_same_in_every_block():
     assert len(mlps) == 4 * 8
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in BOTH if name.startswith("noah_")),
+        "deit_tiny_050_patch16_224",
+        "mobilenetv3_small",
+    ],
+)
 def test_saving_and_loading_keeps_the_numbers(name, tmp_path):
     model = small(name, num_classes=5, drop_path=0.0 if "shuffle" in name else 0.1)
     rng = np.random.default_rng(3)
@@ -249,6 +262,8 @@ def test_layers_of_one_shape_start_differently():
         ({"name": "resnet18", "input_shape": (224, 224)}, "input_shape must be"),
         ({"name": "resnet18", "input_shape": (224, 224, None)}, "input_shape must be"),
         ({"name": "resnet18", "input_shape": 224}, "input_shape must be"),
+        ({"name": "resnet18", "input_shape": (-224, 224, 3)}, "input_shape must be"),
+        ({"name": "pvt_tiny", "input_shape": (224.0, 224, 3)}, "input_shape must be"),
         (
             {"name": "noah_deit_tiny_patch16_224", "input_shape": (224, 230, 3)},
             "multiples of 16, got input_shape=(224, 230, 3)",

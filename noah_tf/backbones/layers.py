@@ -1,5 +1,7 @@
 """What several architectures share: padding, initialisation, patches, tokens, attention, MLPs."""
 
+import numbers
+
 import tensorflow as tf
 
 from noah_tf.head import logits_dtype
@@ -49,7 +51,9 @@ def check_input_shape(architecture, input_shape, divisor=None):
         ValueError: says which shape would do.
     """
     is_shape = isinstance(input_shape, (tuple, list)) and len(input_shape) == 3
-    if not is_shape or input_shape[2] is None or any(size == 0 for size in input_shape):
+    sizes = [size for size in input_shape if size is not None] if is_shape else []
+    are_positive = all(isinstance(size, numbers.Integral) and size > 0 for size in sizes)
+    if not is_shape or input_shape[2] is None or not are_positive:
         raise ValueError(
             f"input_shape must be (height, width, channels) such as (224, 224, 3), got "
             f"{input_shape}."

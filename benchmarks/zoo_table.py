@@ -1,0 +1,92 @@
+"""The paper's models as built here: parameters, what the paper reports, and the parity error.
+
+    python benchmarks/zoo_table.py --goldens DIR --output README.md
+
+DIR is a folder of model goldens (see `model_goldens.py`). Every model is built, given the golden
+weights, and run on the golden images; its error is the largest difference of a logit from the
+reference implementation's in float64, in standard deviations of the logits. With `--output` the
+table between the markers of that file is replaced.
+"""
+
+import argparse
+import math
+import os
+import pathlib
+import re
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import model_goldens
+import tensorflow as tf
+
+import noah_tf
+from noah_tf.zoo import ARCHITECTURES
+
+BEGIN, END = "<!-- zoo_table: begin -->\n", "<!-- zoo_table: end -->\n"
+WITHOUT = "__noprelogits"
+
+
+def measure(folder, entry):
+    """Trainable parameters of the model of an entry, and its error."""
+    tf.keras.backend.clear_session()
+    model = noah_tf.create_model(**model_goldens.model_arguments(entry))
+    noah_tf.load_official_weights(model, model_goldens.weights(entry))
+    logits = model(tf.constant(model_goldens.images(entry)), training=False).numpy()
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    return parameters, model_goldens.error(logits, model_goldens.read_outputs(folder, entry))
+
+
+def table(measured):
+    """The lines of the table; `measured` is name of a golden → (parameters, error)."""
+    lines = [
+        "| model | N | r | parameters built, M | printed, M | top-1 reported, % | parity error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in ARCHITECTURES.items():
+        both = (name, f"noah_{name}")
+        built = _millions(both, measured)
+        if f"{name}{WITHOUT}" in measured:
+            without = _millions([other + WITHOUT for other in both], measured)
+            built += f" ({without} without `pre_logits`)"
+        ratio = f"1/{round(1 / row.key_ratio)}"
+        errors = " → ".join(f"{measured[other][1]:.1e}" for other in both)
+        lines.append(
+            f"| `{name}` | {row.num_groups} | {ratio} | {built} | "
+            f"{row.printed:.2f} → {row.noah_printed:.2f} | "
+            f"{row.top1:.2f} → {row.noah_top1:.2f} | {errors} |"
+        )
+    return lines
+
+
+def _millions(names, measured):
+    return " → ".join(f"{measured[name][0] / 1e6:.3f}" for name in names)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--goldens", type=pathlib.Path, required=True, help="folder of goldens")
+    parser.add_argument("--output", type=pathlib.Path, help="Markdown file to update")
+    arguments = parser.parse_args()
+
+    measured = {}
+    for name, entry in model_goldens.read_manifest(arguments.goldens).items():
+        measured[name] = measure(arguments.goldens, entry)
+    lines = table(measured)
+    print("\n".join(lines))
+    worst = max(measured, key=lambda name: measured[name][1])
+    print(
+        f"\nTensorFlow {tf.__version__}: worst of {len(measured)} is {worst} with "
+        f"{measured[worst][1]:.1e}."
+    )
+    if arguments.output:
+        text = arguments.output.read_text()
+        pattern = re.escape(BEGIN) + ".*" + re.escape(END)
+        if not re.search(pattern, text, flags=re.DOTALL):
+            parser.error(f"{arguments.output} has no lines {BEGIN.strip()} and {END.strip()}")
+        section = BEGIN + "\n".join(lines) + "\n" + END
+        arguments.output.write_text(re.sub(pattern, lambda _: section, text, flags=re.DOTALL))
+        print(f"Written to {arguments.output}.")
+
+
+if __name__ == "__main__":
+    main()

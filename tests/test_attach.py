@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import re
 import zlib
 
 import keras_cv
@@ -163,7 +164,18 @@ def keras_file_round_trip(model, tmp_path):
     return tf.keras.models.load_model(path, compile=False)
 
 
-@pytest.mark.parametrize("case", _params([case for case in FIT if case.smallest]))
+# Large graphs, whose training step takes long to trace.
+LARGE = re.compile(
+    "ConvNeXt|DenseNet|EfficientNet.*V[12]|Inception|MLPMixer|NASNet|RS50|ViTDet|Xcep"
+)
+SMALLEST = [case for case in FIT if case.smallest]
+
+
+@pytest.mark.parametrize(
+    "case",
+    _params([case for case in SMALLEST if not LARGE.search(case.name)])
+    + _params([case for case in SMALLEST if LARGE.search(case.name)], [pytest.mark.slow]),
+)
 def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):
     train_save_and_load(case, tmp_path)
 

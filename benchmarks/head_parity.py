@@ -22,14 +22,10 @@ import tensorflow as tf
 
 import noah_tf
 from noah_tf import poca
+from noah_tf.reference_tensors import reference_tensors
 
-# Reference name of a parameter → name of the layer's weight.
-WEIGHTS = {
-    "query.weight": "key_kernel",
-    "query.bias": "key_bias",
-    "value.weight": "value_kernel",
-    "value.bias": "value_bias",
-}
+# The reference's names of the parameters.
+WEIGHTS = ("query.weight", "query.bias", "value.weight", "value.bias")
 COLUMNS = ["logits", "logits_eval", "d_x", *(f"d_{name}" for name in WEIGHTS), "attention"]
 
 
@@ -67,24 +63,20 @@ def measure(folder, case):
     head = make_head(case)
     features = tf.constant(_channels_last(golden["x"]))
     head.build(features.shape)
-    for name, weight in WEIGHTS.items():
-        getattr(head, weight).assign(_weight(case, golden[name]))
-
-    weights = [getattr(head, weight) for weight in WEIGHTS.values()]
+    noah_tf.load_official_weights(head, {name: golden[name] for name in WEIGHTS})
+    _, weights = reference_tensors(head)
     with tf.GradientTape() as tape, _stored_mask(case, golden):
         tape.watch(features)
         logits = head(features, training=case["mode"] == "train")
         loss = tf.reduce_sum(logits * golden["dlogits"])
-    # On Keras 3 the tape knows the variable inside of Keras's own.
-    variables = [w if isinstance(w, tf.Variable) else w.value for w in weights]
-    gradients = tape.gradient(loss, [features, *variables])
+    gradients = tape.gradient(loss, [features, *(weight.variable for weight in weights)])
 
     got = {"logits": logits, "d_x": gradients[0]}
     want = {"logits": golden.get("logits64", golden["logits"]), "d_x": golden["d_x"]}
     want["d_x"] = _channels_last(want["d_x"])
-    for name, gradient in zip(WEIGHTS, gradients[1:], strict=True):
-        got[f"d_{name}"] = gradient
-        want[f"d_{name}"] = _weight(case, golden[f"d_{name}"])
+    for weight, gradient in zip(weights, gradients[1:], strict=True):
+        got[f"d_{weight.name}"] = weight.as_tensor(gradient)
+        want[f"d_{weight.name}"] = golden[f"d_{weight.name}"]
     if "logits_eval" in golden:
         got["logits_eval"], want["logits_eval"] = head(features), golden["logits_eval"]
     if "attention" in golden:
@@ -108,14 +100,6 @@ def _error(got, want, absolute):
 
 def _channels_last(array):
     return np.moveaxis(array, 1, -1)
-
-
-def _weight(case, array):
-    """A parameter of the reference, (outputs, inputs, 1, 1) or (outputs,), in the layer's shape."""
-    if array.ndim == 1:
-        return array.reshape(case["head_num"], case["outplanes"])
-    blocks = case["groups"]
-    return array.reshape(blocks, len(array) // blocks, -1).transpose(0, 2, 1)
 
 
 def _stored_mask(case, golden):

@@ -154,7 +154,7 @@ def state_dict(model, architecture=None):
             f"{model.name} has weights of dtype {' and '.join(dtypes)}, and a checkpoint of the "
             "reference is float32: build the model in float32 and set_weights() on it."
         )
-    tensors = {weight.name: weight.value() for weight in weights}
+    tensors = {weight.name: weight.as_tensor(weight.variable) for weight in weights}
     for name in [name for name in tensors if name.endswith(".running_var")]:
         # BatchNorm's counter of training steps, which Keras does not keep.
         module = name.removesuffix("running_var")

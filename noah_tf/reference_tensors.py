@@ -166,13 +166,13 @@ class ReferenceTensor(NamedTuple):
     def _axes(self):
         return self.layout.axes or tuple(range(len(self.variable.shape)))
 
-    def value(self):
-        """The tensor, a copy."""
-        array = np.asarray(self.variable).transpose(self._axes).reshape(self.shape)
+    def as_tensor(self, array):
+        """The weight, or what has its shape, laid out as the tensor; a copy."""
+        array = np.asarray(array).transpose(self._axes).reshape(self.shape)
         return np.array(array, order="C")
 
     def as_weight(self, array):
-        """What to assign to the weight for a tensor of this shape."""
+        """The tensor laid out as the weight, in its dtype."""
         array = array.reshape([self.variable.shape[axis] for axis in self._axes])
         dtype = tf.as_dtype(self.variable.dtype).as_numpy_dtype
         return array.transpose(np.argsort(self._axes)).astype(dtype)

@@ -575,6 +575,26 @@ def test_gap_head_is_mean_and_linear(features):
 
 
 @pytest.mark.parametrize("head", ["noah", "gap"])
+def test_initializers_reach_the_head(head):
+    backbone = tf.keras.Model(*conv_map())
+    arguments = {"kernel_initializer": tf.keras.initializers.Constant(3.0)}
+    model = attach_noah(backbone, 3, head=head, bias_initializer="ones", **arguments)
+    layer = model.get_layer("noah_head" if head == "noah" else "gap_logits")
+    assert sorted({value for w in layer.get_weights() for value in np.unique(w)}) == [1, 3]
+    plain = attach_noah(backbone, 3, head=head).layers[-1].get_weights()
+    kernels = [w for w in plain if w.any()]
+    assert len(kernels) == len(plain) / 2  # the biases start at 0
+    assert all(len(np.unique(kernel)) > 3 for kernel in kernels)
+
+
+@pytest.mark.parametrize("head", ["noah", "gap"])
+def test_a_float64_policy_gives_float64_logits(head):
+    tf.keras.mixed_precision.set_global_policy("float64")
+    model = attach_noah(tf.keras.Model(*conv_map()), 3, head=head)
+    assert model(np.zeros((1, *model.input_shape[1:]))).dtype == tf.float64
+
+
+@pytest.mark.parametrize("head", ["noah", "gap"])
 def test_arguments_reach_the_head(head):
     model = attach_noah(
         tf.keras.Model(*conv_map()), 3, dropout=0.3, activation="softmax", head=head, name="mine"

@@ -1,37 +1,16 @@
-"""attach_noah: which feature map it takes, what it leaves as it is, and on how many backbones."""
-
-import gc
-import inspect
-import re
-import zlib
+"""attach_noah: which feature map it takes, and what it leaves as it is."""
 
 import keras_cv
 import numpy as np
 import pytest
 import tensorflow as tf
+from attach_helpers import CLASSES, images
 
-from benchmarks.backbone_cases import (
-    HAS_KERAS_HUB,
-    KERAS_CV_OTHERS,
-    KERAS_HUB,
-    Case,
-    all_cases,
-)
+from benchmarks.backbone_cases import all_cases
 from noah_tf.attach import attach_noah, feature_layer_name
-from noah_tf.feature_map import find_feature_map
 from noah_tf.head import NOAHHead
 
 layers = tf.keras.layers
-CLASSES = 5
-CASES = all_cases()
-FIT = [case for case in CASES if case.unfit is None]
-
-
-def _params(cases, marks=()):
-    return [
-        pytest.param(case, id=str(case), marks=(*marks, *([pytest.mark.slow] * case.slow)))
-        for case in cases
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -47,173 +26,13 @@ def conv_map(size=8, channels=8, name="last_map"):
     return image, layers.ReLU(name=name)(x)
 
 
+def keras_cv_resnet18():
+    return next(case for case in all_cases() if case.name == "ResNet18Backbone").build()
+
+
 def token_map(tokens, width=8):
     image = tf.keras.Input((tokens, 3))
     return image, layers.Dense(width, name="tokens")(image)
-
-
-def images(model, batch=2, seed=0):
-    shape = [1 if size is None else size for size in model.input_shape[1:]]
-    return np.random.default_rng(seed).random((batch, *shape), dtype=np.float32)
-
-
-# ---- every backbone --------------------------------------------------------------------------
-
-
-def attach_and_check(case):
-    """Builds the case with a head; returns the model after the checks that hold for every one."""
-    backbone = case.build(include_top=case.has_top)
-    model = attach_noah(backbone, CLASSES)
-    assert model.output_shape == (None, CLASSES)
-    assert tf.as_dtype(model.outputs[0].dtype) == tf.float32
-    features = model.get_layer("noah_head").input
-    assert len(features.shape) in (3, 4)
-    assert np.prod(features.shape[1:-1]) >= 4, "NOAH is linear on a map of one position"
-    assert bool(model.noah_discarded_layers) == case.has_top
-    return model
-
-
-@pytest.mark.parametrize("case", _params(FIT))
-def test_every_backbone_takes_the_head(case):
-    attach_and_check(case)
-
-
-@pytest.mark.parametrize("case", _params([case for case in CASES if case.unfit]))
-def test_what_cannot_carry_a_head_says_why(case):
-    with pytest.raises(ValueError, match=case.error):
-        attach_noah(case.build(include_top=False), CLASSES)
-
-
-@pytest.mark.parametrize("case", _params([case for case in FIT if case.has_top and case.smallest]))
-def test_classifier_and_bare_backbone_give_the_same_map(case):
-    found = []
-    for include_top in (True, False):
-        tf.keras.backend.clear_session()
-        backbone = case.build(include_top=include_top)
-        model = attach_noah(backbone, CLASSES)
-        found.append((find_feature_map(backbone).layer.name, model.get_layer("noah_head").input))
-    (top_layer, top_map), (bare_layer, bare_map) = found
-    assert top_map.shape == bare_map.shape
-    if case.family == "ConvNeXt":
-        # The classifier's LayerNorm follows the pool, the bare backbone's stands on the map.
-        assert bare_layer.startswith("layer_normalization")
-        return
-    if case is KERAS_HUB:  # Its classifier nests the backbone.
-        assert top_layer == "res_net_backbone"
-        return
-    assert top_layer == bare_layer
-
-
-@pytest.fixture(autouse=True)
-def large_models_are_not_kept(request):
-    """Frees the models of exhaustive tests; for the others it would cost more than it gives."""
-    yield
-    if request.node.get_closest_marker("exhaustive"):
-        tf.keras.backend.clear_session()
-        gc.collect()
-
-
-def train_save_and_load(case, tmp_path):
-    model = attach_noah(case.build(include_top=case.has_top), CLASSES)
-    x = images(model)
-    one_step(model, x)
-    logits = model(x, training=False).numpy()
-    assert np.isfinite(logits).all()
-    if case.file_defect is None:
-        loaded = keras_file_round_trip(model, tmp_path)
-        assert feature_layer_name(loaded) == model.noah_feature_layer
-        head, loaded_head = (m.get_layer("noah_head") for m in (model, loaded))
-        assert loaded_head.get_config() == head.get_config()
-    else:  # The library's own layers break the file; once they do not, this test tells.
-        with pytest.raises(Exception, match=case.file_defect):
-            keras_file_round_trip(model, tmp_path)
-        model.save_weights(str(tmp_path / "model.weights.h5"))
-        loaded = attach_noah(case.build(include_top=case.has_top), CLASSES)
-        loaded.load_weights(str(tmp_path / "model.weights.h5"))
-    got = loaded(x, training=False)
-    np.testing.assert_allclose(got, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
-
-
-def one_step(model, x):
-    """A small step of gradient descent; checks that every weight has a gradient and most move.
-
-    Not all: ReLUs of an untrained network can be dead on two images.
-    """
-    # Checksums, for a second copy of the largest models does not fit beside another test.
-    before = [zlib.crc32(variable.numpy()) for variable in model.trainable_variables]
-    with tf.GradientTape() as tape:
-        logits = model(x, training=True)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[0, 1], logits=logits)
-    gradients = tape.gradient(losses, model.trainable_variables)
-    assert all(gradient is not None for gradient in gradients)
-    assert np.isfinite(losses).all()
-    # Clipped, or an untrained ResNet-50 overflows.
-    gradients, _ = tf.clip_by_global_norm(gradients, 0.1)
-    optimizer = tf.keras.optimizers.SGD(0.1)
-    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-    changed = [
-        zlib.crc32(variable.numpy()) != old
-        for variable, old in zip(model.trainable_variables, before, strict=True)
-    ]
-    assert np.mean(changed) > 0.5
-
-
-def keras_file_round_trip(model, tmp_path):
-    path = str(tmp_path / "model.keras")
-    model.save(path)
-    return tf.keras.models.load_model(path, compile=False)
-
-
-# Large graphs, whose training step takes long to trace.
-LARGE = re.compile(
-    "ConvNeXt|DenseNet|EfficientNet.*V[12]|Inception|MLPMixer|NASNet|RS50|ViTDet|Xcep"
-)
-SMALLEST = [case for case in FIT if case.smallest]
-
-
-@pytest.mark.parametrize(
-    "case",
-    _params([case for case in SMALLEST if not LARGE.search(case.name)])
-    + _params([case for case in SMALLEST if LARGE.search(case.name)], [pytest.mark.slow]),
-)
-def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):
-    train_save_and_load(case, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "case", _params([case for case in FIT if not case.smallest], [pytest.mark.exhaustive])
-)
-def test_every_other_model_trains_saves_and_loads(case, tmp_path):
-    train_save_and_load(case, tmp_path)
-
-
-def test_no_model_of_keras_applications_is_untested():
-    listed = {case.name for case in CASES if case.library == "keras.applications"}
-    functions = inspect.getmembers(tf.keras.applications, inspect.isfunction)
-    assert listed == {name for name, _ in functions}
-    assert len(listed) >= 40
-
-
-def test_no_class_of_keras_cv_models_is_untested():
-    tested = {case.name for case in CASES if case.library == "keras_cv.models"}
-    bases = {case.family for case in CASES if case.library == "keras_cv.models"}
-    classes = dict(inspect.getmembers(keras_cv.models, inspect.isclass))
-    assert set(classes) <= tested | bases | set(KERAS_CV_OTHERS)
-    untested = {name for name, cls in classes.items() if issubclass(cls, keras_cv.models.Backbone)}
-    assert untested - tested - bases == {"Backbone"}
-
-
-def test_every_family_has_a_model_that_is_trained():
-    trained = {(case.library, case.family) for case in FIT if case.smallest}
-    assert {(case.library, case.family) for case in FIT} == trained
-
-
-@pytest.mark.skipif(not HAS_KERAS_HUB, reason="keras_hub is not installed: pip install keras-hub")
-def test_keras_hub_backbone_takes_the_head():
-    assert isinstance(KERAS_HUB, Case)
-    model = attach_noah(KERAS_HUB.build(include_top=True), CLASSES)
-    assert model.noah_discarded_layers == ("predictions",)
-    assert model.get_layer("noah_head").input.shape[1:] == (2, 2, 512)
 
 
 # ---- which layer, N and r --------------------------------------------------------------------
@@ -251,8 +70,7 @@ def test_mobilenet_v3_keeps_its_map_before_the_pool_and_drops_the_convolutions_b
 
 
 def test_resnet_18_has_the_papers_ratio_of_its_own():
-    case = next(case for case in CASES if case.name == "ResNet18Backbone")
-    head = attach_noah(case.build(), CLASSES).get_layer("noah_head")
+    head = attach_noah(keras_cv_resnet18(), CLASSES).get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (4, 1 / 2)
 
 
@@ -420,8 +238,7 @@ def test_nested_backbone_is_kept_whole():
 
 
 def test_keras_cv_image_classifier():
-    case = next(case for case in CASES if case.name == "ResNet18Backbone")
-    backbone = case.build()
+    backbone = keras_cv_resnet18()
     model = attach_noah(keras_cv.models.ImageClassifier(backbone, num_classes=3), CLASSES)
     assert model.noah_feature_layer == backbone.name
     assert model.noah_discarded_layers == ("predictions",)

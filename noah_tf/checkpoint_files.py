@@ -1,14 +1,16 @@
 """Files of named tensors: PyTorch's, read without running what they hold, and safetensors."""
 
 import argparse
-import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save_file
+
+from noah_tf.workdir import save_whole
 
 _PICKLES = (".pth", ".pt", ".tar")
 _SAFETENSORS = ".safetensors"
@@ -60,7 +62,7 @@ def read_checkpoint(path):
 
 
 def write_checkpoint(path, tensors, key=None):
-    """Writes named tensors so that a kill leaves the old file or the new one, never half of one.
+    """Writes named tensors to a file, which appears when it is complete.
 
     Args:
         path: the file; its end decides the format, as in `read_checkpoint`.
@@ -71,7 +73,7 @@ def write_checkpoint(path, tensors, key=None):
         `pathlib.Path` of the file.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
+        OSError: the folder does not exist, `path` is one, or there is no room.
         ImportError: a PyTorch file, and PyTorch is not installed or older than 2.6.
         ValueError: the file ends in something else, or `key` is given for a .safetensors file,
             which has no place for it.
@@ -82,19 +84,22 @@ def write_checkpoint(path, tensors, key=None):
         raise ValueError(f"A .safetensors file holds tensors alone, nothing under {key!r}: {path}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        if suffix == _SAFETENSORS:
-            from safetensors.numpy import save_file
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file to write.")
+    torch = None if suffix == _SAFETENSORS else _torch(path)
 
-            save_file(tensors, str(partial))
+    def save(partial):
+        if torch is None:
+            save_file(tensors, partial)
         else:
-            torch = _torch(path)
             content = {name: torch.from_numpy(array) for name, array in tensors.items()}
             torch.save(content if key is None else {key: content}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    try:
+        # A link stays one, and the file that it points to is replaced.
+        save_whole(save, path.resolve())
+    except (RuntimeError, SafetensorError) as error:  # Theirs for a disk that is full.
+        raise OSError(f"{path} could not be written: {_reason(error)}.") from error
     return path
 
 
@@ -118,17 +123,20 @@ def named_tensors(content, ema, label):
     wanted, others = (_EMA_KEYS, _KEYS) if ema else (_KEYS, _EMA_KEYS)
     found = [key for key in wanted if isinstance(content.get(key), Mapping)]
     if ema and not found:
-        raise ValueError(
-            f"{label} has no averaged weights ({' or '.join(wanted)}), {listed('it has', content)}."
-        )
+        entries = [key for key, value in content.items() if not hasattr(type(value), "dtype")]
+        has = listed("it has", entries) if entries else "it is a bare mapping of tensors"
+        raise ValueError(f"{label} has no averaged weights ({' or '.join(wanted)}), {has}.")
     if not found and any(isinstance(content.get(key), Mapping) for key in others):
         raise ValueError(f"{label} has averaged weights alone: give ema=True to load them.")
+    where = f"under {found[0]!r}" if found else f"with nothing under {' or '.join(wanted)}"
     tensors = {}
     for name, value in (content[found[0]] if found else content).items():
-        if not isinstance(name, str) or not hasattr(value, "dtype"):
+        # The type's: an object from a pickle can give itself any attribute, and numpy would read
+        # memory where it says so.
+        if not isinstance(name, str) or not hasattr(type(value), "dtype"):
             raise ValueError(
-                f"{label} is no checkpoint: it has no mapping under {' or '.join(wanted)}, and "
-                f"{name!r} is a {type(value).__name__}, no tensor."
+                f"{label} is no mapping name → tensor: {where}, {name!r} is a "
+                f"{type(value).__name__}."
             )
         name = name.removeprefix("module.")
         if name in tensors:
@@ -138,10 +146,22 @@ def named_tensors(content, ema, label):
 
 
 def as_numpy(tensor):
-    """A numpy, TensorFlow or torch tensor as a numpy array."""
-    if not hasattr(tensor, "detach"):
+    """A numpy, TensorFlow or torch tensor as a numpy array.
+
+    Raises:
+        ValueError: it is a torch tensor that is no plain array of numbers in memory: sparse,
+            quantised, or without data.
+    """
+    if not hasattr(type(tensor), "detach"):
         return np.asarray(tensor)
-    tensor = tensor.detach().cpu()
+    if (
+        tensor.is_quantized
+        or tensor.is_meta
+        or tensor.is_nested
+        or "strided" not in str(tensor.layout)
+    ):
+        raise ValueError(f"it is {tensor.layout} {tensor.dtype} on {tensor.device}")
+    tensor = type(tensor).detach(tensor).cpu().resolve_neg()
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()  # numpy has no bfloat16.
     return tensor.numpy()
@@ -169,31 +189,24 @@ def _torch(path):
     except ImportError:
         raise ImportError(
             f"{path.name} is a PyTorch file, and PyTorch is not installed: pip install "
-            "noah-tf[torch] (a .safetensors file needs no PyTorch)."
+            "'torch>=2.6' (a .safetensors file needs no PyTorch)."
         ) from None
     if torch.__version__ < (2, 6):
         # Before, a crafted file could run code in spite of weights_only=True (CVE-2025-32434).
         raise ImportError(
             f"{path.name} needs PyTorch 2.6 or newer, whose reader runs no code from the file, "
-            f"got {torch.__version__}: pip install noah-tf[torch]."
+            f"got {torch.__version__}: pip install 'torch>=2.6'."
         )
     return torch
 
 
 def _read_pickle(path):
     torch = _torch(path)
+    # A context that allows what the caller has allowed already would forbid it on leaving.
+    allowed = {argparse.Namespace} - set(torch.serialization.get_safe_globals())
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(
-                str(path),
-                map_location="cpu",
-                weights_only=True,
-                # Tensors that are not used, such as the optimizer's, are then never read. The
-                # format of PyTorch before 1.6 is no zip file and cannot be mapped.
-                mmap=zipfile.is_zipfile(path),
-            )
-    except MemoryError:
-        raise
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(str(path), map_location="cpu", weights_only=True)
     except Exception as error:  # Damaged files make PyTorch raise nearly anything.
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
@@ -202,22 +215,27 @@ def _read_pickle(path):
                 "run code; nothing of it was run. Where you trust it, save its tensors alone: "
                 "torch.save(state_dict, path)."
             ) from None
-        raise ValueError(f"{path} is damaged or cannot be read safely: {_reason(error)}.") from None
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            raise MemoryError(f"There is not enough memory to read {path}.") from None
+        raise ValueError(
+            f"{path} is damaged, cannot be read safely, or is no file of torch.save "
+            f"({_reason(error)})."
+        ) from None
 
 
 def _reason(error):
-    """The sentence of a PyTorch error that says what is wrong, without its advice."""
+    """The sentence of an error that says what is wrong, without its advice."""
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     text = text.removeprefix("Cannot use ``weights_only=True`` with ")
-    return re.split(r"\n|\. ", text)[0].rstrip(".") or type(error).__name__
+    sentence = re.split(r"\n|\. ", text)[0].rstrip(".")
+    # A KeyError of a byte that begins no pickle is a bare number.
+    return type(error).__name__ if not sentence or sentence.isdigit() else sentence
 
 
 def _read_safetensors(path):
-    import safetensors
-
     try:
-        tensors = safetensors.deserialize(path.read_bytes())
-    except safetensors.SafetensorError as error:
+        tensors = deserialize(path.read_bytes())
+    except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}.") from None
     for name, tensor in tensors:
         if tensor["dtype"] not in _SAFETENSORS_DTYPES:

@@ -44,8 +44,9 @@ def import_official(
     """Makes a .keras file and a SavedModel of a checkpoint of the reference implementation.
 
     Writes output/model.keras, output/saved_model/VERSION/ and, with a data set,
-    output/evaluation.json. A file that is there is replaced once the new one is complete; a
-    version of the SavedModel never is, the next one is written.
+    output/evaluation.json. A model.keras that is there is replaced once the new one is complete,
+    and its evaluation.json goes with it; a version of the SavedModel never is replaced, the next
+    one is written.
 
     Args:
         name: one of `list_models()`.
@@ -81,16 +82,17 @@ def import_official(
     )
     load_official_weights(model, checkpoint, ema=ema)
     preprocessing = preprocessing_for(name, (image_size, image_size))
-    metrics = None
-    if source is not None:
-        metrics = Evaluator(model)(source, preprocessing, batch_size)
 
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
+    evaluation = output / "evaluation.json"
+    evaluation.unlink(missing_ok=True)
     keras_file = output / "model.keras"
     save_whole(model.save, keras_file)
     saved_model = export_savedmodel(model, output / "saved_model", preprocessing, class_names)
-    if metrics is not None:
-        write_whole(output / "evaluation.json", json.dumps(metrics, indent=2) + "\n")
+    metrics = None
+    if source is not None:  # Last, for it can take hours.
+        metrics = Evaluator(model)(source, preprocessing, batch_size)
+        write_whole(evaluation, json.dumps(metrics, indent=2) + "\n")
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return Imported(keras_file, saved_model, parameters, metrics)

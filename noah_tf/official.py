@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +17,9 @@ from noah_tf.checkpoint_files import (
     write_checkpoint,
 )
 from noah_tf.reference_tensors import BARE_HEAD, reference_tensors
+
+# Positions along one side of a table that is interpolated: images of 4,096 pixels in PVT.
+_LARGEST_GRID = 1024
 
 
 def load_official_weights(model_or_head, source, ema=False, head="load", architecture=None):
@@ -37,7 +39,7 @@ def load_official_weights(model_or_head, source, ema=False, head="load", archite
             has been called, which takes "query.weight", "query.bias", "value.weight" and
             "value.bias", or, of a whole model's checkpoint, the head's tensors alone.
         source: path of a .pth, .pt or .tar file (which needs PyTorch, `pip install
-            noah-tf[torch]`) or of a .safetensors file; or a mapping, name → numpy array, torch or
+            'torch>=2.6'`) or of a .safetensors file; or a mapping, name → numpy array, torch or
             TensorFlow tensor. The tensors may be under "state_dict" or "model".
         ema: whether to take the averaged weights, "state_dict_ema" or "model_ema".
         head: "load"; or "skip" to leave the model's head as it is, whatever the checkpoint's,
@@ -70,8 +72,7 @@ def load_official_weights(model_or_head, source, ema=False, head="load", archite
         if head == "skip":
             raise ValueError("head='skip' leaves nothing to load into a NOAHHead.")
         tensors = _head_tensors(tensors, label)
-    name = architecture or model_or_head.name
-    advice = _advice_on_kind(weights, tensors, family, name)
+    advice = _advice_on_kind(weights, tensors, family)
     if head == "skip":
         weights = [weight for weight in weights if not family.is_head(weight.name)]
         tensors = {name: value for name, value in tensors.items() if not family.is_head(name)}
@@ -91,11 +92,12 @@ def save_official_weights(model, path, script=False, architecture=None):
     """Writes a checkpoint that the reference implementation's models load.
 
     Names, shapes, dtypes and, in a PyTorch file, the order are those of their state_dict. Loading
-    the file gives the same weights bit for bit.
+    the file gives the same weights bit for bit. What the model computes with them is not looked
+    at: of layers put together in another way the file has the names that they have.
 
     Args:
         model: a model of `create_model`, or one put on its layers; or a `NOAHHead`.
-        path: file to write: .pth, .pt or .tar (which need PyTorch, `pip install noah-tf[torch]`),
+        path: file to write: .pth, .pt or .tar (which need PyTorch, `pip install 'torch>=2.6'`),
             or .safetensors.
         script: whether to write what the reference's own training script resumes or evaluates
             from: for the CNNs `module.` before every name, for DeiT and PVT the mapping under
@@ -185,25 +187,32 @@ def _head_tensors(tensors, label):
 
 def _matched(weights, tensors, family):
     """The value of every weight, and what does not fit: kind of problem → {name: description}."""
-    values, missing, shapes, dtypes = [], {}, {}, {}
+    values, missing, shapes, unreadable = [], {}, {}, {}
     for weight in weights:
         name = weight.name
         if name not in tensors:
             missing[name] = name
             continue
-        array = _resized(as_numpy(tensors[name]), weight, family)
+        # Before the values: a file of a few bytes can claim a tensor of any size.
+        shape = tuple(tensors[name].shape)
+        if shape != weight.shape and not _square_side(shape, weight):
+            shapes[name] = f"{name} {shape}, expected {weight.shape}"
+            continue
+        try:
+            array = as_numpy(tensors[name])
+        except (ValueError, TypeError, RuntimeError) as error:
+            unreadable[name] = f"{name} ({error})"
+            continue
         if array.dtype.kind != "f" and array.dtype != tf.bfloat16.as_numpy_dtype:
-            dtypes[name] = f"{name} {array.dtype}"
-        elif array.shape != weight.shape:
-            shapes[name] = f"{name} {array.shape}, expected {weight.shape}"
+            unreadable[name] = f"{name} ({array.dtype})"
         else:
-            values.append(weight.as_weight(array))
+            values.append(weight.as_weight(_resized(array, weight, family)))
     known = {weight.name for weight in weights}
     problems = {
         "missing": missing,
         "unexpected": {name: name for name in tensors if name not in known},
         "wrong shape": shapes,
-        "not floating point": dtypes,
+        "no floating-point array": unreadable,
     }
     return values, {kind: names for kind, names in problems.items() if names}
 
@@ -222,7 +231,7 @@ def _advice(problems, weights, family):
     return advice
 
 
-def _advice_on_kind(weights, tensors, family, architecture):
+def _advice_on_kind(weights, tensors, family):
     """What to do where one side has a NOAH head and the other the standard one."""
 
     def is_noah(names):
@@ -233,22 +242,27 @@ def _advice_on_kind(weights, tensors, family, architecture):
     if model is None or file is None or model == file:
         return []
     kinds = ("the standard", "a NOAH")
-    name = "noah_" * file + re.sub("^noah_|_(noah|gap)$", "", architecture)
     return [
-        f"The checkpoint has {kinds[file]} head and the model {kinds[model]} head: load it into "
-        f"create_model({name!r})."
+        f"The checkpoint has {kinds[file]} head and the model {kinds[model]} head: create the "
+        f"model {'with' if file else 'without'} 'noah_' before its name."
     ]
+
+
+def _square_side(shape, weight):
+    """The side of the square grid that a table of positions of this shape is of, 0 if of none."""
+    if not isinstance(weight.layer, PositionEmbedding) or len(shape) != 3:
+        return 0
+    side = math.isqrt(max(shape[1] - weight.layer.num_prefix_tokens, 0))
+    expected = (1, weight.layer.num_prefix_tokens + side**2, weight.shape[-1])
+    return side if shape == expected and side <= _LARGEST_GRID else 0
 
 
 def _resized(array, weight, family):
     """A table of positions for another image size, interpolated; anything else as it is."""
-    if not isinstance(weight.layer, PositionEmbedding) or array.shape == weight.shape:
+    if array.shape == weight.shape:
         return array
+    side, grid = _square_side(array.shape, weight), weight.layer.grid
     prefix = weight.layer.num_prefix_tokens
-    side = math.isqrt(max(array.shape[1] - prefix, 0)) if array.ndim == 3 else 0
-    if not side or array.shape != (1, prefix + side**2, weight.shape[-1]):
-        return array
-    grid = weight.layer.grid
     logging.info("%s: interpolated from %dx%d to %dx%d.", weight.name, side, side, *grid)
     table = array[0, prefix:].astype(np.float64).reshape(side, side, -1)
     table = interpolate(table, grid, family.resize).reshape(1, grid[0] * grid[1], -1)

@@ -148,8 +148,11 @@ def save_whole(save, path):
     """Has `save`, a function of a path, write a file, which appears when it is complete."""
     # Keras reads the format off the end of the name.
     partial = path.with_name(f"partial-{path.name}")
-    save(str(partial))
-    os.replace(partial, path)
+    try:
+        save(str(partial))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _as_saved(data):

@@ -301,17 +301,12 @@ def test_contents_that_are_no_checkpoint():
         "no averaged weights (state_dict_ema or model_ema), it has: epoch, state_dict.",
         ema=True,
     )
-    assert_refused(
-        model,
-        {"state_dict": 3, **{f"bn{index}.bias": np.ones(1) for index in range(12)}},
-        "bn8.bias and 3 more.",
-        ema=True,
-    )
-    assert_refused(
-        model, {"epoch": 1}, "no mapping under state_dict or model, and 'epoch' is a int"
-    )
+    assert_refused(model, {f"a{i}": i for i in range(12)}, "a9 and 2 more.", ema=True)
+    assert_refused(model, tensors, "it is a bare mapping of tensors.", ema=True)
+    assert_refused(model, {"epoch": 1}, "with nothing under state_dict or model, 'epoch' is a int")
     assert_refused(model, {0: np.ones(3)}, "0 is a ndarray")
-    assert_refused(model, {"state_dict": {"conv1.weight": [1.0]}}, "'conv1.weight' is a list")
+    listed = {"state_dict": {"conv1.weight": [1.0]}}
+    assert_refused(model, listed, "under 'state_dict', 'conv1.weight' is a list")
     assert_refused(
         model,
         {**tensors, "module.bn1.bias": tensors["bn1.bias"]},
@@ -347,7 +342,7 @@ def test_floating_point_of_any_precision_is_cast(dtype, make):
 def test_other_dtypes_are_refused(dtype):
     tensors = state_dict(tiny_cnn())
     tensors["bn1.bias"] = tensors["bn1.bias"].astype(dtype)
-    assert_refused(tiny_cnn(), tensors, f"not floating point: bn1.bias {np.dtype(dtype)}.")
+    assert_refused(tiny_cnn(), tensors, f"no floating-point array: bn1.bias ({np.dtype(dtype)}).")
 
 
 def test_values_that_are_not_finite_are_loaded_as_they_are():
@@ -383,9 +378,9 @@ def test_one_error_lists_all_that_does_not_fit():
         tiny_cnn(), {"model": tensors}, "The mapping does not fit noah_resnet18"
     )
     assert "missing: bn1.weight, head.value.bias; unexpected: fc.0.weight, " in message
-    assert "; wrong shape: conv1.weight (8, 3, 2, 3), expected (8, 3, 3, 3); not" in message
+    assert "; wrong shape: conv1.weight (8, 3, 2, 3), expected (8, 3, 3, 3); no " in message
     assert "fc.9.weight and 3 more;" in message
-    assert message.endswith("not floating point: bn1.running_mean int32.")
+    assert message.endswith("no floating-point array: bn1.running_mean (int32).")
 
 
 @pytest.mark.parametrize("head", ["noah", "gap"])
@@ -413,8 +408,8 @@ def test_skipping_the_head_is_strict_about_the_rest():
 @pytest.mark.parametrize(("head", "other"), [("noah", "gap"), ("gap", "noah")])
 def test_a_checkpoint_with_the_other_head(head, other):
     model, tensors = tiny_cnn(3, head), state_dict(tiny_cnn(3, other))
-    name = "noah_resnet18" if other == "noah" else "resnet18"
-    message = assert_refused(model, tensors, f"load it into create_model('{name}').")
+    prefix = "with" if other == "noah" else "without"
+    message = assert_refused(model, tensors, f"create the model {prefix} 'noah_' before its name.")
     kinds = {"noah": "a NOAH head", "gap": "the standard head"}
     assert f"The checkpoint has {kinds[other]} and the model {kinds[head]}" in message
     assert "head='skip'" in message
@@ -626,7 +621,7 @@ def test_unusual_dtypes_in_safetensors(tmp_path):
     write_safetensors(path, "F8_E4M3", bytes(4), [4])
     assert_refused(built_head(), path, "holds query.bias as F8_E4M3: save it as float32")
     write_safetensors(path, "I64", bytes(48), [6])
-    assert_refused(built_head(), path, "not floating point: query.bias int64")
+    assert_refused(built_head(), path, "no floating-point array: query.bias (int64)")
 
 
 def test_damaged_safetensors(tmp_path):
@@ -670,7 +665,7 @@ def test_the_case_of_a_suffix_and_the_home_folder(tmp_path, monkeypatch):
 def test_pytorch_files_without_pytorch(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / name
-    with pytest.raises(ImportError, match=r"pip install noah-tf\[torch\] \(a .safetensors file"):
+    with pytest.raises(ImportError, match=r"pip install 'torch>=2.6' \(a .safetensors file"):
         save_official_weights(tiny_cnn(), path)
     assert not list(tmp_path.iterdir())
     path.write_bytes(b"1")
@@ -685,11 +680,37 @@ def test_a_failed_save_leaves_the_file_as_it_was(tmp_path, monkeypatch):
         open(path, "w").close()
         raise OSError("no space left")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
+    monkeypatch.setattr(checkpoint_files, "save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_official_weights(tiny_deit(), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    model = tiny_cnn()
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "file.safetensors")
+    save_official_weights(model, tmp_path / "link.safetensors")
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert (tmp_path / "file.safetensors").is_file()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        (tmp_path / "folder.safetensors").mkdir()
+        save_official_weights(model, tmp_path / "folder.safetensors")
+
+
+class Pretender(dict):
+    """What a pickle can make: a plain object that says of itself that it is an array."""
+
+
+def test_an_object_that_calls_itself_an_array_is_none():
+    elsewhere = np.full(8, 7.0, np.float32)
+    pretender = Pretender()
+    pretender.dtype, pretender.shape = elsewhere.dtype, elsewhere.shape
+    pretender.__array_interface__ = elsewhere.__array_interface__
+    assert_same({"memory": np.asarray(pretender)}, {"memory": elsewhere})  # numpy believes it
+    model = tiny_cnn()
+    tensors = {**state_dict(model), "bn1.bias": pretender}
+    assert_refused(model, tensors, "'bn1.bias' is a Pretender")
 
 
 def test_what_the_scripts_do_not_read(tmp_path):

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 
 # What noah_tf raises for what a user can mend; anything else is a defect, and shows its traceback.
-_USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
+_USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError)
 
 
 def run(main, required=()):

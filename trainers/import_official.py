@@ -56,7 +56,9 @@ def main(_):
     )
     if made.metrics:
         print(", ".join(f"{name} {value:.6g}" for name, value in made.metrics.items()))
-        print(f"(the paper reports top1 {row.noah_top1 if is_noah else row.top1} % on ImageNet)")
+        if _NUM_CLASSES.value == 1000:
+            top1 = row.noah_top1 if is_noah else row.top1
+            print(f"The paper reports top1 {top1 / 100:.4f} on ImageNet's validation split.")
     print(f"Wrote {made.keras_file} and {made.saved_model}.")
 
 

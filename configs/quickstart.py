@@ -12,7 +12,8 @@ and so does any model of the paper, here from the authors' weights for ImageNet:
 
     python trainers/train.py --config configs/quickstart.py --workdir runs/resnet18 \\
         --config.model.architecture=resnet18 --config.model.weights=noah_resnet18.pth \\
-        --config.model.weights_head=skip
+        --config.model.weights_head=skip --config.preprocess.mean='(0.485, 0.456, 0.406)' \\
+        --config.preprocess.std='(0.229, 0.224, 0.225)'
 """
 
 import ml_collections
@@ -29,7 +30,9 @@ def get_config(head="noah"):
     config.model = ml_collections.ConfigDict()
     # One of the paper's, such as resnet18; None for the backbone below.
     config.model.architecture = config_dict.placeholder(str)
-    config.model.drop_path = 0.0  # for an architecture of the paper
+    config.model.drop_path = 0.0  # these three are for an architecture of the paper
+    config.model.mlp_dropout = 0.0
+    config.model.pre_logits = config_dict.placeholder(bool)
     config.model.backbone = "keras_cv.models.ResNetBackbone"
     config.model.backbone_args = {
         "stackwise_filters": (64, 128),
@@ -41,7 +44,7 @@ def get_config(head="noah"):
     config.model.head = head
     config.model.num_groups = config_dict.placeholder(int)  # None: the paper's choice
     config.model.key_ratio = config_dict.placeholder(float)
-    config.model.dropout = 0.0
+    config.model.dropout = config_dict.placeholder(float)  # None: the paper's, else 0
     # What a new run starts from (.pth, .safetensors, .weights.h5); a resumed one goes on from its
     # own checkpoint, and without either the weights are random.
     config.model.weights = config_dict.placeholder(str)

@@ -8,6 +8,8 @@ import warnings
 import tensorflow as tf
 from absl import logging
 
+from noah_tf.arguments import checked_key_ratio, positive_int
+from noah_tf.dropout import Dropout
 from noah_tf.feature_map import (
     find_feature_map,
     input_structure,
@@ -17,7 +19,7 @@ from noah_tf.feature_map import (
     positions,
     weighted_layers,
 )
-from noah_tf.head import NOAHHead, checked_key_ratio, logits_dtype, positive_int
+from noah_tf.head import NOAHHead, logits_dtype
 
 # N and r of the families that the paper trains (section 4 and its released code), by the names
 # that Keras applications, KerasCV and KerasHub give their models, in lower case without
@@ -44,7 +46,7 @@ def attach_noah(
     drop_class_token="auto",
     activation=None,
     kernel_initializer=None,
-    bias_initializer="zeros",
+    bias_initializer=None,
     name=None,
 ):
     """Puts a NOAH head, or a plain one, on the last feature map of a Keras model.
@@ -70,12 +72,13 @@ def attach_noah(
         head: "noah", or "gap" for global average pooling, dropout and a linear layer, so that
             comparisons differ in the head alone.
         drop_class_token: how many tokens to drop in front of the patch tokens of features
-            (B, L, C): True for 1, False for 0, or a number. "auto" drops one where L - 1 is a
-            square and L is not; where L is unknown it drops none and warns.
+            (B, L, C): True for 1, False for 0, or a number. "auto" knows it of the paper's models;
+            of others it drops one where L - 1 is a square and L is not, and where L is unknown
+            none, and warns.
         activation: what to apply to the logits; None leaves logits.
         kernel_initializer: initializer of the head's kernels; None is `NOAHHead`'s own, or for
             the plain head that of a Keras dense layer.
-        bias_initializer: initializer of the head's biases.
+        bias_initializer: initializer of the head's biases; None is zeros.
         name: name of the new model; by default the backbone's with "_noah" or "_gap" behind it.
 
     Returns:
@@ -103,15 +106,17 @@ def attach_noah(
     Reference: arXiv 2402.02377, section 3 (the head) and section 4 (N and r of each family).
     """
     _check_backbone(backbone)
-    _check_arguments(num_classes, num_groups, key_ratio, head, drop_class_token)
+    _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_class_token)
     if feature_layer is None:
         feature_map = find_feature_map(backbone)
     else:
         feature_map = named_feature_map(backbone, feature_layer)
-    _check_features(backbone, feature_map)
+    _check_features(backbone, feature_map, head)
 
     inputs, features = _graph(backbone, feature_map)
-    features = _patch_tokens(features, drop_class_token)
+    if drop_class_token == "auto":
+        drop_class_token = _prefix_tokens(features.shape, feature_map.tensor)
+    features = _patch_tokens(features, int(drop_class_token))
     if head == "noah":
         names = [model.name for model in (*feature_map.models, backbone)]
         names += [type(model).__name__ for model in (*feature_map.models, backbone)]
@@ -123,7 +128,7 @@ def attach_noah(
             dropout,
             activation=activation,
             kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
+            bias_initializer=bias_initializer or "zeros",
             name="noah_head",
         )
         logits = head_layer(features)
@@ -134,7 +139,7 @@ def attach_noah(
             dropout,
             activation=activation,
             kernel_initializer=kernel_initializer or "glorot_uniform",
-            bias_initializer=bias_initializer,
+            bias_initializer=bias_initializer or "zeros",
         )
     model = tf.keras.Model(inputs, logits, name=name or f"{backbone.name}_{head}")
     model.noah_feature_layer = feature_layer_name(model)
@@ -192,7 +197,7 @@ def _check_backbone(backbone):
         )
 
 
-def _check_arguments(num_classes, num_groups, key_ratio, head, drop_class_token):
+def _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_class_token):
     positive_int("num_classes", num_classes)
     if num_groups is not None:
         positive_int("num_groups", num_groups)
@@ -214,7 +219,7 @@ def _is_integer(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _check_features(backbone, feature_map):
+def _check_features(backbone, feature_map, head):
     shape = tuple(feature_map.tensor.shape)
     if len(shape) == 5:
         raise ValueError(
@@ -237,7 +242,7 @@ def _check_features(backbone, feature_map):
             f"the channels of {feature_map.name!r} are unknown, its shape is {shape}: build the "
             "backbone with an input_shape."
         )
-    if positions(shape) == 1:
+    if positions(shape) == 1 and head == "noah":
         warnings.warn(
             f"the feature map of {backbone.name} has one position, shape {shape}, where NOAH is a "
             "linear layer: give the backbone larger inputs.",
@@ -265,26 +270,36 @@ def _is_entered(layer):
     return type(layer).__name__ in _PLAIN_MODELS and is_functional(layer)
 
 
-def _patch_tokens(features, drop_class_token):
-    """The features without the tokens in front of the patches."""
-    if len(features.shape) != 3:
-        return features
-    tokens = features.shape[1]
-    if drop_class_token != "auto":
-        count = int(drop_class_token)
-    elif tokens is None:
+def _prefix_tokens(shape, tensor):
+    """How many tokens stand in front of the patches of features of this shape."""
+    if len(shape) != 3:
+        return 0
+    # Of the paper's models it is known, from the layer that embeds the positions.
+    pending, seen = [tensor], set()
+    while pending:
+        layer, inputs = layer_before(pending.pop(0))
+        if hasattr(layer, "num_prefix_tokens"):
+            return layer.num_prefix_tokens
+        pending += [source for source in inputs if id(source) not in seen]
+        seen.update(id(source) for source in inputs)
+    tokens = shape[1]
+    if tokens is None:
         warnings.warn(
             "the number of tokens is unknown, so no class token is dropped: set drop_class_token.",
             stacklevel=3,
         )
-        count = 0
-    else:
-        count = int(_is_square(tokens - 1) and not _is_square(tokens))
-    if not count:
+        return 0
+    return int(_is_square(tokens - 1) and not _is_square(tokens))
+
+
+def _patch_tokens(features, count):
+    """The features without the tokens in front of the patches."""
+    if len(features.shape) != 3 or not count:
         return features
+    tokens = features.shape[1]
     if tokens is not None and tokens <= count:
         raise ValueError(
-            f"drop_class_token={drop_class_token!r} leaves none of the {tokens} tokens: drop fewer."
+            f"drop_class_token={count!r} leaves none of the {tokens} tokens: drop fewer."
         )
     # A layer, because a slice is saved differently by Keras 2 and Keras 3.
     return tf.keras.layers.Cropping1D((count, 0), name="noah_drop_class_token")(features)
@@ -340,7 +355,7 @@ def _gap_head(features, num_classes, dropout, **dense_arguments):
     pool = layers.GlobalAveragePooling1D if len(features.shape) == 3 else None
     pool = pool or layers.GlobalAveragePooling2D
     vector = pool(name="gap_pool", dtype=dtype)(features)
-    vector = layers.Dropout(dropout, name="gap_dropout", dtype=dtype)(vector)
+    vector = Dropout(dropout, name="gap_dropout", dtype=dtype)(vector)
     return layers.Dense(num_classes, name="gap_logits", dtype=dtype, **dense_arguments)(vector)
 
 

@@ -10,8 +10,8 @@ import tempfile
 
 import tensorflow as tf
 
+from noah_tf.arguments import positive_int
 from noah_tf.checkpoint import load_run
-from noah_tf.head import positive_int
 from noah_tf.preprocess import Preprocessing, decode
 
 

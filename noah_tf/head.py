@@ -1,11 +1,12 @@
 """NOAHHead: the layer that takes the place of pooling and the linear classifier."""
 
 import numbers
-import random
 
 import tensorflow as tf
 
 from noah_tf import poca
+from noah_tf.arguments import checked_key_ratio, checked_rate, positive_int
+from noah_tf.dropout import hold_seed_stream, next_seed
 
 # Biases join the sums, which run in float32: under a mixed policy they must not pass through
 # float16. Keras 2 has another name for that argument of add_weight.
@@ -119,10 +120,8 @@ class NOAHHead(tf.keras.layers.Layer):
         if seed is not None and not isinstance(seed, numbers.Integral):
             raise ValueError(f"seed must be an integer or None, got {seed!r}.")
         self.seed = None if seed is None else int(seed)
-        self._seed_stream = _seed_stream(self.seed) if self.dropout else None
-        if self.dropout and not isinstance(self._seed_stream, tf.random.Generator):
-            # TensorFlow's checkpoints find variables, and do not look into a SeedGenerator.
-            self._seed_state = self._seed_stream.state.value
+        if self.dropout:
+            hold_seed_stream(self, self.seed)
 
     def build(self, input_shape):
         """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""
@@ -163,7 +162,7 @@ class NOAHHead(tf.keras.layers.Layer):
             self._kernel(self.value_kernel),
             tf.convert_to_tensor(self.value_bias),
             dropout=dropout,
-            seed=_next_seed(self._seed_stream) if dropout else None,
+            seed=next_seed(self) if dropout else None,
             accumulate_dtype=self._logits_dtype,
         )
         # Adds zero. It gives the key bias its gradient, which is exactly zero, where leaving the
@@ -322,25 +321,6 @@ class NOAHHead(tf.keras.layers.Layer):
         return "use " + ", or ".join(options) if options else "use fewer groups or more channels"
 
 
-def _seed_stream(seed):
-    """Where dropout seeds come from; a layer that holds it puts its state into checkpoints."""
-    # Keras 2 has no SeedGenerator; Keras 3 does not track a tf.random.Generator.
-    if not tf.__version__.startswith("2.15."):
-        return tf.keras.random.SeedGenerator(seed)
-    if seed is None:
-        seed = random.randrange(2**31)  # What tf.keras.utils.set_random_seed seeds.
-    return tf.random.Generator.from_seed(seed)
-
-
-def _next_seed(stream):
-    if isinstance(stream, tf.random.Generator):
-        return stream.make_seeds()[:, 0]
-    # Under a distribution strategy all replicas read one state, and should not drop alike.
-    replica = tf.distribute.get_replica_context()
-    replica = replica.replica_id_in_sync_group if replica else 0
-    return tf.random.experimental.stateless_fold_in(tf.cast(stream.next(), tf.int64), replica)
-
-
 def _independent(initializer, draw):
     """A copy of an initializer for the `draw`-th weight of its kind.
 
@@ -360,33 +340,6 @@ def _independent(initializer, draw):
 def logits_dtype(compute_dtype):
     """What sums over features of a dtype, and so the logits, are computed in."""
     return "float64" if compute_dtype == "float64" else "float32"
-
-
-def positive_int(name, value):
-    """The argument `name` as an int, or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-    return int(value)
-
-
-def checked_rate(name, value):
-    """`value` as a float, if it is a rate of dropout."""
-    if not _is_number(value) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}.")
-    return float(value)
-
-
-def checked_key_ratio(value):
-    """A key ratio as a float, or a ValueError."""
-    if not _is_number(value) or not 0 < value < 1:
-        raise ValueError(
-            f"key_ratio must be a number between 0 and 1 (both excluded), got {value!r}."
-        )
-    return float(value)
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _ratio(keys, channels):

@@ -5,7 +5,7 @@ import difflib
 import tensorflow as tf
 
 from noah_tf.attach import attach_noah
-from noah_tf.zoo import ARCHITECTURES, create_model, load_weights
+from noah_tf.zoo import ARCHITECTURES, check_weights_options, create_model, load_weights
 
 LIBRARIES = ("tf.keras.applications", "keras_cv.models")
 
@@ -44,10 +44,10 @@ def model_from_config(config, image_size, num_classes):
     """The classifier that the `model` section of a recipe describes, with random weights.
 
     Args:
-        config: `head` ("noah" or "gap", the standard head), `num_groups`, `key_ratio` (None for
-            the paper's choice) and `dropout`; and either `architecture`, a key of
-            `ARCHITECTURES`, with `drop_path`, or, where that is None, `backbone` (a name for
-            `library_backbone`) and `backbone_args` (its arguments).
+        config: `head` ("noah" or "gap", the standard head), `num_groups`, `key_ratio` and
+            `dropout` (None for the paper's choice); and either `architecture`, a key of
+            `ARCHITECTURES`, with `drop_path`, `mlp_dropout` and `pre_logits`, or, where that is
+            None, `backbone` (a name for `library_backbone`) and `backbone_args` (its arguments).
         image_size: (height, width) in pixels.
         num_classes: number of classes.
 
@@ -59,6 +59,13 @@ def model_from_config(config, image_size, num_classes):
     """
     if config.head not in ("noah", "gap"):
         raise ValueError(f"model.head must be 'noah' or 'gap', got {config.head!r}.")
+    # Runs from before these options have none of them.
+    check_weights_options(
+        config.get("weights"),
+        config.get("weights_head", "load"),
+        config.get("weights_ema", False),
+        prefix="model.weights_",
+    )
     input_shape = (*image_size, 3)
     architecture = config.get("architecture")
     if architecture is not None:
@@ -77,7 +84,15 @@ def model_from_config(config, image_size, num_classes):
             key_ratio=config.key_ratio if is_noah else None,
             dropout=config.dropout,
             drop_path=config.drop_path,
+            mlp_dropout=config.mlp_dropout,
+            pre_logits=config.pre_logits,
         )
+    for option in ("drop_path", "mlp_dropout", "pre_logits"):
+        if config.get(option):
+            raise ValueError(
+                f"model.{option} is for the paper's architectures, and {config.backbone} has no "
+                f"such option: set model.architecture, or leave {option} out."
+            )
     backbone = library_backbone(
         config.backbone, input_shape=input_shape, **config.backbone_args.to_dict()
     )
@@ -86,7 +101,7 @@ def model_from_config(config, image_size, num_classes):
         num_classes=num_classes,
         num_groups=config.num_groups,
         key_ratio=config.key_ratio,
-        dropout=config.dropout,
+        dropout=config.dropout or 0.0,
         head=config.head,
     )
 
@@ -104,4 +119,9 @@ def load_initial_weights(model, config):
         FileNotFoundError: there is no such file.
     """
     if config.get("weights"):
+        if config.architecture is None and not config.weights.endswith(".h5"):
+            raise ValueError(
+                f"model.weights={config.weights!r} is of the reference implementation, and needs "
+                "model.architecture: give a .weights.h5 file, or the architecture."
+            )
         load_weights(model, config.weights, config.weights_head, config.weights_ema)

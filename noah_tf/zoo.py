@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from noah_tf.arguments import checked_rate, positive_int
 from noah_tf.attach import attach_noah
 from noah_tf.backbones import (
     deit,
@@ -22,7 +23,6 @@ from noah_tf.backbones import (
     resnet,
     shufflenet_v2,
 )
-from noah_tf.head import checked_rate, positive_int
 from noah_tf.preprocess import Preprocessing
 
 
@@ -196,7 +196,9 @@ def create_model(
         dropout: rate of the head's dropout while training; None is the paper's.
         drop_path: rate at which images skip a block while training (stochastic depth). Rises
             linearly from 0 to it; in Mixer and gMLP all blocks have it.
-        mlp_dropout: rate of the dropout in the MLPs of DeiT, PVT, Mixer and gMLP.
+        mlp_dropout: rate of the dropout in the MLPs of DeiT, PVT, Mixer and gMLP. (The
+            reference's option drops in DeiT and PVT behind positions and attention, too; its
+            recipes leave it at 0 there.)
         pre_logits: DeiT: whether a linear layer to 192 channels and a tanh stand before the head.
             None is as released: in the x0.75 and x0.5 models. The parameters that the paper
             prints are without.
@@ -208,7 +210,7 @@ def create_model(
 
     Returns:
         A functional `tf.keras.Model` named `name`, normalised images (see `preprocessing_for`) to
-        logits (B, num_classes). The layers with weights have the reference's names.
+        logits (B, num_classes). The backbone's layers with weights have the reference's names.
 
     Raises:
         ValueError: there is no such model, it has no such option, the sizes do not fit it, or the
@@ -232,8 +234,9 @@ def create_model(
     dropout = checked_rate(
         "dropout", (row.dropout if is_noah else 0.0) if dropout is None else dropout
     )
-    if weights_head not in ("load", "skip"):
-        raise ValueError(f"weights_head must be 'load' or 'skip', got {weights_head!r}.")
+    check_weights_options(weights, weights_head, weights_ema)
+    if pre_logits not in (None, True, False):
+        raise ValueError(f"pre_logits must be None, True or False, got {pre_logits!r}.")
     options = {
         "drop_path": checked_rate("drop_path", drop_path),
         "mlp_dropout": checked_rate("mlp_dropout", mlp_dropout),
@@ -264,8 +267,9 @@ def create_model(
         _refuse_noah_options(name, num_groups=num_groups, key_ratio=key_ratio)
         model = _standard_model(family, backbone, num_classes, dropout, activation, name)
     if weights is not None:
-        head = weights_head if include_top else "skip"
-        load_weights(model, weights, head=head, ema=weights_ema)
+        # A checkpoint has a head, a Keras file of a backbone has none.
+        has_top = include_top or str(weights).endswith(".h5")
+        load_weights(model, weights, weights_head if has_top else "skip", weights_ema)
     return model
 
 
@@ -295,13 +299,14 @@ def preprocessing_for(name, image_size=(224, 224)):
 
     Args:
         name: one of `list_models()`.
-        image_size: (height, width) that the model takes, in pixels.
+        image_size: (height, width) that the model takes, in pixels, or one int for a square.
 
     Returns:
         A `preprocess.Preprocessing`.
     """
     model_info(name)
     family = _FAMILY_OF[name.removeprefix("noah_")]
+    image_size = (image_size,) * 2 if isinstance(image_size, int) else image_size
     resize_size = int(min(image_size) / family.crop)
     return Preprocessing(image_size, resize_size, **family.preprocessing)
 
@@ -319,25 +324,47 @@ def load_weights(model, path, head="load", ema=False):
         ValueError: the weights are not the model's.
         FileNotFoundError: there is no such file.
     """
-    if not str(path).endswith(".h5"):
+    path = pathlib.Path(path).expanduser()
+    if not path.name.endswith(".h5"):
+        if path.suffix not in (".pth", ".pt", ".tar", ".safetensors"):
+            raise ValueError(
+                f"weights must end in .pth, .pt, .tar, .safetensors or .weights.h5, got {path}."
+            )
         from noah_tf.official import load_official_weights
 
         load_official_weights(model, path, head=head, ema=ema)
         return
     if head != "load" or ema:
         raise ValueError(
-            f"{path} holds a whole Keras model: head={head!r} and ema={ema} are for checkpoints of "
-            "the reference implementation."
+            f"weights_head='skip' and weights_ema are for checkpoints of the reference "
+            f"implementation, got {path}."
         )
-    if not pathlib.Path(path).is_file():
+    if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}.")
-    try:
-        with warnings.catch_warnings():
-            # Keras 3 only warns of some layers that a file does not have.
-            warnings.simplefilter("error", UserWarning)
+    misfit = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
             model.load_weights(str(path))
-    except (ValueError, OSError, KeyError, IndexError, UserWarning) as error:
-        raise ValueError(f"{path} does not fit {model.name}: {error}") from error
+        except (ValueError, OSError, KeyError, IndexError) as error:
+            misfit = str(error)
+    if misfit is None:
+        # Keras 3 only warns of some layers that a file does not have.
+        misfit = next((str(w.message) for w in caught if w.category is UserWarning), None)
+    if misfit is not None:
+        reason = " ".join(misfit.split())
+        reason = reason if len(reason) <= 400 else f"{reason[:397]}..."
+        raise ValueError(f"{path} does not fit {model.name}: {reason}")
+
+
+def check_weights_options(weights, head, ema, prefix="weights_"):
+    """Refuses options of weights that have no meaning; `prefix` is before their names."""
+    if head not in ("load", "skip"):
+        raise ValueError(f"{prefix}head must be 'load' or 'skip', got {head!r}.")
+    if not isinstance(ema, bool):
+        raise ValueError(f"{prefix}ema must be True or False, got {ema!r}.")
+    if not weights and (head != "load" or ema):
+        raise ValueError(f"{prefix}head={head!r} and {prefix}ema={ema} need weights, got none.")
 
 
 def _known_options(name, family, options):
@@ -346,7 +373,7 @@ def _known_options(name, family, options):
     given = {key: value for key, value in options.items() if value or value is False}
     for key, value in given.items():
         if key not in known:
-            raise ValueError(f"{name} has no {key}, got {key}={value!r}: leave it out.")
+            raise ValueError(f"{name} has no {key}, and got {key}={value!r}.")
     return given
 
 
@@ -375,4 +402,5 @@ def _standard_model(family, backbone, num_classes, dropout, activation, name):
     logits = family.head(features, num_classes, dropout, activation)
     model = tf.keras.Model(backbone.input, logits, name=name)
     model.noah_feature_layer = backbone.layers[-1].name
+    model.noah_discarded_layers = ()
     return model

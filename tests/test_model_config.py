@@ -64,6 +64,10 @@ def test_an_architecture_of_the_paper_with_either_head():
         ({"architecture": "resnet20"}, "must be one of the paper's, such as 'resnet"),
         ({"architecture": "noah_resnet18"}, "model.head says whether it has a NOAH head"),
         ({"head": "linear"}, "model.head must be 'noah' or 'gap', got 'linear'"),
+        ({"drop_path": 0.1}, "model.drop_path is for the paper's architectures"),
+        ({"pre_logits": True}, "model.pre_logits is for the paper's architectures"),
+        ({"weights_head": "skip"}, "model.weights_head='skip' .* need weights, got none"),
+        ({"weights": "a.h5", "weights_head": "no"}, "model.weights_head must be 'load' or 'skip'"),
     ],
 )
 def test_what_is_no_model_is_refused(change, message):
@@ -71,3 +75,30 @@ def test_what_is_no_model_is_refused(change, message):
     config.update(change)
     with pytest.raises(ValueError, match=message):
         model_config.model_from_config(config, (64, 64), 7)
+
+
+def test_the_papers_dropout_is_taken_where_none_is_given():
+    config = quickstart().model
+    plain = model_config.model_from_config(config, (64, 64), 7)
+    assert plain.get_layer("noah_head").dropout == 0
+    config.architecture = "resnet18"
+    paper = model_config.model_from_config(config, (64, 64), 7)
+    assert paper.get_layer("noah_head").dropout == 0.1
+
+
+def test_options_of_deit_reach_it():
+    config = quickstart().model
+    config.architecture, config.mlp_dropout = "deit_tiny_050_patch16_224", 0.25
+    names = [layer.name for layer in model_config.model_from_config(config, (32, 32), 7).layers]
+    assert "blocks.0.mlp.drop1" in names and "pre_logits.fc" in names
+    config.pre_logits = False
+    names = [layer.name for layer in model_config.model_from_config(config, (32, 32), 7).layers]
+    assert "pre_logits.fc" not in names
+
+
+def test_the_authors_weights_need_one_of_their_architectures():
+    config = quickstart().model
+    config.weights = "noah_resnet18.safetensors"
+    model = model_config.model_from_config(config, (64, 64), 7)
+    with pytest.raises(ValueError, match="and needs model.architecture"):
+        model_config.load_initial_weights(model, config)

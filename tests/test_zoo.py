@@ -166,6 +166,23 @@ def test_noah_takes_the_place_of_the_standard_head(name):
     assert model(images_for(model), training=False).shape == (2, 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "patches"),
+    [
+        ("pvt_tiny_050", (64, 96), 6),
+        ("deit_tiny_050_patch16_224", (32, 48), 6),
+        ("deit_tiny_050_patch16_224", (48, 48), 9),
+        ("noah_deit_tiny_050_patch16_224", (80, 160), 50),  # 7 * 7 and one more
+        ("noah_pvt_tiny_050", (64, 160), 10),  # 3 * 3 and one more
+    ],
+)
+@pytest.mark.parametrize("include_top", [True, False])
+def test_the_head_sees_all_patches_and_no_class_token(name, size, patches, include_top):
+    model = noah_tf.create_model(name, input_shape=(*size, 3), include_top=include_top)
+    model = noah_tf.attach_noah(model, num_classes=4)
+    assert model.get_layer("noah_head").input.shape[1] == patches
+
+
 @pytest.mark.parametrize("name", ["noah_resnet18", "deit_tiny_050_patch16_224", "pvt_tiny_050"])
 def test_drop_path_drops_whole_images(name):
     model = small(name, num_classes=3, drop_path=0.4, dropout=0.0)
@@ -280,7 +297,13 @@ def test_layers_of_one_shape_start_differently():
             {"name": "gmlp_ti16_224", "input_shape": (None, 224, 3)},
             "takes images of 224x224 only",
         ),
-        ({"name": "resnet18", "weights_head": "drop"}, "weights_head"),
+        ({"name": "resnet18", "input_shape": (64, 64, True)}, "input_shape must be"),
+        ({"name": "resnet18", "input_shape": "224"}, "got '224'"),
+        ({"name": "deit_tiny_patch16_224", "pre_logits": "no"}, "pre_logits must be None, True"),
+        ({"name": "resnet18", "weights_head": "drop"}, "weights_head must be 'load' or 'skip'"),
+        ({"name": "resnet18", "weights_head": "skip"}, "need weights, got none"),
+        ({"name": "resnet18", "weights_ema": 3}, "weights_ema must be True or False, got 3"),
+        ({"name": "resnet18", "weights": "imagenet"}, "weights must end in .pth, .pt, .tar, .saf"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):
@@ -295,6 +318,15 @@ def test_keras_weights_are_loaded(tmp_path):
     source.save_weights(path)
     model = small("noah_mobilenetv2_035", num_classes=3, weights=path)
     for ours, theirs in zip(model.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_bare_backbone_takes_the_file_of_one(tmp_path):
+    path = str(tmp_path / "backbone.weights.h5")
+    source = small("mobilenetv2_035", include_top=False)
+    source.save_weights(path)
+    backbone = small("mobilenetv2_035", include_top=False, weights=path)
+    for ours, theirs in zip(backbone.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -320,8 +352,8 @@ def test_official_weights_are_loaded_and_another_head_stays_fresh(tmp_path):
     [
         ("none.weights.h5", FileNotFoundError, "no weights at"),
         ("none.safetensors", FileNotFoundError, "none.safetensors"),
-        ("empty.weights.h5", ValueError, "does not fit resnet18"),
-        ("other.weights.h5", ValueError, "does not fit resnet18"),
+        ("empty.weights.h5", ValueError, "empty.weights.h5 does not fit resnet18"),
+        ("other.weights.h5", ValueError, "does not fit mobilenetv2_050: .*features.*8"),
         ("weights.zip", ValueError, "weights.zip"),
     ],
 )
@@ -329,8 +361,9 @@ def test_files_that_are_no_weights_of_the_model(file, error, message, tmp_path):
     (tmp_path / "empty.weights.h5").write_bytes(b"")
     (tmp_path / "weights.zip").write_bytes(b"")
     small("mobilenetv2_035").save_weights(str(tmp_path / "other.weights.h5"))
+    name = "mobilenetv2_050" if "other" in file else "resnet18"
     with pytest.raises(error, match=message):
-        small("resnet18", weights=tmp_path / file)
+        noah_tf.create_model(name, input_shape=(64, 64, 3), weights=tmp_path / file)
 
 
 def test_what_each_family_is_evaluated_with():

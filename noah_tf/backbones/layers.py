@@ -4,6 +4,7 @@ import numbers
 
 import tensorflow as tf
 
+from noah_tf.dropout import Dropout
 from noah_tf.head import logits_dtype
 
 layers = tf.keras.layers
@@ -50,18 +51,24 @@ def check_input_shape(architecture, input_shape, divisor=None):
     Raises:
         ValueError: says which shape would do.
     """
-    is_shape = isinstance(input_shape, (tuple, list)) and len(input_shape) == 3
-    sizes = [size for size in input_shape if size is not None] if is_shape else []
-    are_positive = all(isinstance(size, numbers.Integral) and size > 0 for size in sizes)
-    if not is_shape or input_shape[2] is None or not are_positive:
+    try:
+        sizes = tuple(input_shape)
+    except TypeError:
+        sizes = ()
+    known = [size for size in sizes if size is not None]
+    are_positive = all(
+        isinstance(size, numbers.Integral) and not isinstance(size, bool) and size > 0
+        for size in known
+    )
+    if len(sizes) != 3 or sizes[2] is None or not are_positive:
         raise ValueError(
             f"input_shape must be (height, width, channels) such as (224, 224, 3), got "
-            f"{input_shape}."
+            f"{input_shape!r}."
         )
-    if divisor and any(size is None or size % divisor for size in input_shape[:2]):
+    if divisor and any(size is None or size % divisor for size in sizes[:2]):
         raise ValueError(
             f"{architecture} needs images whose height and width are multiples of {divisor}, "
-            f"got input_shape={tuple(input_shape)}."
+            f"got input_shape={sizes}."
         )
 
 
@@ -120,10 +127,7 @@ def layer_norm(x, name, epsilon=1e-6):
 def residual(x, branch, name, drop_path=0.0):
     """x + branch; in training the branch of an image is left out with probability `drop_path`."""
     if drop_path:
-        noise_shape = (None,) + (1,) * (len(branch.shape) - 1)
-        branch = layers.Dropout(drop_path, noise_shape=noise_shape, name=f"{name}.drop_path")(
-            branch
-        )
+        branch = Dropout(drop_path, per_example=True, name=f"{name}.drop_path")(branch)
     return layers.Add(name=name)([x, branch])
 
 
@@ -180,7 +184,7 @@ def class_token_head(tokens, num_classes, dropout, activation):
 def linear_head(x, num_classes, dropout, activation, name, initializer):
     """Dropout and a linear layer, in float32 under every mixed policy."""
     dtype = logits_dtype(x.dtype)
-    x = layers.Dropout(dropout, name=f"{name}.dropout", dtype=dtype)(x)
+    x = Dropout(dropout, name=f"{name}.dropout", dtype=dtype)(x)
     return layers.Dense(
         num_classes, activation, kernel_initializer=initializer, name=name, dtype=dtype
     )(x)
@@ -188,7 +192,7 @@ def linear_head(x, num_classes, dropout, activation, name, initializer):
 
 def dropped(x, rate, name):
     """Dropout, where there is any."""
-    return layers.Dropout(rate, name=name)(x) if rate else x
+    return Dropout(rate, name=name)(x) if rate else x
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")

@@ -1,0 +1,31 @@
+"""Checks of arguments that several public functions have."""
+
+import numbers
+
+
+def positive_int(name, value):
+    """The argument `name` as an int, or a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    return int(value)
+
+
+def checked_rate(name, value):
+    """`value` as a float, if it is a rate of dropout."""
+    if not is_number(value) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}.")
+    return float(value)
+
+
+def checked_key_ratio(value):
+    """A key ratio as a float, or a ValueError."""
+    if not is_number(value) or not 0 < value < 1:
+        raise ValueError(
+            f"key_ratio must be a number between 0 and 1 (both excluded), got {value!r}."
+        )
+    return float(value)
+
+
+def is_number(value):
+    """Whether a value is a real number, and no bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

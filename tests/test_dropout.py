@@ -1,0 +1,73 @@
+"""Dropout and drop path: what they keep, and that replicas draw masks of their own."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from head_helpers import run_python
+
+from noah_tf.dropout import Dropout
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_kept_values_make_up_for_dropped_ones(per_example):
+    x = np.ones((400, 5, 3), "float32")
+    layer = Dropout(0.25, per_example)
+    y = layer(x, training=True).numpy()
+    np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
+    masks = y.reshape(400, -1) > 0
+    assert masks.mean() == pytest.approx(0.75, abs=5 * (0.25 * 0.75 / 400) ** 0.5)
+    # All of an example or none of it, or else hardly ever all of it.
+    assert (masks.all(1) | ~masks.any(1)).mean() == 1 if per_example else masks.all(1).mean() < 0.1
+    assert not np.array_equal(y, layer(x, training=True))
+
+
+def test_nothing_is_dropped_outside_of_training_or_at_rate_0():
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    np.testing.assert_array_equal(Dropout(0.5)(x, training=False), x)
+    np.testing.assert_array_equal(Dropout(0.0)(x, training=True), x)
+
+
+def test_the_global_seed_decides():
+    masks = []
+    for seed in (1, 1, 2):
+        tf.keras.utils.set_random_seed(seed)
+        masks.append(Dropout(0.5)(np.ones((50, 3), "float32"), training=True).numpy())
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert not np.array_equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, "half", True])
+def test_what_is_no_rate_is_refused(rate):
+    with pytest.raises(ValueError, match="rate must be a number in"):
+        Dropout(rate)
+
+
+def test_unknown_batch_in_a_graph():
+    layer = Dropout(0.5, per_example=True)
+    call = tf.function(
+        lambda x: layer(x, training=True), input_signature=[tf.TensorSpec((None, 2, 2, 3))]
+    )
+    assert call(tf.ones((7, 2, 2, 3))).shape == (7, 2, 2, 3)
+
+
+def test_replicas_of_a_zoo_model_drop_on_their_own():
+    process = run_python("""
+import tensorflow as tf
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+import noah_tf
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = noah_tf.create_model(
+        "deit_tiny_050_patch16_224", 5, (32, 32, 3), drop_path=0.5, mlp_dropout=0.5, dropout=0.5)
+for name in ("blocks.11.add2.drop_path", "blocks.5.mlp.drop1", "head.dropout"):
+    layer = model.get_layer(name)
+    x = tf.ones((64, *layer.input.shape[1:]))
+    step = tf.function(lambda x: strategy.run(lambda x: layer(x, training=True), args=(x,)))
+    first, second = strategy.experimental_local_results(step(x))
+    third, _ = strategy.experimental_local_results(step(x))
+    assert (first.numpy() != third.numpy()).any(), f"{name}: two steps drew one mask"
+    assert (first.numpy() != second.numpy()).any(), f"{name}: two replicas drew one mask"
+""")
+    assert process.returncode == 0, process.stderr[-3000:]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save_file
+from safetensors.numpy import save as safetensors_bytes
 
 from noah_tf.workdir import save_whole
 
@@ -90,7 +90,8 @@ def write_checkpoint(path, tensors, key=None):
 
     def save(partial):
         if torch is None:
-            save_file(tensors, partial)
+            # Its own writer would make a file that nobody else may read.
+            pathlib.Path(partial).write_bytes(safetensors_bytes(tensors))
         else:
             content = {name: torch.from_numpy(array) for name, array in tensors.items()}
             torch.save(content if key is None else {key: content}, partial)

@@ -1,6 +1,7 @@
 """The reference's checkpoints, in and out. Files of PyTorch are in test_official_torch.py."""
 
 import json
+import pathlib
 import random
 import re
 import struct
@@ -676,11 +677,11 @@ def test_a_failed_save_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = save_official_weights(tiny_cnn(), tmp_path / "model.safetensors")
     before = path.read_bytes()
 
-    def full_disk(tensors, path):
+    def full_disk(path, content):
         open(path, "w").close()
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoint_files, "save_file", full_disk)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_official_weights(tiny_deit(), path)
     assert path.read_bytes() == before
@@ -693,6 +694,9 @@ def test_a_link_stays_a_link(tmp_path):
     save_official_weights(model, tmp_path / "link.safetensors")
     assert (tmp_path / "link.safetensors").is_symlink()
     assert (tmp_path / "file.safetensors").is_file()
+    (tmp_path / "plain").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in ("file.safetensors", "plain")}
+    assert len(modes) == 1  # as readable as any other new file
     with pytest.raises(IsADirectoryError, match="is a folder"):
         (tmp_path / "folder.safetensors").mkdir()
         save_official_weights(model, tmp_path / "folder.safetensors")

@@ -19,9 +19,19 @@ CASES = all_cases()
 FIT = [case for case in CASES if case.unfit is None]
 
 
+# Large graphs, which take long to build and to trace.
+LARGE = re.compile(
+    "ConvNeXt|DenseNet|EfficientNet.*V[12]|Inception|MLPMixer|NASNet|RS50|ViTDet|Xcep"
+)
+
+
 def _params(cases, marks=()):
     return [
-        pytest.param(case, id=str(case), marks=(*marks, *([pytest.mark.slow] * case.slow)))
+        pytest.param(
+            case,
+            id=str(case),
+            marks=(*marks, *([pytest.mark.slow] * bool(case.slow or LARGE.search(case.name)))),
+        )
         for case in cases
     ]
 
@@ -136,18 +146,7 @@ def keras_file_round_trip(model, tmp_path):
     return tf.keras.models.load_model(path, compile=False)
 
 
-# Large graphs, whose training step takes long to trace.
-LARGE = re.compile(
-    "ConvNeXt|DenseNet|EfficientNet.*V[12]|Inception|MLPMixer|NASNet|RS50|ViTDet|Xcep"
-)
-SMALLEST = [case for case in FIT if case.smallest]
-
-
-@pytest.mark.parametrize(
-    "case",
-    _params([case for case in SMALLEST if not LARGE.search(case.name)])
-    + _params([case for case in SMALLEST if LARGE.search(case.name)], [pytest.mark.slow]),
-)
+@pytest.mark.parametrize("case", _params([case for case in FIT if case.smallest]))
 def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):
     train_save_and_load(case, tmp_path)
 

@@ -138,7 +138,10 @@ def test_transformers_start_as_the_references(name, made):
     check_head(noah, (2 / 4000) ** 0.5)
 
 
-@pytest.mark.parametrize("name", ["mixer_s16_050_224", "gmlp_ti16_050_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["mixer_s16_050_224", pytest.param("gmlp_ti16_050_224", marks=pytest.mark.slow)],
+)
 def test_mlps_start_as_the_references(name, made):
     model, noah = made(name), made(f"noah_{name}")
     for layer in layers_of(model, tf.keras.layers.Dense):
@@ -186,7 +189,14 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("name", list(GRADIENTS))
+# The quick ones, one of each kind; the others are slow tests.
+QUICK = ("noah_resnet18", "noah_mobilenetv3_small", "noah_deit_tiny_050_patch16_224")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in GRADIENTS],
+)
 def test_gradients_agree_with_finite_differences(name):
     size, layer_names = GRADIENTS[name]
     tf.keras.mixed_precision.set_global_policy("float64")

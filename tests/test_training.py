@@ -322,6 +322,7 @@ def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
     assert np.isfinite(train(config, tmp_path / "given")["loss"])
 
 
+@pytest.mark.slow
 def test_drop_path_resumes_exactly(shapes, tmp_path, monkeypatch):
     config = paper_recipe(shapes)
     config.model.architecture = "deit_tiny_050_patch16_224"

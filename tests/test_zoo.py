@@ -21,6 +21,12 @@ SMALL = {
 BOTH = [prefix + name for name in SMALL for prefix in ("", "noah_")]
 
 
+def params(names):
+    """The names as parameters; gMLP's graph of thirty blocks takes long to build."""
+    slow = [pytest.mark.slow]
+    return [pytest.param(name, marks=slow if "gmlp" in name else []) for name in names]
+
+
 def small(name, **arguments):
     size = SMALL[name.removeprefix("noah_")]
     return noah_tf.create_model(name, input_shape=(size, size, 3), **arguments)
@@ -77,7 +83,7 @@ def test_parameters_without_pre_logits_are_those_printed():
             assert f"{model.count_params() / 1e6:.2f}" == f"{printed:.2f}"
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", params(BOTH))
 def test_another_number_of_classes(name):
     model = small(name, num_classes=7, dropout=0.5)
     images = images_for(model)
@@ -92,7 +98,7 @@ def test_another_number_of_classes(name):
         assert not np.array_equal(again, other)  # the dropout is there
 
 
-@pytest.mark.parametrize("name", [name for name in BOTH if name.startswith("noah_")])
+@pytest.mark.parametrize("name", params(name for name in BOTH if name.startswith("noah_")))
 def test_other_groups_and_ratio(name):
     model = small(name, num_classes=5, num_groups=2, key_ratio=0.75)
     head = model.get_layer("noah_head")
@@ -136,7 +142,7 @@ def test_convolutional_models_take_any_image_size(name):
     assert model(images[:, :48, :80], training=False).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", params(BOTH))
 def test_a_bare_backbone_takes_the_head(name):
     backbone = small(name, include_top=False)
     assert len(backbone.output_shape) in (3, 4)
@@ -151,7 +157,7 @@ def test_a_bare_backbone_takes_the_head(name):
         assert [w.shape for w in model.weights] == [w.shape for w in whole.weights]
 
 
-@pytest.mark.parametrize("name", list(SMALL))
+@pytest.mark.parametrize("name", params(SMALL))
 def test_noah_takes_the_place_of_the_standard_head(name):
     """`attach_noah` finds the map of the paper's own models, class token or not."""
     whole = small(name, num_classes=9)
@@ -212,11 +218,13 @@ def test_drop_path_and_mlp_dropout_of_mixers_are_the_same_in_every_block():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *(name for name in BOTH if name.startswith("noah_")),
-        "deit_tiny_050_patch16_224",
-        "mobilenetv3_small",
-    ],
+    params(
+        [
+            *(name for name in BOTH if name.startswith("noah_")),
+            "deit_tiny_050_patch16_224",
+            "mobilenetv3_small",
+        ]
+    ),
 )
 def test_saving_and_loading_keeps_the_numbers(name, tmp_path):
     model = small(name, num_classes=5, drop_path=0.0 if "shuffle" in name else 0.1)

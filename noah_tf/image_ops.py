@@ -1,6 +1,8 @@
-"""What is done to one photo: decode, mirror, scale."""
+"""What is done to one photo: decode, turn, mirror, scale."""
 
 import tensorflow as tf
+
+from noah_tf.image_headers import first_frame, is_webp, rarely, starts_with
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
@@ -11,7 +13,9 @@ def decode(image_bytes):
     """Decodes a photo.
 
     JPEG (grayscale and CMYK too), PNG (16 bit, palette and alpha too; alpha is dropped), GIF (its
-    first frame) and BMP. Broken or foreign bytes are an InvalidArgumentError when it runs.
+    first frame), BMP, and with TensorFlow versions that can, WebP. Broken or foreign bytes are an
+    InvalidArgumentError when it runs. How large the photo is does not matter here: that is what
+    `image_headers.problem` is for.
 
     Args:
         image_bytes: string scalar.
@@ -20,12 +24,48 @@ def decode(image_bytes):
         uint8 (H, W, 3).
     """
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+    start = tf.strings.substr(image_bytes, 0, 1)
     image = tf.cond(
-        tf.strings.substr(image_bytes, 0, 2) == b"BM",
-        lambda: _decode_bmp(image_bytes),
+        (start == b"\xff") | (start == b"\x89"),  # JPEG or PNG
         lambda: tf.image.decode_image(image_bytes, channels=3, expand_animations=False),
+        lambda: _decode_other(image_bytes),
     )
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def orient(image, orientation):
+    """Turns and mirrors a photo upright.
+
+    Args:
+        image: (H, W, 3), as it is stored.
+        orientation: int scalar, 1 to 8, as `image_headers.orientation` gives it and EXIF numbers
+            them: 1 upright; 2 mirrored left-right; 3 upside down; 4 mirrored top-bottom; 5 to 8
+            those four with rows and columns swapped, so that 6 is to be turned right and 8 left.
+
+    Returns:
+        (H, W, 3), or (W, H, 3) where the orientation is 5 or more.
+    """
+    orientation = tf.convert_to_tensor(orientation)
+    image = tf.cond(orientation > 4, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    bottom_up, right_left = _mirrors(orientation)
+    return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([bottom_up, right_left, False]))
+
+
+def stored_window(window, size, orientation):
+    """Where a part of the upright photo is in the photo as it is stored.
+
+    Args:
+        window: int (4,): top, left, height, width in the upright photo.
+        size: int (2,): height and width of the upright photo.
+        orientation: int scalar, see `orient`, which turns the part upright.
+
+    Returns:
+        int (4,): the same in the stored photo.
+    """
+    begin, sides = window[:2], window[2:]
+    begin = tf.where(tf.stack(_mirrors(orientation)), size - begin - sides, begin)
+    swapped = orientation > 4
+    return tf.concat([tf.where(swapped, x[::-1], x) for x in (begin, sides)], 0)
 
 
 def mirror(image, draw, flip):
@@ -85,6 +125,31 @@ def _scale_rows(image, height, interpolation):
         antialias=True,
     )
     return tf.reshape(scaled, tf.stack([height, shape[1], 3]))
+
+
+def _mirrors(orientation):
+    """Whether `orient` mirrors top-bottom, and whether left-right, after it has swapped."""
+    turn = (orientation - 1) % 4
+    return turn >= 2, (turn == 1) | (turn == 2)
+
+
+@rarely
+def _decode_other(image_bytes):
+    def decode_webp():
+        # decode_image takes as many channels as there are, and does not drop alpha.
+        return tf.image.decode_image(image_bytes, expand_animations=False)[..., :3]
+
+    def decode_gif():
+        frame = first_frame(image_bytes)
+        return tf.image.decode_image(frame, channels=3, expand_animations=False)
+
+    return tf.case(
+        [
+            (starts_with(image_bytes, b"BM"), lambda: _decode_bmp(image_bytes)),
+            (is_webp(image_bytes), decode_webp),
+        ],
+        decode_gif,
+    )
 
 
 def _decode_bmp(image_bytes):

@@ -10,11 +10,14 @@ import difflib
 
 import tensorflow as tf
 
-from noah_tf.image_ops import INTERPOLATIONS, decode, mirror, plain_resize, resize
+from noah_tf import image_headers
+from noah_tf.image_ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
 from noah_tf.random_crop import check_crop_options, crop_draws, random_part
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of a photo that is longer than this many times what is kept of it, only the middle is scaled.
+_LONGEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +36,16 @@ class Preprocessing:
         interpolation: "bilinear" or "bicubic".
         mean: three numbers on the 0..1 scale, subtracted from red, green, blue.
         std: three numbers on the 0..1 scale; divides what is left.
+        exif_rotation: whether JPEGs are turned upright as their EXIF data say (off in the paper's
+            recipes). Random crops are then crops of the upright photo.
 
     Raises:
         ValueError: an argument is out of its range.
 
     Example:
         preprocessing = Preprocessing(image_size=224, resize_size=256)
-        image = preprocessing.evaluation(decode(open("photo.jpg", "rb").read()))  # (224, 224, 3)
+        image = preprocessing.decode(open("photo.jpg", "rb").read())
+        preprocessing.evaluation(image)  # (224, 224, 3)
     """
 
     image_size: tuple = (224, 224)
@@ -47,6 +53,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
+    exif_rotation: bool = False
 
     def __post_init__(self):
         """Brings the arguments to one form and refuses what cannot work."""
@@ -62,6 +69,10 @@ class Preprocessing:
             )
         object.__setattr__(self, "mean", _check_channels("mean", self.mean, 0.0))
         object.__setattr__(self, "std", _check_channels("std", self.std, 1e-6))
+        if not isinstance(self.exif_rotation, bool):
+            raise ValueError(
+                f"exif_rotation must be True or False; received {self.exif_rotation!r}."
+            )
 
     def to_dict(self):
         """Plain data for JSON: lists, numbers and strings."""
@@ -84,6 +95,20 @@ class Preprocessing:
                     f"(all: {', '.join(known)})."
                 )
         return cls(**values)
+
+    def decode(self, image_bytes):
+        """Decodes a photo, see `image_ops.decode`, and turns it upright where that is asked for.
+
+        Args:
+            image_bytes: string scalar, the encoded photo.
+
+        Returns:
+            uint8 (H, W, 3).
+        """
+        image = decode(image_bytes)
+        return (
+            orient(image, image_headers.orientation(image_bytes)) if self.exif_rotation else image
+        )
 
     def evaluation(self, image):
         """Scales, cuts the centre, normalises.
@@ -140,10 +165,9 @@ class Preprocessing:
         covered = self._covered_size()
 
         def scaled_and_cut():
-            size = _covering_size(tf.shape(image)[:2], covered)
-            resized = resize(image, size, self.interpolation)
-            # Half-way offsets round to even, as PyTorch's CenterCrop does.
-            top_left = tf.cast(tf.round((size - self.image_size) / 2), tf.int32)
+            begin, middle, size, top_left = self._centre(tf.shape(image)[:2])
+            part = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([middle, [3]], 0))
+            resized = resize(part, size, self.interpolation)
             cropped = tf.slice(resized, tf.concat([top_left, [0]], 0), (*self.image_size, 3))
             return tf.clip_by_value(cropped, 0.0, 255.0)
 
@@ -153,6 +177,23 @@ class Preprocessing:
         fits = tf.reduce_all(tf.shape(image)[:2] == covered)
         cropped = tf.cond(fits, lambda: tf.cast(image, tf.float32), scaled_and_cut)
         return tf.ensure_shape(cropped, (*self.image_size, 3))
+
+    def region(self, size):
+        """Which part of a photo `centre_crop` shows.
+
+        Args:
+            size: int (2,), the photo's height and width, upright where it is turned.
+
+        Returns:
+            float32 (4,): top, left, bottom, right as shares of the photo's sides.
+        """
+        size = tf.cast(size, tf.int32)
+        begin, middle, scaled, top_left = self._centre(size)
+        corners = tf.cast(tf.stack([top_left, top_left + self.image_size]), tf.float64)
+        # Back from scaled pixels to the photo's.
+        corners *= tf.cast(middle, tf.float64) / tf.cast(scaled, tf.float64)
+        shares = (corners + tf.cast(begin, tf.float64)) / tf.cast(size, tf.float64)
+        return tf.reshape(tf.cast(shares, tf.float32), [4])
 
     def random_crop(
         self,
@@ -191,10 +232,12 @@ class Preprocessing:
         check_crop_options(crop_scale, crop_ratio, pad, crop_interpolation, crop_antialias)
         draws = crop_draws(seed)
         if crop_scale is None:
-            image = mirror(self.centre_crop(decode(image_bytes)), draws[0], flip)
+            image = mirror(self.centre_crop(self.decode(image_bytes)), draws[0], flip)
         else:
             smallest = None if crop_antialias else self.image_size
-            part = random_part(image_bytes, draws, crop_scale, crop_ratio, smallest)
+            part = random_part(
+                image_bytes, draws, crop_scale, crop_ratio, smallest, self.exif_rotation
+            )
             part = mirror(part, draws[0], flip)  # in bytes, a quarter of what it is in floats
             scale = resize if crop_antialias else plain_resize
             if crop_interpolation == "random":
@@ -213,6 +256,24 @@ class Preprocessing:
         """The (height, width) that the scaled photo has to cover: square for square images."""
         smaller = min(self.image_size)
         return tuple(round(side * self.resize_size / smaller) for side in self.image_size)
+
+    def _centre(self, size):
+        """What `centre_crop` does to a photo of this shape, each int (2,).
+
+        Returns:
+            Where the part that is scaled begins, its shape, its shape when it is scaled, and where
+            the crop begins in that.
+        """
+        covered = self._covered_size()
+        # A row of 65,000 pixels would be scaled to gigabytes. 64 bits, as in _covering_size.
+        other = tf.cast(size, tf.int64)[::-1]
+        longest = -(-_LONGEST * other * covered // covered[::-1])
+        middle = tf.cast(tf.minimum(tf.cast(size, tf.int64), longest), tf.int32)
+        begin = (size - middle) // 2
+        scaled = _covering_size(middle, covered)
+        # Half-way offsets round to even, as PyTorch's CenterCrop does.
+        top_left = tf.cast(tf.round((scaled - self.image_size) / 2), tf.int32)
+        return begin, middle, scaled, top_left
 
     def _shift(self, image, pad, draws):
         padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])

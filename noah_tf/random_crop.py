@@ -5,7 +5,8 @@ import math
 
 import tensorflow as tf
 
-from noah_tf.image_ops import decode, resize
+from noah_tf.image_headers import orientation
+from noah_tf.image_ops import decode, orient, resize, stored_window
 
 CROP_INTERPOLATIONS = ("same", "random")
 _CROP_TRIES = 10
@@ -19,7 +20,12 @@ def crop_draws(seed):
 
 
 def random_part(
-    image_bytes, draws, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), smallest=None
+    image_bytes,
+    draws,
+    crop_scale=(0.08, 1.0),
+    crop_ratio=(3 / 4, 4 / 3),
+    smallest=None,
+    exif_rotation=False,
 ):
     """Decodes the random part of a photo that `Preprocessing.random_crop` scales.
 
@@ -31,6 +37,7 @@ def random_part(
         smallest: (height, width) in pixels, or None. Parts that are 2, 4 or 8 times as large, in
             both directions, are decoded at that fraction of their size (of other files than JPEGs:
             scaled to `smallest`), which antialiases and costs less than decoding all of them.
+        exif_rotation: whether the part is one of the upright photo, see `Preprocessing`.
 
     Returns:
         uint8 (h, w, 3).
@@ -41,10 +48,18 @@ def random_part(
 
     def from_jpeg():
         size = tf.io.extract_jpeg_shape(image_bytes)[:2]
+        if not exif_rotation:
+            window = random_window(size, draws, crop_scale, crop_ratio)
+            return decoded(window, window[2:])
+        turned = orientation(image_bytes)
+        size = tf.where(turned > 4, size[::-1], size)
         window = random_window(size, draws, crop_scale, crop_ratio)
+        return orient(decoded(stored_window(window, size, turned), window[2:]), turned)
+
+    def decoded(window, sides):
         if smallest is None:
             return part_of_jpeg(window)
-        times = tf.reduce_min(window[2:] // smallest)
+        times = tf.reduce_min(sides // smallest)
         which = tf.cast(times >= 4, tf.int32) + tf.cast(times >= 8, tf.int32)
         shrunk = [functools.partial(part_of_jpeg, window, ratio) for ratio in (2, 4, 8)]
         return tf.cond(

@@ -79,6 +79,7 @@ def base():
     preprocess.interpolation = "bilinear"  # or bicubic
     preprocess.mean = (0.485, 0.456, 0.406)
     preprocess.std = (0.229, 0.224, 0.225)
+    preprocess.exif_rotation = False  # turns JPEGs upright as their EXIF data say
 
     augment = config.augment = ml_collections.ConfigDict()
     augment.crop_scale = config_dict.placeholder(tuple)  # share of the area, as (0.08, 1.0)

@@ -6,7 +6,15 @@ import tensorflow as tf
 from photos import encoded, in_pipeline, noise, smooth
 from PIL import Image
 
-from noah_tf.image_ops import INTERPOLATIONS, decode, plain_resize, resize
+from noah_tf.image_headers import DECODES_WEBP
+from noah_tf.image_ops import (
+    INTERPOLATIONS,
+    decode,
+    orient,
+    plain_resize,
+    resize,
+    stored_window,
+)
 
 # --- decode
 
@@ -58,6 +66,14 @@ def test_decode_takes_the_first_gif_frame():
     np.testing.assert_array_equal(decode(buffer.getvalue()), np.full((8, 8, 3), 40))
 
 
+@pytest.mark.skipif(not DECODES_WEBP, reason="no WebP in TensorFlow")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_decode_webp(mode):
+    data = encoded(noise(9, 7), "WEBP", mode, lossless=True)
+    np.testing.assert_array_equal(decode(data), noise(9, 7))
+    np.testing.assert_array_equal(in_pipeline(decode, data), noise(9, 7))
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -74,6 +90,54 @@ def test_decode_refuses_broken_bytes(data):
         decode(data)
     with pytest.raises(tf.errors.InvalidArgumentError):
         in_pipeline(decode, data)
+
+
+def test_a_decoders_error_is_one_line():
+    # data.on_corrupt shows it beside the name of the photo.
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        decode(b"hello, this is text")
+    assert "Unknown image file format" in error.value.message
+    assert "\n" not in error.value.message
+
+
+# --- orient
+
+# What Pillow does to turn a photo of each orientation upright.
+TURNS = [
+    None,
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orient_is_what_pillow_does(orientation):
+    picture = Image.fromarray(noise(5, 7))
+    turn = TURNS[orientation - 1]
+    want = np.asarray(picture if turn is None else picture.transpose(turn))
+    np.testing.assert_array_equal(orient(noise(5, 7), orientation), want)
+    graph = tf.function(orient).get_concrete_function(
+        tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)
+    )
+    np.testing.assert_array_equal(graph(noise(5, 7), tf.constant(orientation)), want)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_stored_window(orientation):
+    stored = noise(9, 13)
+    upright = orient(stored, orientation).numpy()
+    for window in ((0, 0, 1, 1), (2, 1, 5, 7), (0, 3, 9, 6), (1, 0, 8, 9)):
+        top, left, height, width = window
+        want = upright[top : top + height, left : left + width]
+        found = stored_window(tf.constant(window), upright.shape[:2], tf.constant(orientation))
+        top, left, height, width = found.numpy()
+        part = stored[top : top + height, left : left + width]
+        np.testing.assert_array_equal(orient(part, orientation), want)
 
 
 # --- resize

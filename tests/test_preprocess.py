@@ -1,15 +1,17 @@
+import io
 import json
 import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hostile_images import exif, jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from photos import encoded, in_pipeline, noise, smooth
-from PIL import Image
+from PIL import Image, ImageOps
 
-from noah_tf.image_ops import INTERPOLATIONS
+from noah_tf.image_ops import INTERPOLATIONS, orient
 from noah_tf.preprocess import Preprocessing, decode
 from noah_tf.random_crop import crop_draws, random_window
 
@@ -89,12 +91,113 @@ def test_any_photo_fits_any_size(height, width, image_height, image_width):
     np.testing.assert_allclose(got, 77, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "middle"),
+    [((4, 4000), np.s_[:, 1968:2032]), ((4000, 2), np.s_[1984:2016])],
+    ids=["row", "column"],
+)
+def test_of_a_very_long_photo_only_the_middle_is_scaled(shape, middle):
+    preprocessing = Preprocessing(40)
+    image = noise(*shape)
+    got = preprocessing.centre_crop(image)
+    np.testing.assert_array_equal(got, preprocessing.centre_crop(image[middle]))
+    # As if all of it had been.
+    size = [side * 40 // min(shape) for side in shape]
+    whole = tf.image.resize(image, size, antialias=True).numpy()
+    top, left = ((side - 40) // 2 for side in size)
+    np.testing.assert_allclose(got, whole[top : top + 40, left : left + 40], atol=0.1)
+
+
+@pytest.mark.parametrize("sides", [(65_500, 1), (1, 65_500), (65_500, 500)])
+def test_a_thin_photo_takes_no_memory(sides):
+    # Scaled whole, the first would have 17 million columns: 51 GB.
+    preprocessing = Preprocessing(224, 256)
+    assert in_pipeline(preprocessing.evaluation, decode(jpeg(*sides))).shape == (224, 224, 3)
+
+
 def test_normalize_known_values():
     preprocessing = Preprocessing(8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
     got = preprocessing.normalize(np.array([[255, 0, 51]], np.uint8)).numpy()
     np.testing.assert_allclose(got, [[1, -1, 0.2]], atol=1e-6)
     image = noise(8, 8)
     np.testing.assert_array_equal(preprocessing.denormalize(preprocessing.normalize(image)), image)
+
+
+# --- region
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 600), st.integers(1, 600), st.integers(8, 40), st.integers(8, 40))
+def test_region_is_what_the_crop_shows(height, width, image_height, image_width):
+    short = min(image_height, image_width) + 5
+    preprocessing = Preprocessing((image_height, image_width), short)
+    region = preprocessing.region((height, width)).numpy()
+    assert region.dtype == np.float32 and region.shape == (4,)
+    top, left, bottom, right = region.astype(float)
+    assert 0 <= top < bottom <= 1 and 0 <= left < right <= 1
+    # A photo whose every pixel says where it is.
+    rows = (np.arange(height) + 0.5)[:, None] / height
+    columns = (np.arange(width) + 0.5)[None, :] / width
+    where = np.stack(np.broadcast_arrays(rows, columns, 0 * rows), -1).astype(np.float32)
+    got = preprocessing.centre_crop(where).numpy()
+    # The pixels in the middle of the crop are far from the photo's edges, where scaling bends.
+    for axis, (low, high), count in ((0, (top, bottom), height), (1, (left, right), width)):
+        if count < 40:
+            continue
+        size = got.shape[axis]
+        want = low + (np.arange(size) + 0.5) / size * (high - low)
+        found = got.mean(axis=1 - axis)[:, axis]
+        inner = slice(size // 4, -(size // 4))
+        np.testing.assert_allclose(found[inner], want[inner], atol=2e-3)
+
+
+def test_known_regions():
+    np.testing.assert_array_equal(Preprocessing(32).region((32, 32)), [0, 0, 1, 1])
+    # 256 x 341, of which 224 x 224 from row 16 and column 58.
+    want = [16 / 256, 58 / 341, 240 / 256, 282 / 341]
+    np.testing.assert_allclose(Preprocessing(224, 256).region((375, 500)), want, rtol=1e-6)
+    graph = tf.function(Preprocessing(224, 256).region)
+    np.testing.assert_allclose(graph(tf.constant([375, 500])), want, rtol=1e-6)
+    # Of 1600 columns the middle 160 are scaled, to 640.
+    thin = Preprocessing(40).region((10, 1600))
+    np.testing.assert_allclose(thin, [0, 795 / 1600, 1, 805 / 1600], rtol=1e-6)
+
+
+# --- exif_rotation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright_where_that_is_asked_for(orientation):
+    plain = encoded(smooth(40, 60), "JPEG")
+    data = plain[:2] + exif(orientation) + plain[2:]
+    turned = Preprocessing(24, 30, exif_rotation=True)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert upright.shape == ((40, 60, 3) if orientation < 5 else (60, 40, 3))
+    for got in (turned.decode(data).numpy(), in_pipeline(turned.decode, data)):
+        assert got.shape == upright.shape
+        assert np.abs(got.astype(int) - upright).mean() < 2  # two decoders
+        np.testing.assert_array_equal(got, orient(decode(plain), orientation))
+    np.testing.assert_array_equal(Preprocessing(24, 30).decode(data), decode(plain))
+    # Training without a crop takes the same photo.
+    view = turned.random_crop(data, SEED, crop_scale=None, flip=False)
+    np.testing.assert_array_equal(view, turned.centre_crop(turned.decode(data)))
+
+
+def test_without_rotation_nothing_is_added():
+    def ops(function):
+        graph = tf.function(function).get_concrete_function(tf.TensorSpec([], tf.string)).graph
+        nodes = list(graph.as_graph_def().node)
+        nodes += [n for f in graph.as_graph_def().library.function for n in f.node_def]
+        return sorted(node.op for node in nodes)
+
+    assert ops(Preprocessing(8).decode) == ops(decode)
+    assert len(ops(Preprocessing(8, exif_rotation=True).decode)) > len(ops(decode))
+
+
+def test_saved_settings_without_the_rotation_load():
+    values = Preprocessing(24).to_dict()
+    assert values.pop("exif_rotation") is False
+    assert Preprocessing.from_dict(values) == Preprocessing(24)
 
 
 # --- training
@@ -223,7 +326,7 @@ def test_pad_shifts_in_every_direction():
 
 
 def test_dict_round_trip():
-    preprocessing = Preprocessing((96, 64), 80, "bicubic", mean=(0.1, 0.2, 0.3), std=(1, 1, 0.5))
+    preprocessing = Preprocessing((96, 64), 80, "bicubic", (0.1, 0.2, 0.3), (1, 1, 0.5), True)
     values = json.loads(json.dumps(preprocessing.to_dict()))
     assert Preprocessing.from_dict(values) == preprocessing
     assert hash(Preprocessing.from_dict(values)) == hash(preprocessing)
@@ -249,6 +352,8 @@ def test_defaults():
         ({"mean": (0.5, 0.5)}, "mean must be three numbers"),
         ({"std": (0.2, 0.0, 0.2)}, "none of them 0"),
         ({"std": 0.5}, "std must be three numbers"),
+        ({"exif_rotation": 1}, "exif_rotation must be True or False; received 1."),
+        ({"exif_rotation": None}, "exif_rotation must be True or False; received None."),
         ({"image_sise": 64}, "no 'image_sise'; the nearest is 'image_size'"),
     ],
 )

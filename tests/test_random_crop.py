@@ -3,10 +3,12 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from photos import encoded
+from hostile_images import exif
+from photos import encoded, smooth
 
-from noah_tf.preprocess import Preprocessing
-from noah_tf.random_crop import check_crop_options
+from noah_tf.image_ops import orient
+from noah_tf.preprocess import Preprocessing, decode
+from noah_tf.random_crop import check_crop_options, crop_draws, random_part, random_window
 
 
 def crop_parts(height, width, count=400, **options):
@@ -46,6 +48,38 @@ def test_crop_that_never_fits_falls_back_to_the_centre():
     # No square has the area of a 20 x 200 strip.
     parts = crop_parts(20, 200, count=5, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
     np.testing.assert_allclose(parts, [[0, 90, 20, 110]] * 5, atol=1.0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_part_of_the_upright_photo(orientation):
+    jpeg = encoded(smooth(90, 130), "JPEG", quality=95, subsampling=0)
+    data = jpeg[:2] + exif(orientation) + jpeg[2:]
+    upright = orient(decode(jpeg), orientation).numpy()
+    for seed in range(6):
+        draws = crop_draws((7, seed))
+        top, left, height, width = random_window(upright.shape[:2], draws).numpy()
+        want = upright[top : top + height, left : left + width]
+        np.testing.assert_array_equal(random_part(data, draws, exif_rotation=True), want)
+        stored = random_part(data, draws).numpy()
+        np.testing.assert_array_equal(stored, random_part(jpeg, draws))
+        if orientation > 1:
+            assert stored.shape != want.shape or (stored != want).any()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_shrunk_part_of_the_upright_photo(orientation):
+    jpeg = encoded(smooth(160, 240), "JPEG", quality=95, subsampling=0)
+    data = jpeg[:2] + exif(orientation) + jpeg[2:]
+    upright = encoded(orient(decode(jpeg), orientation).numpy(), "PNG")
+    # The sides of what is wanted are those of the upright photo.
+    preprocessing = Preprocessing((30, 20), exif_rotation=True)
+    for seed in range(4):
+        views = [
+            preprocessing.random_crop(x, (3, seed), crop_antialias=False, crop_scale=(0.5, 1.0))
+            for x in (data, upright)
+        ]
+        # Parts of a shrunk photo begin at one of its own pixels, here up to four of the photo's.
+        assert np.abs(views[0] - views[1]).mean() < 8
 
 
 GOOD = {"crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "pad": 0}

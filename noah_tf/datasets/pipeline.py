@@ -19,7 +19,6 @@ from noah_tf.datasets.corrupt import (
 )
 from noah_tf.datasets.order import derived_seed, places, repeated, shuffled
 from noah_tf.datasets.source import host_range, random_order
-from noah_tf.preprocess import decode
 from noah_tf.random_crop import check_crop_options
 
 __all__ = [
@@ -359,7 +358,7 @@ def _evaluation_view(preprocessing):
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def view(image_bytes):
-        return preprocessing.evaluation(decode(image_bytes))
+        return preprocessing.evaluation(preprocessing.decode(image_bytes))
 
     return view
 

@@ -10,7 +10,6 @@ from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.head import NOAHHead
-from noah_tf.preprocess import decode
 
 
 class Explainer:
@@ -45,30 +44,62 @@ class Explainer:
             numpy arrays. Tokens come as the grid of square patches that they were.
 
         Raises:
-            ValueError: the tokens are no such grid.
+            ValueError: the tokens are no such grid, or a class is out of range.
         """
-        features, logits = self._features(images, training=False)
+        features, logits = self.forward(images)
         if classes is None:
             classes = tf.argmax(logits, axis=-1)[:, None]
-        wanted, places = np.unique(np.asarray(classes), return_inverse=True)
-        places = places.reshape(np.shape(classes))
-        every = self._head.attention(features, classes=wanted).numpy()
-        maps = np.stack([every[i][..., own] for i, own in enumerate(places)])
-        if maps.ndim == 3:
-            maps = _as_grid(maps, np.shape(images)[1:3])
-        return logits.numpy(), maps
+        return logits.numpy(), self.maps(features, classes, np.shape(images)[1:3]).numpy()
+
+    def forward(self, images):
+        """The feature map that the head takes and the logits, as tensors."""
+        return self._features(images, training=False)
+
+    def has_maps(self, image_size):
+        """Whether `maps` has a grid to show for images of (height, width) pixels."""
+        shape = self._head.input.shape
+        return len(shape) == 4 or (shape[1] is not None and _rows(shape[1], image_size) is not None)
+
+    def maps(self, features, classes, image_size):
+        """The attention of `__call__` as a tensor, in TensorFlow ops alone.
+
+        Args:
+            features: the head's, as `forward` gives them.
+            classes: int (B, K).
+            image_size: (height, width) of the images, in pixels.
+        """
+
+        def attention(image):
+            own_features, own_classes = image
+            maps = self._head.attention(own_features[None], classes=own_classes)[0]
+            if maps.shape.rank == 2:
+                maps = _as_grid(maps, image_size)
+            return tf.cast(maps, tf.float32)
+
+        spec = tf.TensorSpec((None, None, None), tf.float32)
+        return tf.map_fn(
+            attention, (features, tf.convert_to_tensor(classes)), fn_output_signature=spec
+        )
 
 
 def _as_grid(maps, image_size):
-    """(B, H, W, K) of the maps (B, L, K) of patches that tile an image row by row."""
-    tokens = maps.shape[1]
-    rows = round(math.sqrt(tokens * image_size[0] / image_size[1]))
-    if not rows or tokens % rows or rows * image_size[1] != tokens // rows * image_size[0]:
+    """(H, W, K) of the maps (L, K) of patches that tile an image row by row."""
+    tokens = maps.shape[0]
+    rows = _rows(tokens, image_size)
+    if rows is None:
         raise ValueError(
             f"{tokens} tokens do not tile an image of {image_size[0]}x{image_size[1]} pixels with "
             "square patches, so there is no picture of them: use NOAHHead.attention."
         )
-    return maps.reshape(len(maps), rows, tokens // rows, maps.shape[-1])
+    return tf.reshape(maps, (rows, tokens // rows, -1))
+
+
+def _rows(tokens, image_size):
+    """How many rows of square patches an image has, or None where they do not tile it."""
+    height, width = image_size
+    rows = round(math.sqrt(tokens * height / width))
+    fits = rows and not tokens % rows and rows * width == tokens // rows * height
+    return rows if fits else None
 
 
 def attention_grid(photos, maps, titles, boxes=None):
@@ -139,7 +170,8 @@ def explain_run(workdir, output=None, split=None, count=6, seed=0, weights="last
     explainer = Explainer(run.model)
     source = source_from_config(run.config.data, split or run.config.data.eval_split)
     examples = source.pick(random_order(seed, size=source.num_examples)[:count])
-    images = tf.stack([run.preprocessing.evaluation(decode(e["image"])) for e in examples])
+    decode, evaluation = run.preprocessing.decode, run.preprocessing.evaluation
+    images = tf.stack([evaluation(decode(e["image"])) for e in examples])
     predicted = run.model(images, training=False).numpy().argmax(axis=-1)
     truth = [source.label_names(e["label"]) for e in examples]
     titles = [

@@ -1,18 +1,26 @@
 """SavedModels that take image files or pixels and give classes, with the preprocessing inside."""
 
-import contextlib
-import errno
-import io
-import os
+import datetime
+import json
 import pathlib
-import shutil
-import tempfile
 
 import tensorflow as tf
 
-from noah_tf.arguments import positive_int
+from noah_tf import warmup
+from noah_tf.arguments import is_number, positive_int
 from noah_tf.checkpoint import load_run
-from noah_tf.preprocess import Preprocessing, decode
+from noah_tf.datasets.source import random_order
+from noah_tf.datasets.sources import source_from_config
+from noah_tf.explain import Explainer
+from noah_tf.export_variants import VARIANTS, cost, write_variants
+from noah_tf.head import NOAHHead
+from noah_tf.model_card import CARD_FILE, model_card, running_versions
+from noah_tf.model_copy import in_precision
+from noah_tf.preprocess import Preprocessing
+from noah_tf.publish import check_version, new_version
+from noah_tf.signatures import MAX_PIXELS, ServedModel
+
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 def export_savedmodel(
@@ -23,6 +31,14 @@ def export_savedmodel(
     version=None,
     top_k=5,
     multi_label=False,
+    threshold=0.5,
+    tolerant=False,
+    max_pixels=MAX_PIXELS,
+    warmup_batch_sizes=(1, 8, 32),
+    precision="float32",
+    variants=(),
+    photos=None,
+    card=None,
 ):
     """Writes a model as the next version in a folder that TF Serving watches.
 
@@ -30,13 +46,20 @@ def export_savedmodel(
     what is there already is never touched.
 
     Signatures:
-        serving_default: `image_bytes`, string (B,), encoded JPEG, PNG, BMP or GIF of any sizes.
+        serving_default: `image_bytes`, string (B,): JPEG (grayscale and CMYK, too), PNG, BMP, GIF
+            (its first frame) and, where TensorFlow decodes it, still WebP, of any sizes.
         serve_tensor: `images`, uint8 (B, H, W, 3).
-        Both return `classes` (B, k), the indices of the best classes, their `labels` (B, k) and
-        `probabilities` (B, k), and the `logits` (B, M) of all.
+        Both return `classes` int32 (B, k), the indices of the best classes, their `labels` (B, k)
+        and `probabilities` (B, k), and the `logits` (B, M) of all. Where several labels can be
+        true, the classes are those of at least `threshold`, and k is the largest number of them in
+        the batch; rows with fewer end in class -1, label "", probability 0.
+        explain: takes `image_bytes` and returns also `attention` (B, h, w, k), which sums to 1
+            over the positions, and `region` (B, 4): top, left, bottom and right of the part of
+            the photo that the map covers, as shares of its sides. Only of models with a NOAH
+            head over a feature map or a grid of square patches.
 
     Args:
-        model: Keras model, images to logits.
+        model: functional Keras model, images to logits.
         model_dir: folder of all versions, such as "saved_models/NAME".
         preprocessing: the `preprocess.Preprocessing` that the model was trained with; None for
             ImageNet's mean and standard deviation at the model's own input size.
@@ -44,13 +67,29 @@ def export_savedmodel(
         version: positive integer; None for the one after the highest there.
         top_k: how many classes to return, at most M.
         multi_label: whether each class has a probability of its own (sigmoid, not softmax).
+        threshold: probability from which on a class of a multi-label model is returned.
+        tolerant: what a bad photo does. False: the request fails, and its message says what is
+            wrong. True: the others are answered; there is one more output, `status` (B,), "OK" or
+            what is wrong, and a bad row has class -1, label "", probabilities and logits 0.
+        max_pixels: a photo with more is a bad one; it is not decoded.
+        warmup_batch_sizes: sizes of the requests that TF Serving replays when it loads the
+            version, for each signature; those of its batching configuration.
+        precision: what the served model computes in, one of PRECISIONS; the weights and the
+            softmax stay float32.
+        variants: which of VARIANTS to write beside the SavedModel: model_dynamic.tflite,
+            model_int8.tflite, model.onnx. They take pixels of the centre crop and give logits.
+        photos: encoded photos, on which the SavedModel and its variants are compared with the
+            float32 model, and on which int8 is calibrated; needed where there are variants.
+        card: dict of what the version's MODEL_CARD.md shall say of data, recipe and metrics, see
+            `model_card.model_card`; or None.
 
     Returns:
         `pathlib.Path` of the version's folder.
 
     Raises:
         ValueError: the version exists or is no positive integer, the names do not fit, the model
-            does not end in logits, or has no input size and no preprocessing is given.
+            does not end in logits, or has no input size and no preprocessing is given, or an
+            option is out of its range.
 
     Example:
 
@@ -58,46 +97,54 @@ def export_savedmodel(
     >>> serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     >>> serve(image_bytes=tf.constant([tf.io.read_file("rose.jpg").numpy()]))["labels"]
     """
-    num_classes = model.output_shape[-1]
-    class_names = [str(i) for i in range(num_classes)] if class_names is None else class_names
-    model_dir = pathlib.Path(model_dir)
-    _check_export(model, model_dir, class_names, version, top_k)
+    if class_names is None:
+        class_names = [str(index) for index in range(model.output_shape[-1])]
+    check_version(model_dir, version)
+    _check_model(model, class_names)
+    _check_options(top_k, threshold, max_pixels, warmup_batch_sizes, precision, variants, photos)
     if preprocessing is None:
         preprocessing = Preprocessing(image_size=_input_size(model))
-    top_k = min(top_k, num_classes)
+    name = pathlib.Path(model_dir).resolve().name
+    computed = in_precision(model, precision)
+    options = {
+        "top_k": min(top_k, len(class_names)),
+        "threshold": threshold if multi_label else None,
+        "max_pixels": max_pixels,
+        "explainer": _explainer(computed, preprocessing.image_size),
+    }
+    served = ServedModel(computed, preprocessing, class_names, tolerant=tolerant, **options)
+    limits = {"max_pixels": max_pixels, "tolerant": tolerant}
+    with new_version(model_dir, version) as draft:
+        tf.saved_model.save(served, str(draft.path), signatures=served.functions)
+        if warmup_batch_sizes:
+            requests = warmup.requests(served.functions, warmup_batch_sizes, preprocessing)
+            warmup.write_requests(draft.path, name, requests)
+        if tolerant:
+            strict = ServedModel(computed, preprocessing, class_names, **options)
+            limits["tolerant_cost"] = cost(served, strict, photos or [warmup.photo(preprocessing)])
+        agreements = {}
+        if photos:
+            agreements = write_variants(draft.path, model, preprocessing, variants, photos)
+        (draft.path / CARD_FILE).write_text(
+            model_card(
+                name,
+                model=model,
+                preprocessing=preprocessing,
+                class_names=class_names,
+                signatures=list(served.functions),
+                precision=precision,
+                limits=limits,
+                variants=agreements,
+                versions=running_versions(),
+                created=datetime.datetime.now(datetime.timezone.utc),
+                **(card or {}),
+            ),
+            encoding="utf-8",
+        )
+    return draft.path
 
-    def answer(inputs, prepare):
-        pixels = tf.TensorSpec((*preprocessing.image_size, 3), tf.float32)
-        images = tf.map_fn(prepare, inputs, fn_output_signature=pixels)
-        logits = tf.cast(model(images, training=False), tf.float32)
-        scores = tf.sigmoid(logits) if multi_label else tf.nn.softmax(logits)
-        probabilities, classes = tf.math.top_k(scores, k=top_k)
-        labels = tf.gather(tf.constant(list(class_names)), classes)
-        return {
-            "classes": classes,
-            "labels": labels,
-            "probabilities": probabilities,
-            "logits": logits,
-        }
 
-    def from_bytes(image_bytes):
-        return answer(image_bytes, lambda data: preprocessing.evaluation(decode(data)))
-
-    def from_pixels(images):
-        return answer(images, preprocessing.evaluation)
-
-    archive = tf.keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serving_default", from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")]
-    )
-    archive.add_endpoint(
-        "serve_tensor", from_pixels, [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]
-    )
-    return _publish(archive, model_dir, version)
-
-
-def export_run(workdir, model_dir, version=None, weights="last"):
+def export_run(workdir, model_dir, version=None, weights="last", photos=None, **options):
     """Exports a state of a training run; see `export_savedmodel`.
 
     Args:
@@ -105,11 +152,23 @@ def export_run(workdir, model_dir, version=None, weights="last"):
         model_dir: folder of all versions.
         version: positive integer; None for the next one.
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
+        photos: encoded photos to compare on, or how many to take of the split that the run was
+            evaluated on.
+        **options: those of `export_savedmodel` that the run does not settle.
 
     Returns:
         `pathlib.Path` of the version's folder.
     """
     run = load_run(workdir, weights)
+    if isinstance(photos, int):
+        photos = _photos_of(run, photos)
+    card = {
+        "weights": f"step {run.step} of its run ({weights})",
+        "architecture": run.config.model.architecture or run.config.model.backbone,
+        "data": _data_of(run),
+        "recipe": json.loads(run.config.to_json()),
+        "metrics": _metrics_of(run, weights),
+    }
     return export_savedmodel(
         run.model,
         model_dir,
@@ -117,27 +176,89 @@ def export_run(workdir, model_dir, version=None, weights="last"):
         run.class_names,
         version,
         multi_label=run.multi_label,
+        photos=photos,
+        card=card,
+        **options,
     )
 
 
-def _check_export(model, model_dir, class_names, version, top_k):
+def _data_of(run):
+    data = run.config.data
+    return {
+        "name": data.name,
+        "train_split": data.train_split,
+        "eval_split": data.eval_split,
+        "train_examples": run.workdir.data().train_examples,
+    }
+
+
+def _metrics_of(run, weights):
+    """The run's evaluation of these weights, or None while there is none."""
+    if weights == "best":
+        return run.workdir.best()
+    result = run.workdir.result()
+    if result is None:
+        return None
+    averaged = {k[4:]: value for k, value in result.items() if k.startswith("ema_")}
+    if weights == "ema":
+        return averaged
+    return {k: value for k, value in result.items() if not k.startswith("ema_")}
+
+
+def _photos_of(run, count):
+    if not count:
+        return None
+    data = run.config.data
+    try:
+        source = source_from_config(data, data.eval_split)
+    except (ValueError, OSError) as error:
+        raise FileNotFoundError(
+            f"The export is to be compared with its model on photos of {data.name} "
+            f"{data.eval_split}, which cannot be read: {error} Give other photos, or none."
+        ) from error
+    places = random_order(0, size=source.num_examples)[:count]
+    return [example["image"].numpy() for example in source.pick(places)]
+
+
+def _check_model(model, class_names):
     num_classes = model.output_shape[-1]
     if len(class_names) != num_classes:
         raise ValueError(
             f"The model has {num_classes} classes, but class_names has {len(class_names)}: "
             "give one name a class, in the order of the logits."
         )
+    for name in class_names:
+        if not name or "\n" in name or "\r" in name:
+            raise ValueError(
+                f"A class is named {name!r}, and an export keeps one name a line: give it a name "
+                "of one line."
+            )
     activation = getattr(model.layers[-1], "activation", tf.keras.activations.linear)
     if activation not in (None, tf.keras.activations.linear):
         raise ValueError(
             f"The model ends in the activation {getattr(activation, '__name__', activation)!r}, "
             "and an export needs logits: attach the head with activation=None."
         )
-    for name, value in (("top_k", top_k), ("version", version)):
-        if value is not None:
-            positive_int(name, value)
-    if version is not None and (model_dir / str(version)).exists():
-        raise _version_exists(model_dir, version)
+
+
+def _check_options(top_k, threshold, max_pixels, batch_sizes, precision, variants, photos):
+    positive_int("top_k", top_k)
+    positive_int("max_pixels", max_pixels)
+    for size in batch_sizes:
+        positive_int("each of warmup_batch_sizes", size)
+    if not is_number(threshold) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be a probability in [0, 1], got {threshold!r}.")
+    for name, values, known in (
+        ("precision", (precision,), PRECISIONS),
+        ("each of variants", variants, VARIANTS),
+    ):
+        for value in values:
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    if variants and not photos:
+        raise ValueError(
+            f"variants={tuple(variants)} are compared with the model on photos: give some."
+        )
 
 
 def _input_size(model):
@@ -150,44 +271,9 @@ def _input_size(model):
     return size
 
 
-def _version_exists(model_dir, version):
-    return ValueError(
-        f"{model_dir / str(version)} exists and is left as it is: give another version, or none "
-        f"for {_next_version(model_dir)}."
-    )
-
-
-def _publish(archive, model_dir, version):
-    """Writes an archive beside the versions, then renames it into place."""
-    model_dir.mkdir(parents=True, exist_ok=True)
-    # On the same file system, and not a number, so that no server takes it for a version.
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=model_dir))
-    try:
-        # Either Keras prints all endpoints and captures; only Keras 3 has an option against it.
-        with contextlib.redirect_stdout(io.StringIO()):
-            archive.write_out(str(partial))
-        partial.chmod(0o755)
-        return _rename_to_version(partial, model_dir, version)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _rename_to_version(partial, model_dir, version):
-    while True:
-        target = model_dir / str(version or _next_version(model_dir))
-        try:
-            # Onto a folder that is not empty, as a version's is, a rename fails.
-            os.rename(partial, target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            if version is not None:
-                raise _version_exists(model_dir, version) from None
-            # Another export was faster: take the next version.
-        else:
-            return target
-
-
-def _next_version(model_dir):
-    versions = [int(path.name) for path in model_dir.iterdir() if path.name.isdigit()]
-    return max(versions, default=0) + 1
+def _explainer(model, image_size):
+    """The `Explainer` of a model whose attention has a picture, or None."""
+    if not any(isinstance(layer, NOAHHead) for layer in model.layers):
+        return None
+    explainer = Explainer(model)
+    return explainer if explainer.has_maps(image_size) else None

@@ -1,51 +1,80 @@
-"""SavedModels: same numbers as the evaluation, versions that nobody sees half of."""
+"""SavedModels: same numbers as the evaluation, from bytes and from pixels."""
+
+import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from head_helpers import run_python
+from loaded_graph import loaded_graph, run_graph
+from photos import encoded, noise, smooth
 
-from noah_tf import attach_noah, export
+from noah_tf import attach_noah, export_savedmodel
 from noah_tf.checkpoint import load_run
-from noah_tf.export import export_run, export_savedmodel
-from noah_tf.preprocess import Preprocessing, decode
+from noah_tf.explain import Explainer
+from noah_tf.export import export_run
+from noah_tf.preprocess import Preprocessing
+from noah_tf.warmup import read_requests
+
+NAMES = ("a", "b", "Ä b", "d,e", '"', " f")
+PREPROCESSING = Preprocessing(
+    image_size=24, resize_size=30, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
+)
+FILES = (
+    encoded(smooth(40, 50), "JPEG"),
+    encoded(noise(31, 90), "JPEG", "L"),
+    encoded(noise(31, 33), "JPEG", "CMYK"),
+    encoded(noise(24, 24), "PNG"),
+    encoded(noise(10, 12), "BMP"),
+    encoded(noise(50, 20), "GIF"),
+)
 
 
-def photo(height, width, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.float32)
-    return tf.cast(tf.image.resize(pixels, (height, width)), tf.uint8)
+def small_model(tokens=False, **options):
+    inputs = tf.keras.Input((24, 24, 3))
+    features = tf.keras.layers.Conv2D(16, 5, strides=4, activation="relu")(inputs)
+    if tokens:
+        features = tf.keras.layers.Reshape((25, 16))(features)
+    options = {"num_classes": 6, "dropout": 0.5, **options}
+    return attach_noah(tf.keras.Model(inputs, features), **options)
+
+
+def expected_logits(model, files, preprocessing=PREPROCESSING):
+    images = [preprocessing.evaluation(preprocessing.decode(data)) for data in files]
+    return model(tf.stack(images), training=False).numpy()
 
 
 @pytest.fixture(scope="module")
 def model():
-    inputs = tf.keras.Input((24, 24, 3))
-    features = tf.keras.layers.Conv2D(16, 5, strides=4, activation="relu")(inputs)
-    return attach_noah(tf.keras.Model(inputs, features), num_classes=6, dropout=0.5)
+    tf.keras.utils.set_random_seed(0)
+    return small_model()
 
 
 @pytest.fixture(scope="module")
-def preprocessing():
-    return Preprocessing(image_size=24, resize_size=30, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-
-
-@pytest.fixture(scope="module")
-def served(model, preprocessing, tmp_path_factory):
-    """The exported model, loaded again, and the preprocessing it was given."""
+def path(model, tmp_path_factory):
+    """The version of an export."""
     folder = tmp_path_factory.mktemp("served") / "shapes"
-    names = ["a", "b", "c", "d", "e", "f"]
-    return tf.saved_model.load(str(export_savedmodel(model, folder, preprocessing, names)))
+    return export_savedmodel(
+        model, folder, PREPROCESSING, NAMES, max_pixels=5000, warmup_batch_sizes=(1, 4)
+    )
 
 
-def test_bytes_of_any_format_and_size_give_the_evaluations_logits(served, model, preprocessing):
-    files = [
-        tf.io.encode_jpeg(photo(40, 50, 1)),
-        tf.io.encode_jpeg(photo(31, 90, 2)[..., :1]),
-        tf.io.encode_png(photo(24, 24, 3)),
-        tf.io.encode_png(photo(10, 12, 4)),
-    ]
-    answer = served.signatures["serving_default"](image_bytes=tf.stack(files))
-    images = tf.stack([preprocessing.evaluation(decode(data)) for data in files])
-    expected = model(images, training=False).numpy()
+@pytest.fixture(scope="module")
+def tolerant(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "shapes"
+    return tf.saved_model.load(
+        str(export_savedmodel(model, folder, PREPROCESSING, NAMES, tolerant=True, max_pixels=5000))
+    )
+
+
+@pytest.fixture(scope="module")
+def served(path):
+    return tf.saved_model.load(str(path))
+
+
+def test_bytes_of_any_format_and_size_give_the_evaluations_logits(served, model):
+    answer = served.signatures["serving_default"](image_bytes=tf.constant(FILES))
+    expected = expected_logits(model, FILES)
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     order = np.argsort(-expected, axis=1)[:, :5]
     np.testing.assert_array_equal(answer["classes"], order)
@@ -53,24 +82,159 @@ def test_bytes_of_any_format_and_size_give_the_evaluations_logits(served, model,
     np.testing.assert_allclose(
         answer["probabilities"], np.take_along_axis(probabilities, order, 1), atol=1e-5
     )
-    labels = [[b"abcdef"[c : c + 1] for c in row] for row in order]
+    labels = [[NAMES[index].encode() for index in row] for row in order]
     np.testing.assert_array_equal(answer["labels"], labels)
 
 
-def test_tensors_give_the_evaluations_logits(served, model, preprocessing):
-    images = tf.stack([photo(40, 50, seed) for seed in range(3)])
+def test_tensors_give_the_evaluations_logits(served, model):
+    images = tf.constant(np.stack([noise(40, 50, seed=seed) for seed in range(3)]))
     answer = served.signatures["serve_tensor"](images=images)
-    prepared = tf.stack([preprocessing.evaluation(image) for image in images])
+    prepared = tf.stack([PREPROCESSING.evaluation(image) for image in images])
     np.testing.assert_allclose(answer["logits"], model(prepared, training=False), atol=1e-5)
 
 
-def test_a_corrupt_image_fails_the_request(served):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        served.signatures["serving_default"](image_bytes=tf.constant([b"no photo"]))
+@pytest.mark.parametrize("tokens", [False, True])
+def test_explain_shows_where_each_of_the_best_classes_was_seen(tmp_path, tokens):
+    model = small_model(tokens)
+    path = export_savedmodel(model, tmp_path / "m", PREPROCESSING, top_k=3, warmup_batch_sizes=())
+    answer = run_graph(path, "explain", image_bytes=FILES)
+    images = [PREPROCESSING.evaluation(PREPROCESSING.decode(data)) for data in FILES]
+    logits, maps = Explainer(model)(tf.stack(images), answer["classes"])
+    np.testing.assert_allclose(answer["logits"], logits, atol=1e-5)
+    assert answer["attention"].shape == (len(FILES), 5, 5, 3)
+    np.testing.assert_allclose(answer["attention"], maps, atol=1e-5)
+    # 24 of 37 by 30 pixels of a photo of 50 by 40: floor(50 * 30 / 40) = 37.
+    np.testing.assert_allclose(answer["region"][0], [3 / 30, 6 / 37, 27 / 30, 30 / 37], atol=1e-6)
 
 
-def test_it_loads_where_neither_keras_nor_noah_tf_is_imported(model, tmp_path):
-    path = export_savedmodel(model, tmp_path / "model")
+def test_explain_is_there_only_where_there_are_maps(tmp_path):
+    assert "explain" not in signatures_of(small_model(head="gap", dropout=0.0), tmp_path / "gap")
+    inputs = tf.keras.Input((24, 24, 3))
+    tokens = tf.keras.layers.Reshape((30, 16))(
+        tf.keras.layers.Dense(480)(tf.keras.layers.GlobalAveragePooling2D()(inputs))
+    )
+    model = attach_noah(tf.keras.Model(inputs, tokens), 4, drop_class_token=False)
+    assert signatures_of(model, tmp_path / "odd") == {"serving_default", "serve_tensor"}
+
+
+def signatures_of(model, folder):
+    path = export_savedmodel(model, folder, PREPROCESSING, warmup_batch_sizes=())
+    return set(tf.saved_model.load(str(path)).signatures)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "empty"),
+        (b"no photo", "image 1 of the request: .*not a"),
+        (FILES[0][:300], "JPEG"),
+        (encoded(noise(50, 101), "PNG"), "image 1 of the request: .*5050|101"),
+    ],
+)
+def test_a_bad_photo_fails_a_strict_request_and_says_why(served, data, problem):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=problem):
+        served.signatures["serving_default"](image_bytes=tf.constant([FILES[0], data]))
+    # And nothing is left of it.
+    assert served.signatures["serving_default"](image_bytes=tf.constant(FILES))
+
+
+def test_a_request_without_photos_is_an_error(served, tolerant):
+    for model in (served, tolerant):
+        for name in ("serving_default", "explain"):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes has nothing"):
+                model.signatures[name](image_bytes=tf.zeros((0,), tf.string))
+        for shape in ((0, 24, 24, 3), (1, 0, 24, 3)):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="images has nothing in it"):
+                model.signatures["serve_tensor"](images=tf.zeros(shape, tf.uint8))
+
+
+def test_tolerant_answers_the_good_and_gives_the_bad_a_status(tolerant, model):
+    bad = {1: b"", 3: b"text", 4: FILES[0][:300], 6: encoded(noise(50, 101), "PNG")}
+    files = [FILES[0], b"", FILES[3], b"text", bad[4], FILES[5], bad[6], FILES[1]]
+    answer = tolerant.signatures["explain"](image_bytes=tf.constant(files))
+    status = [text.decode() for text in answer["status"].numpy()]
+    good = [row for row in range(len(files)) if row not in bad]
+    assert [status[row] for row in good] == ["OK"] * 4
+    assert "empty" in status[1] and "not a" in status[3] and "50" in status[6]
+    assert status[4] == "it cannot be decoded: the file is truncated or corrupt"
+    expected = expected_logits(model, [files[row] for row in good])
+    np.testing.assert_allclose(answer["logits"].numpy()[good], expected, atol=1e-5)
+    np.testing.assert_array_equal(answer["classes"].numpy()[good, 0], expected.argmax(1))
+    np.testing.assert_allclose(answer["attention"].numpy()[good].sum((1, 2)), 1, atol=1e-5)
+    rows = list(bad)
+    assert (answer["classes"].numpy()[rows] == -1).all()
+    assert (answer["labels"].numpy()[rows] == b"").all()
+    for name in ("probabilities", "logits", "attention", "region"):
+        assert not answer[name].numpy()[rows].any(), name
+
+
+def test_tolerant_answers_where_all_are_bad_or_all_good(tolerant):
+    answer = tolerant.signatures["serving_default"](image_bytes=tf.constant([b"x", b""]))
+    assert b"OK" not in answer["status"].numpy()
+    answer = tolerant.signatures["serving_default"](image_bytes=tf.constant(FILES[:1]))
+    assert answer["status"].numpy().tolist() == [b"OK"]
+    assert "status" not in tolerant.signatures["serve_tensor"].structured_outputs
+
+
+def test_several_labels_are_those_over_the_threshold(model, tmp_path):
+    options = {"multi_label": True, "class_names": NAMES, "warmup_batch_sizes": ()}
+    path = export_savedmodel(model, tmp_path, PREPROCESSING, threshold=0.5, **options)
+    answer = run_graph(path, "serving_default", image_bytes=FILES)
+    scores = 1 / (1 + np.exp(-answer["logits"]))
+    counts = (scores >= 0.5).sum(axis=1)
+    assert answer["classes"].shape == (len(FILES), max(counts.max(), 1))
+    assert len(set(counts)) > 1
+    for row, count in enumerate(counts):
+        best = np.argsort(-scores[row])[:count]
+        assert answer["classes"][row].tolist() == [*best, *[-1] * (counts.max() - count)]
+        np.testing.assert_allclose(answer["probabilities"][row, :count], scores[row, best], 1e-5)
+        assert not answer["probabilities"][row, count:].any()
+        wanted = [NAMES[index].encode() for index in best]
+        assert answer["labels"][row].tolist() == [*wanted, *[b""] * (counts.max() - count)]
+    path = export_savedmodel(model, tmp_path, PREPROCESSING, threshold=1.0, **options)
+    assert run_graph(path, "explain", image_bytes=FILES)["classes"].tolist() == [[-1]] * len(FILES)
+
+
+def test_the_graph_has_only_tensorflows_own_ops_and_is_not_compiled(path, tmp_path):
+    check_ops(path)
+    names = (path / "assets" / "labels.txt").read_text(encoding="utf-8").split("\n")
+    assert names == [*NAMES, ""]
+    # Keras has XLA compile grouped convolutions.
+    inputs = tf.keras.Input((24, 24, 3))
+    features = tf.keras.layers.Conv2D(16, 5, strides=4)(inputs)
+    features = tf.keras.layers.Conv2D(16, 3, groups=4)(features)
+    model = attach_noah(tf.keras.Model(inputs, features), 6)
+    grouped = export_savedmodel(model, tmp_path, PREPROCESSING, warmup_batch_sizes=())
+    check_ops(grouped)
+    answer = run_graph(grouped, "explain", image_bytes=FILES)
+    np.testing.assert_allclose(answer["logits"], expected_logits(model, FILES), atol=1e-5)
+
+
+def check_ops(path):
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        definition = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).graph_def
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    kinds = {node.op for node in nodes}
+    assert len(kinds) > 20
+    known = set(dir(tf.raw_ops)) | {f.signature.name for f in definition.library.function}
+    assert not {kind for kind in kinds if kind not in known}
+    assert not [kind for kind in kinds if "Py" in kind]
+    marked = [*nodes, *definition.library.function]
+    assert not [node for node in marked if node.attr["_XlaMustCompile"].b]
+
+
+def test_every_warm_up_request_is_answered(path):
+    requests = list(read_requests(path))
+    wanted = {
+        (name, size) for name in ("serving_default", "serve_tensor", "explain") for size in (1, 4)
+    }
+    assert {(name, len(next(iter(inputs.values())))) for name, inputs in requests} == wanted
+    with loaded_graph(path) as call:
+        for name, inputs in requests:
+            assert np.isfinite(call(name, **inputs)["logits"]).all()
+
+
+def test_it_loads_where_neither_keras_nor_noah_tf_is_imported(path):
     code = f"""
 import sys
 import tensorflow as tf
@@ -85,57 +249,16 @@ print(answer["logits"].shape, answer["labels"].numpy()[0])
     assert process.stdout.startswith("(1, 6)")
 
 
-def test_multi_label_probabilities_are_sigmoids(model, tmp_path):
-    loaded = tf.saved_model.load(str(export_savedmodel(model, tmp_path, multi_label=True, top_k=6)))
-    answer = loaded.signatures["serve_tensor"](images=photo(24, 24)[None])
-    logits = np.sort(answer["logits"].numpy()[0])[::-1]
-    np.testing.assert_allclose(answer["probabilities"][0], 1 / (1 + np.exp(-logits)), atol=1e-6)
-
-
-def test_versions_count_up_and_are_never_touched(model, tmp_path):
-    (tmp_path / "notes").mkdir()
+def test_an_existing_version_is_refused_before_any_work(model, tmp_path):
     (tmp_path / "7").mkdir()
-    assert export_savedmodel(model, tmp_path).name == "8"
-    assert export_savedmodel(model, tmp_path, version=3).name == "3"
-    assert export_savedmodel(model, tmp_path).name == "9"
-    with pytest.raises(ValueError, match="/7 exists and is left as it is: .* none for 10"):
+    with pytest.raises(ValueError, match="/7 exists and is left as it is: .* none for 8"):
         export_savedmodel(model, tmp_path, version=7)
-    assert not list((tmp_path / "7").iterdir())
-    for version in (0, -1, True, "2"):
-        with pytest.raises(ValueError, match="version must be a positive integer"):
-            export_savedmodel(model, tmp_path, version=version)
-    assert {path.name for path in tmp_path.iterdir()} == {"notes", "3", "7", "8", "9"}
-
-
-def test_a_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
-    def full_disk(source, target):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(export.os, "rename", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        export_savedmodel(model, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_two_exports_at_once_both_land(model, tmp_path, monkeypatch):
-    rename = export.os.rename
-
-    def overtaken(source, target):
-        monkeypatch.setattr(export.os, "rename", rename)
-        target.mkdir()
-        (target / "saved_model.pb").touch()
-        rename(source, target)
-
-    monkeypatch.setattr(export.os, "rename", overtaken)
-    assert export_savedmodel(model, tmp_path).name == "2"
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
+    assert not list((tmp_path / "7").iterdir()) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_model_that_does_not_end_in_logits_is_refused(tmp_path):
-    inputs = tf.keras.Input((8, 8, 3))
-    features = tf.keras.layers.Conv2D(8, 3)(inputs)
     for head in ("noah", "gap"):
-        model = attach_noah(tf.keras.Model(inputs, features), 3, head=head, activation="softmax")
+        model = small_model(head=head, activation="softmax")
         with pytest.raises(ValueError, match="'softmax', and an export needs logits"):
             export_savedmodel(model, tmp_path)
 
@@ -145,24 +268,38 @@ def test_a_model_of_any_size_needs_a_preprocessing(tmp_path):
     model = attach_noah(tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(inputs)), 3)
     with pytest.raises(ValueError, match="preprocessing=Preprocessing"):
         export_savedmodel(model, tmp_path)
-    assert export_savedmodel(model, tmp_path, Preprocessing(image_size=16)).name == "1"
+    path = export_savedmodel(model, tmp_path, Preprocessing(16), warmup_batch_sizes=(1,))
+    assert path.name == "1"
 
 
-def test_top_k_must_be_positive(model, tmp_path):
-    with pytest.raises(ValueError, match="top_k must be a positive integer, got 0"):
-        export_savedmodel(model, tmp_path, top_k=0)
-
-
-def test_class_names_must_fit(model, tmp_path):
-    with pytest.raises(ValueError, match="6 classes, but class_names has 2"):
-        export_savedmodel(model, tmp_path, class_names=["a", "b"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k must be a positive integer, got 0"),
+        ({"class_names": ["a", "b"]}, "6 classes, but class_names has 2"),
+        ({"class_names": [*"abcde", "f\ng"]}, r"A class is named 'f\\ng'"),
+        ({"class_names": [*"abcde", ""]}, "A class is named ''"),
+        ({"threshold": 1.5}, r"threshold must be a probability in \[0, 1\], got 1.5"),
+        ({"max_pixels": 0}, "max_pixels must be a positive integer, got 0"),
+        ({"warmup_batch_sizes": (1, 0)}, "each of warmup_batch_sizes must be a positive"),
+        ({"precision": "float16"}, "precision must be one of float32, mixed_bfloat16, got 'float"),
+        ({"variants": ("tflite",), "photos": [b""]}, "each of variants must be one of .*, got 'tf"),
+        ({"variants": ("onnx",)}, "compared with the model on photos: give some"),
+    ],
+)
+def test_what_cannot_work_is_named(model, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_savedmodel(model, tmp_path / "m", **options)
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_run_is_exported_with_its_own_preprocessing(finished_run, tmp_path):
     run = load_run(finished_run)
-    loaded = tf.saved_model.load(str(export_run(finished_run, tmp_path / "shapes")))
-    image = photo(50, 40)
+    path = export_run(finished_run, tmp_path / "shapes", warmup_batch_sizes=())
+    loaded = tf.saved_model.load(str(path))
+    image = tf.constant(noise(50, 40))
     answer = loaded.signatures["serve_tensor"](images=image[None])
     expected = run.model(run.preprocessing.evaluation(image)[None], training=False)
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     assert answer["labels"].numpy()[0, 0].decode() in run.class_names
+    assert isinstance(path, pathlib.Path)

@@ -1,0 +1,118 @@
+"""Images a second through an exported graph, beside a direct Keras call with the same decode.
+
+    python benchmarks/serving.py --images FOLDER_OF_JPEGS
+
+Exports MobileNetV2 x0.35 with a NOAH head, 224 px, 1000 classes, and gives its `serving_default`
+encoded photos; the peer is a `tf.function` that decodes and prepares the same photos in a
+`tf.map_fn` and calls the Keras model. Both in turns; prints the medians and their ratio, by the
+wall's clock and by the processor's, which does not see what other programs take. With --tolerant
+the export reports bad photos one by one, and the ratio is the price of that.
+"""
+
+import argparse
+import functools
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from noah_tf import create_model, export_savedmodel
+from noah_tf.zoo import preprocessing_for
+
+NAME = "noah_mobilenetv2_035"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", help="folder of JPEGs; by default noise of 500 x 375 pixels")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--tolerant", action="store_true")
+    arguments = parser.parse_args()
+
+    photos = find_photos(arguments.images, max(arguments.batch_sizes))
+    model = create_model(NAME)
+    served = exported(model, arguments.tolerant)
+    peer = direct(model)
+    print(f"TensorFlow {tf.__version__}, {'tolerant' if arguments.tolerant else 'strict'} export")
+    for size in arguments.batch_sizes:
+        batch = tf.constant(photos[:size])
+        turns = {
+            "keras": functools.partial(peer, batch),
+            "export": functools.partial(served, image_bytes=batch),
+        }
+        np.testing.assert_allclose(
+            turns["export"]()["logits"], turns["keras"]()[0], rtol=1e-4, atol=1e-5
+        )
+        calls = max(1, round(arguments.seconds / seconds_of(turns["keras"], 3)[0]))
+        times = {name: [] for name in turns}
+        for repeat in range(arguments.repeats):
+            # Each goes first as often as the other.
+            for name in list(turns)[:: 1 if repeat % 2 else -1]:
+                times[name].append(seconds_of(turns[name], calls))
+        for name, turn in times.items():
+            wall, processor = size / np.median(turn, axis=0)
+            print(f"batch {size:3} {name:7} {wall:7.1f} images/s, {processor:7.1f} a processor's")
+        wall, processor = np.median(np.divide(times["keras"], times["export"]), axis=0)
+        print(
+            f"batch {size:3} export's speed of Keras's: {wall:.3f}, of processors {processor:.3f}"
+        )
+
+
+def seconds_of(turn, calls):
+    """Seconds a call, of the wall's clock and of all processors together."""
+    before = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        turn()
+    after = time.perf_counter(), time.process_time()
+    return np.subtract(after, before) / calls
+
+
+def find_photos(folder, count):
+    """`count` encoded JPEGs."""
+    if folder is None:
+        noise = np.random.default_rng(0).integers(0, 256, (count, 12, 16, 3)).astype(np.float32)
+        pixels = tf.cast(tf.image.resize(noise, (375, 500)), tf.uint8)
+        return [tf.io.encode_jpeg(image).numpy() for image in pixels]
+    files = sorted(
+        p for p in pathlib.Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg")
+    )
+    if len(files) < count:
+        raise SystemExit(f"{folder} has {len(files)} JPEGs, and a batch takes {count}.")
+    return [file.read_bytes() for file in files[:: len(files) // count][:count]]
+
+
+def exported(model, tolerant):
+    """`serving_default` of the model's export, loaded again."""
+    path = export_savedmodel(
+        model, tempfile.mkdtemp(), preprocessing_for(NAME), tolerant=tolerant, warmup_batch_sizes=()
+    )
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures["serving_default"]
+    signature.owner = loaded  # which holds the weights
+    return signature
+
+
+def direct(model):
+    """From encoded photos to logits and probabilities with the Keras model itself."""
+    preprocessing = preprocessing_for(NAME)
+    spec = tf.TensorSpec((*preprocessing.image_size, 3), tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+    def call(image_bytes):
+        images = tf.map_fn(
+            lambda data: preprocessing.evaluation(preprocessing.decode(data)),
+            image_bytes,
+            fn_output_signature=spec,
+        )
+        logits = model(images, training=False)
+        return logits, tf.nn.softmax(logits)
+
+    return call
+
+
+if __name__ == "__main__":
+    main()

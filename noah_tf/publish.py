@@ -1,0 +1,105 @@
+"""Versions of a served model: folders with numbers, each of which appears whole or not at all."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+import tempfile
+
+from noah_tf.arguments import positive_int
+
+
+def check_version(model_dir, version):
+    """Raises ValueError where a version is no positive integer, or is there already."""
+    if version is not None:
+        positive_int("version", version)
+        if (pathlib.Path(model_dir) / str(version)).exists():
+            raise _version_exists(model_dir, version)
+
+
+@contextlib.contextmanager
+def new_version(model_dir, version=None):
+    """Makes a version in the folder of a model: written under another name, then renamed.
+
+    A server that polls the folder never sees half of it, what is there already is never touched,
+    and if the block raises, nothing is left.
+
+    Args:
+        model_dir: folder of all versions, made if it is missing.
+        version: positive integer; None for the one after the highest there.
+
+    Yields:
+        A `Draft` whose `path` is an empty folder to write in; after the block it is the version's.
+
+    Raises:
+        ValueError: the version exists.
+    """
+    model_dir = pathlib.Path(model_dir)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    # On the same file system, and not a number, so that no server takes it for a version.
+    draft = Draft(pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=model_dir)))
+    written = draft.path
+    try:
+        yield draft
+        written.chmod(0o755)
+        draft.path = _rename_to_version(written, model_dir, version)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+class Draft:
+    """A version while it is written.
+
+    Attributes:
+        path: the `pathlib.Path` of its folder.
+    """
+
+    def __init__(self, path):
+        self.path = path
+
+
+def latest_version(model_dir):
+    """The `pathlib.Path` of the highest version in a model's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    versions = _versions(model_dir)
+    if not versions:
+        raise FileNotFoundError(
+            f"{model_dir} has no version of a model: trainers/export.py writes them."
+        )
+    return pathlib.Path(model_dir) / str(max(versions))
+
+
+def _rename_to_version(written, model_dir, version):
+    while True:
+        target = model_dir / str(version or _next_version(model_dir))
+        try:
+            # Onto a folder that is not empty, as a version's is, a rename fails.
+            os.rename(written, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if version is not None:
+                raise _version_exists(model_dir, version) from None
+            # Another export was faster: take the next version.
+        else:
+            return target
+
+
+def _version_exists(model_dir, version):
+    return ValueError(
+        f"{pathlib.Path(model_dir) / str(version)} exists and is left as it is: give another "
+        f"version, or none for {_next_version(model_dir)}."
+    )
+
+
+def _next_version(model_dir):
+    return max(_versions(model_dir), default=0) + 1
+
+
+def _versions(model_dir):
+    folder = pathlib.Path(model_dir)
+    return [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []

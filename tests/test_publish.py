@@ -1,0 +1,83 @@
+"""Versions that nobody sees half of."""
+
+import pytest
+
+from noah_tf import publish
+from noah_tf.publish import check_version, latest_version, new_version
+
+
+def write(model_dir, version=None, text="new"):
+    with new_version(model_dir, version) as draft:
+        (draft.path / "saved_model.pb").write_text(text)
+    return draft.path
+
+
+def test_versions_count_up_and_are_never_touched(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "saved_model.pb").write_text("old")
+    assert write(tmp_path) == tmp_path / "8"
+    assert write(tmp_path, 3) == tmp_path / "3"
+    assert write(tmp_path) == tmp_path / "9"
+    message = "/7 exists and is left as it is: .* none for 10"
+    with pytest.raises(ValueError, match=message):
+        check_version(tmp_path, 7)
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path, 7)
+    assert (tmp_path / "7" / "saved_model.pb").read_text() == "old"
+    for version in (0, -1, True, "2"):
+        with pytest.raises(ValueError, match="version must be a positive integer"):
+            check_version(tmp_path, version)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes", "3", "7", "8", "9"}
+
+
+def test_nothing_is_seen_before_it_is_whole(tmp_path):
+    with new_version(tmp_path) as draft:
+        (draft.path / "saved_model.pb").touch()
+        (folder,) = tmp_path.iterdir()
+        assert folder == draft.path and not folder.name.isdigit()
+        with pytest.raises(FileNotFoundError, match="has no version"):
+            latest_version(tmp_path)
+    assert latest_version(tmp_path) == draft.path == tmp_path / "1"
+    # A server may run as another user.
+    assert (tmp_path / "1").stat().st_mode & 0o777 == 0o755
+
+
+def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), new_version(tmp_path) as draft:
+        (draft.path / "saved_model.pb").touch()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+    def full_disk(source, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(publish.os, "rename", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_at_once_both_land(tmp_path, monkeypatch):
+    rename = publish.os.rename
+
+    def overtaken(source, target):
+        monkeypatch.setattr(publish.os, "rename", rename)
+        target.mkdir()
+        (target / "saved_model.pb").touch()
+        rename(source, target)
+
+    monkeypatch.setattr(publish.os, "rename", overtaken)
+    assert write(tmp_path).name == "2"
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
+    monkeypatch.setattr(publish.os, "rename", overtaken)
+    with pytest.raises(ValueError, match="/5 exists and is left as it is"):
+        write(tmp_path, 5)
+
+
+def test_the_latest_is_the_highest_number(tmp_path):
+    for version in (9, 10, 2):
+        write(tmp_path, version)
+    assert latest_version(tmp_path).name == "10"
+    with pytest.raises(FileNotFoundError, match="nowhere has no version of a model"):
+        latest_version(tmp_path / "nowhere")

@@ -39,11 +39,11 @@ make_venv = rm -rf $(1).old; [ ! -e $(1) ] || mv $(1) $(1).old; \
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV) (TensorFlow is a large download) ..."
-	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint$(COMMA)hub)
+	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint$(COMMA)hub$(COMMA)serving$(COMMA)onnx$(COMMA)demo)
 
 $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_ADDONS) (TensorFlow is a large download) ..."
-	@$(call find_python,3.11 3.10,Python 3.10 or 3.11 (TensorFlow 2.15 needs one of them)); $(call make_venv,$(VENV_ADDONS),addons$(COMMA)test)
+	@$(call find_python,3.11 3.10,Python 3.10 or 3.11 (TensorFlow 2.15 needs one of them)); $(call make_venv,$(VENV_ADDONS),addons$(COMMA)test$(COMMA)serving$(COMMA)onnx$(COMMA)demo)
 
 # One version, so that pip does not look for a newer one where a wheel of it lies at hand.
 $(VENV_TORCH)/.installed: setup.cfg pyproject.toml

@@ -1,0 +1,23 @@
+"""A small SavedModel with the signatures of noah_tf's exports, served."""
+
+import pytest
+from tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """A folder with two versions: 1 is strict, 2 is tolerant."""
+    base = tmp_path_factory.mktemp("tiny")
+    write_tiny_model(base / "1")
+    write_tiny_model(base / "2", tolerant=True)
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(tiny_models):
+    """Both versions of `tiny_models`, labelled stable and canary. Leave it as it is."""
+    from tf_serving_stand_in import model_server
+
+    labels = {"stable": 1, "canary": 2}
+    with model_server(tiny_models, "tiny", versions=[1, 2], labels=labels) as running:
+        yield running

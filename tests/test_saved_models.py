@@ -1,0 +1,270 @@
+"""The files of saved_models/: TF Serving reads them, and what the README shows works."""
+
+import ast
+import base64
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import urllib.parse
+
+import numpy as np
+import pytest
+import requests
+import yaml
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+    wrappers_pb2,
+)
+from photos import encoded, noise
+from shared_data import REPOSITORY
+from tf_serving_stand_in import HAS_RPC, model_server
+from tiny_model import expected_logits, write_tiny_model
+
+from noah_tf.serving import Client
+from noah_tf.serving.__main__ import main
+
+FOLDER = REPOSITORY / "saved_models"
+README = (FOLDER / "README.md").read_text()
+FIELD = descriptor_pb2.FieldDescriptorProto
+
+# The messages that tensorflow-serving-api leaves out: field -> (number, type). They are those of
+# tensorflow_serving/servables/tensorflow/session_bundle_config.proto and
+# tensorflow_serving/config/monitoring_config.proto in tensorflow/serving.
+MESSAGES = {
+    "BatchingParameters": {
+        "max_batch_size": (1, wrappers_pb2.Int64Value),
+        "batch_timeout_micros": (2, wrappers_pb2.Int64Value),
+        "max_enqueued_batches": (3, wrappers_pb2.Int64Value),
+        "num_batch_threads": (4, wrappers_pb2.Int64Value),
+        "thread_pool_name": (5, wrappers_pb2.StringValue),
+        "allowed_batch_sizes": (6, [FIELD.TYPE_INT64]),
+        "pad_variable_length_inputs": (7, FIELD.TYPE_BOOL),
+    },
+    "PrometheusConfig": {"enable": (1, FIELD.TYPE_BOOL), "path": (2, FIELD.TYPE_STRING)},
+    "MonitoringConfig": {"prometheus_config": (1, "PrometheusConfig")},
+}
+
+
+def parsed(name, message):
+    """A configuration file as a message of that name; unknown fields raise."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="served.proto", package="served", dependency=["google/protobuf/wrappers.proto"]
+    )
+    file.syntax = "proto3"
+    for name_, fields in MESSAGES.items():
+        description = file.message_type.add(name=name_)
+        for field_name, (number, kind) in fields.items():
+            field = description.field.add(name=field_name, number=number)
+            field.label = FIELD.LABEL_OPTIONAL
+            if isinstance(kind, list):
+                field.label, field.type = FIELD.LABEL_REPEATED, kind[0]
+            elif isinstance(kind, int):
+                field.type = kind
+            else:
+                known = f"served.{kind}" if isinstance(kind, str) else kind.DESCRIPTOR.full_name
+                field.type, field.type_name = FIELD.TYPE_MESSAGE, f".{known}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    factory = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"served.{message}"))
+    return text_format.Parse((FOLDER / name).read_text(), factory())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A model base with two versions of the README's model, and a photo beside it."""
+    base = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        write_tiny_model(base / "digits" / str(version), tolerant=version == 2)
+    (base / "photo.png").write_bytes(encoded(noise(9, 7), "PNG"))
+    return base
+
+
+@pytest.fixture(scope="module")
+def server(digits):
+    labels = {"stable": 1, "canary": 2}
+    with model_server(digits / "digits", "digits", [1, 2], labels) as running:
+        yield running
+
+
+@pytest.mark.skipif(not HAS_RPC, reason="tensorflow-serving-api is not installed")
+def test_the_models_are_a_server_configuration():
+    from tensorflow_serving.config import model_server_config_pb2
+
+    text = (FOLDER / "models.config").read_text()
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path) == ("digits", "/models/digits")
+    assert model.model_platform == "tensorflow"
+    versions = set(model.model_version_policy.specific.versions)
+    assert versions
+    assert set(model.version_labels) == {"stable", "canary"}
+    assert set(model.version_labels.values()) <= versions
+    # The step that the README describes: the line that is commented out.
+    later = text.replace("# versions: 2", "versions: 2")
+    config = text_format.Parse(later, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert list(model.model_version_policy.specific.versions) == [1, 2]
+
+
+def test_batches_are_those_that_an_export_warms_up():
+    import inspect
+
+    from noah_tf import export_savedmodel
+
+    batching = parsed("batching.config", "BatchingParameters")
+    sizes = list(batching.allowed_batch_sizes)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == batching.max_batch_size.value
+    assert batching.batch_timeout_micros.value >= 0
+    assert batching.max_enqueued_batches.value >= 1
+    assert batching.num_batch_threads.value >= 1
+    # Zeros on the right and at the bottom would change other clients' pictures.
+    assert not batching.pad_variable_length_inputs
+    warmed_up = inspect.signature(export_savedmodel).parameters["warmup_batch_sizes"].default
+    assert tuple(sizes) == tuple(warmed_up)
+
+
+def test_monitoring_is_where_the_readme_says():
+    monitoring = parsed("monitoring.config", "MonitoringConfig").prometheus_config
+    assert monitoring.enable
+    assert f"localhost:8501{monitoring.path}" in README
+
+
+def test_a_field_that_does_not_exist_is_noticed(tmp_path, monkeypatch):
+    (tmp_path / "batching.config").write_text("max_batch_sise { value: 3 }")
+    monkeypatch.setattr(f"{__name__}.FOLDER", tmp_path)
+    with pytest.raises(text_format.ParseError, match="max_batch_sise"):
+        parsed("batching.config", "BatchingParameters")
+
+
+def test_compose_mounts_this_folder_and_names_its_files():
+    compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+    (service,) = compose["services"].values()
+    assert service["image"].startswith("tensorflow/serving:")
+    assert service["volumes"] == [".:/models:ro"]
+    assert {port.rpartition(":")[2] for port in service["ports"]} == {"8500", "8501"}
+    files = re.findall(r"=/models/([\w.]+)", " ".join(service["command"]))
+    assert sorted(files) == ["batching.config", "models.config", "monitoring.config"]
+    assert all((FOLDER / name).is_file() for name in files)
+
+
+def test_docker_has_the_same_options_as_compose():
+    compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+    command = next(c for c in commands() if c[0] == "docker" and "--enable_batching=true" in c)
+    after_image = command[command.index("tensorflow/serving") + 1 :]
+    assert sorted(after_image) == sorted(compose["services"]["serving"]["command"])
+    published = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
+    assert sorted(published) == sorted(compose["services"]["serving"]["ports"])
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize("path, healthy", [("digits", True), ("digits/versions/9", False)])
+def test_the_health_check_sees_whether_the_model_is_available(server, path, healthy):
+    compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+    _, bash, option, line = compose["services"]["serving"]["healthcheck"]["test"]
+    port = urllib.parse.urlsplit(server.rest).port
+    assert "$" not in line  # which compose would replace
+    line = line.replace("8501", str(port)).replace("models/digits", f"models/{path}")
+    process = subprocess.run([bash, option, line], timeout=20, check=False)
+    assert (process.returncode == 0) == healthy
+
+
+def commands():
+    """The README's indented commands, as lists of words; backslashes join lines."""
+    blocks = re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line.replace("$(", "§(")) for line in lines if line.strip()]
+
+
+def test_the_readmes_curl_lines_are_accepted(server, digits):
+    photo = (digits / "photo.png").read_bytes()
+    seen = set()
+    for words in commands():
+        if words[0] != "curl" or "prometheus" in words[1]:
+            continue
+        url = words[1].replace("http://localhost:8501", server.rest)
+        if len(words) == 2:
+            answer = requests.get(url, timeout=60)
+            assert answer.status_code == 200, answer.text
+            seen.add("metadata" if "metadata" in answer.json() else "status")
+            continue
+        assert words[2] == "-d"
+        assert words[3].count("§(base64 -w0 photo.png)") == 1
+        body = words[3].replace("§(base64 -w0 photo.png)", base64.b64encode(photo).decode())
+        answer = requests.post(url, data=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        answer = answer.json()
+        if "outputs" in answer:
+            seen.add("columns")
+            logits = answer["outputs"]["logits"][0]
+        else:
+            (row,) = answer["predictions"]
+            seen.add("explain" if "attention" in row else "rows")
+            logits = row.get("logits")
+        if logits is not None:
+            np.testing.assert_allclose(logits, expected_logits(noise(9, 7)), atol=1e-6)
+    assert seen == {"status", "metadata", "rows", "columns", "explain"}
+
+
+def test_the_shell_makes_the_readmes_json(digits):
+    """With the shell's own quoting: what `curl -d` would be given."""
+    lines = [line for line in README.replace("\\\n", " ").splitlines() if "base64 -w0" in line]
+    assert len(lines) == 3
+    for line in lines:
+        argument = line.partition(" -d ")[2].strip()
+        process = subprocess.run(
+            ["bash", "-c", f"printf %s {argument}"],
+            cwd=digits,
+            capture_output=True,
+            check=True,
+            timeout=20,
+        )
+        assert "image_bytes" in json.loads(process.stdout) or "b64" in process.stdout.decode()
+
+
+def test_the_readmes_client_commands_run(server, digits, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(digits / "photo.png", "photo.png")
+    ran = 0
+    for words in commands():
+        if words[:3] != ["python", "-m", "noah_tf.serving"] or "..." in words:
+            continue
+        if words[3] == "demo":  # runs until it is stopped; test_demo.py does that
+            continue
+        rest, rpc = "http://localhost:8501", "grpc://localhost:8500"
+        if rpc in words and server.grpc is None:
+            continue
+        words = [{rest: server.rest, rpc: server.grpc}.get(word, word) for word in words[3:]]
+        words = ["photo.png" if word == "photos/*.png" else word for word in words]
+        if words[0] == "load":
+            words[words.index("--seconds") + 1] = "0.3"
+            words += ["--warmup-seconds", "0"]
+        assert main(words) == 0, capsys.readouterr().err
+        ran += 1
+    assert ran >= 2
+    assert (tmp_path / "latency.png").stat().st_size > 1000
+
+
+def test_the_readmes_python_runs(server, digits, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(digits)
+    exec(code.replace("http://localhost:8501", server.rest), {})
+    assert len(ast.literal_eval(capsys.readouterr().out)) == 2
+
+
+def test_the_signatures_table_is_the_models(server):
+    rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", README, re.MULTILINE)
+    table = {name: (takes, set(re.findall(r"`(\w+)`", gives))) for name, takes, gives in rows}
+    with Client(server.rest, "digits", version=1) as client:
+        signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+    for name in ("serving_default", "serve_tensor", "explain"):
+        takes, gives = table[name]
+        assert list(signatures[name]["inputs"]) == [takes]
+        if name != "serve_tensor":  # "the same"
+            assert set(signatures[name]["outputs"]) == gives

@@ -1,11 +1,13 @@
 """SavedModels: same numbers as the evaluation, from bytes and from pixels."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from head_helpers import run_python
+from hostile_images import exif
 from loaded_graph import loaded_graph, run_graph
 from photos import encoded, noise, smooth
 
@@ -13,6 +15,7 @@ from noah_tf import attach_noah, export_savedmodel
 from noah_tf.checkpoint import load_run
 from noah_tf.explain import Explainer
 from noah_tf.export import export_run
+from noah_tf.model_card import read_card
 from noah_tf.preprocess import Preprocessing
 from noah_tf.warmup import read_requests
 
@@ -303,3 +306,31 @@ def test_a_run_is_exported_with_its_own_preprocessing(finished_run, tmp_path):
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     assert answer["labels"].numpy()[0, 0].decode() in run.class_names
     assert isinstance(path, pathlib.Path)
+
+
+def test_bfloat16_is_compared_with_float32_and_keeps_its_weights(model, tmp_path):
+    options = {"precision": "mixed_bfloat16", "photos": FILES, "warmup_batch_sizes": ()}
+    path = export_savedmodel(model, tmp_path, PREPROCESSING, **options)
+    logits = run_graph(path, "serving_default", image_bytes=FILES)["logits"]
+    difference = np.abs(logits - expected_logits(model, FILES)).max()
+    assert 1e-6 < difference < 0.05 and logits.dtype == np.float32
+    card = read_card(path)
+    assert card["precision"] == "mixed_bfloat16"
+    found = card["variants"]["saved_model.pb"]
+    assert found["images"] == len(FILES)
+    np.testing.assert_allclose(found["largest_difference"], difference, rtol=1e-3)
+    reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+    dtypes = reader.get_variable_to_dtype_map()
+    assert tf.bfloat16 not in dtypes.values() and tf.float32 in dtypes.values()
+
+
+def test_exif_rotation_is_held_in_the_export(model, tmp_path):
+    own = dataclasses.replace(PREPROCESSING, exif_rotation=True)
+    path = export_savedmodel(model, tmp_path, own, warmup_batch_sizes=())
+    data = FILES[0][:2] + exif(6) + FILES[0][2:]
+    answer = run_graph(path, "explain", image_bytes=[data])
+    np.testing.assert_allclose(answer["logits"], expected_logits(model, [data], own), atol=1e-5)
+    assert np.abs(answer["logits"] - expected_logits(model, [data])).max() > 1e-3
+    # 40 by 50 pixels as stored, and so 50 by 40 upright.
+    np.testing.assert_allclose(answer["region"][0], [6 / 37, 3 / 30, 30 / 37, 27 / 30], atol=1e-6)
+    assert read_card(path)["preprocessing"]["exif_rotation"] is True

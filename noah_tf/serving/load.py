@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
+import signal
 import threading
 import time
 
@@ -21,6 +22,7 @@ from noah_tf.serving.options import (
 )
 
 _PERCENTILES = (50, 90, 95, 99)
+_LOOK = 0.05  # seconds between two looks at whether to stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +175,7 @@ def measure(make_client, batches, signature, concurrency, seconds, warmup=0.0):
     Returns:
         A `LoadReport`. SIGINT ends the measurement early, with a report of what there is.
     """
-    stop = threading.Event()
+    stop = _Stop()
     threads = [
         _Sender(make_client(), batches, signature, index, stop) for index in range(concurrency)
     ]
@@ -182,7 +184,7 @@ def measure(make_client, batches, signature, concurrency, seconds, warmup=0.0):
         for thread in threads:
             thread.reset()
         busy, begin = time.process_time(), time.monotonic()
-        with contextlib.suppress(KeyboardInterrupt):
+        with stop.at_sigint():
             _phase(threads, stop, seconds)
         end = max((t.last for t in threads if t.last is not None), default=time.monotonic())
         busy = time.process_time() - busy
@@ -208,6 +210,30 @@ def measure(make_client, batches, signature, concurrency, seconds, warmup=0.0):
     )
 
 
+class _Stop:
+    """Whether to stop: a plain flag, for a signal can come while a lock of an event is held."""
+
+    def __init__(self):
+        self.asked = False
+
+    @contextlib.contextmanager
+    def at_sigint(self):
+        """Within it SIGINT asks to stop; a second one works as usual."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(*_):
+            self.asked = True
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
 class _Sender:
     """Sends one request after another while `run` is under way in a thread of its own."""
 
@@ -229,13 +255,13 @@ class _Sender:
         self.messages, self.images, self.last = {}, 0, None
 
     def run(self):
-        """Sends until `stop` is set."""
+        """Sends until it is asked to stop."""
         try:
-            while not self._stop.is_set():
+            while not self._stop.asked:
                 self._send()
         except BaseException as error:  # shown by the main thread
             self.error = error
-            self._stop.set()
+            self._stop.asked = True
 
     def _send(self):
         request, images = self._requests[self._next % len(self._requests)]
@@ -256,15 +282,17 @@ class _Sender:
 def _phase(senders, stop, seconds):
     if seconds <= 0:
         return
-    stop.clear()
+    stop.asked = False
     threads = [threading.Thread(target=sender.run, daemon=True) for sender in senders]
-    for thread in threads:
-        thread.start()
+    end = time.monotonic() + seconds
     try:
-        stop.wait(seconds)
-    finally:
-        stop.set()
         for thread in threads:
+            thread.start()
+        while not stop.asked and time.monotonic() < end:
+            time.sleep(min(_LOOK, max(end - time.monotonic(), 0)))
+    finally:
+        stop.asked = True
+        for thread in filter(threading.Thread.is_alive, threads):
             thread.join()
     for sender in senders:
         if sender.error is not None:

@@ -93,7 +93,7 @@ def test_a_batch_in_parts_trains_as_a_whole_one(replicas, one_replica):
     assert_same(in_parts, one_replica["sgd"])
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_xla_trains_as_without(replicas, one_replica):
     assert_same(train_steps(replicas, optimizer__name="sgd", jit_compile=True), one_replica["sgd"])
 

@@ -477,6 +477,7 @@ def hostile_run(count, seed, limit=2**21):
     return [int(end) for end in ends], float(grown), float(slowest)
 
 
+@pytest.mark.slow
 def test_hostile_files_end_well_within_the_limit():
     count = 330
     (problems, errors, images), grown, slowest = hostile_run(count, seed=3)

@@ -76,6 +76,7 @@ def test_importing_again_writes_the_next_version_and_no_old_evaluation(checkpoin
     assert {label.decode() for label in answer["labels"].numpy()[0]} == {"x", "y", "z"}
 
 
+@pytest.mark.slow
 def test_averaged_weights_and_pre_logits_are_as_asked(tmp_path):
     name, size = "noah_deit_tiny_050_patch16_224", 32
     model = noah_tf.create_model(name, 3, (size, size, 3), pre_logits=False)

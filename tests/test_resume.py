@@ -173,7 +173,9 @@ def test_each_of_what_is_random_changes_the_weights_and_so_does_the_seed(shapes,
         assert differ(base, other), name
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_says_how_to_go_on(shapes, tmp_path, signum):
     config = small_recipe(shapes)
     process = run(config, tmp_path, steps=2, signum=signum)

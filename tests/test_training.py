@@ -92,7 +92,11 @@ def test_a_finished_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("head", "killed_after", "checkpoint_every"),
-    [("noah", 4, 0), ("noah", 5, 1), ("gap", 2, 2)],
+    [
+        ("noah", 4, 0),
+        pytest.param("noah", 5, 1, marks=pytest.mark.slow),
+        pytest.param("gap", 2, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_ends_as_one_that_was_not(
     shapes, tmp_path, monkeypatch, head, killed_after, checkpoint_every
@@ -316,6 +320,7 @@ def same(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
     shapes, tmp_path, monkeypatch, capsys
 ):

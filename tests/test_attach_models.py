@@ -21,7 +21,8 @@ FIT = [case for case in CASES if case.unfit is None]
 
 # Large graphs, which take long to build and to trace.
 LARGE = re.compile(
-    "ConvNeXt|DenseNet|EfficientNet.*V[12]|Inception|MLPMixer|NASNet|RS50|ViTDet|Xcep"
+    "CSPDarkNet(M|L|XL)|ConvNeXt|DenseNet|EfficientNet.*V[12]|EfficientNet(Lite)?B[2-4]|Inception"
+    "|MiTB2|MLPMixer|NASNet|RegNet.(0[468]|1)|ResNet(RS)?101|RS50|ViTDet|Xcep"
 )
 
 
@@ -34,6 +35,15 @@ def _params(cases, marks=()):
         )
         for case in cases
     ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imported_objects_are_not_looked_at_again():
+    """Else each collection of garbage takes half a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -221,6 +221,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_none_unsets_a_key(shapes, tmp_path):
     train = command(
         tmp_path,

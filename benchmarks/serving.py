@@ -35,7 +35,8 @@ def main():
 
     photos = find_photos(arguments.images, max(arguments.batch_sizes))
     model = create_model(NAME)
-    served = exported(model, arguments.tolerant)
+    with tempfile.TemporaryDirectory() as folder:
+        served = exported(model, folder, arguments.tolerant)
     peer = direct(model)
     print(f"TensorFlow {tf.__version__}, {'tolerant' if arguments.tolerant else 'strict'} export")
     for size in arguments.batch_sizes:
@@ -85,10 +86,10 @@ def find_photos(folder, count):
     return [file.read_bytes() for file in files[:: len(files) // count][:count]]
 
 
-def exported(model, tolerant):
+def exported(model, folder, tolerant):
     """`serving_default` of the model's export, loaded again."""
     path = export_savedmodel(
-        model, tempfile.mkdtemp(), preprocessing_for(NAME), tolerant=tolerant, warmup_batch_sizes=()
+        model, folder, preprocessing_for(NAME), tolerant=tolerant, warmup_batch_sizes=()
     )
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]

@@ -1,5 +1,12 @@
 """NOAH, the non-global attentive head (arXiv 2402.02377), for TensorFlow and Keras."""
 
+import os
+import sys
+
+if "noah_tf.serving" in sys.orig_argv:
+    # `python -m noah_tf.serving`, where what TensorFlow logs would stand before every answer.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 from noah_tf._keras_check import check_keras
 
 check_keras()

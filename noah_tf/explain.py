@@ -52,11 +52,25 @@ class Explainer:
         return logits.numpy(), self.maps(features, classes, np.shape(images)[1:3]).numpy()
 
     def forward(self, images):
-        """The feature map that the head takes and the logits, as tensors."""
+        """Predicts, and keeps what attention is computed from.
+
+        Args:
+            images: float32 (B, H, W, 3), preprocessed.
+
+        Returns:
+            The feature map that the head takes, and the logits (B, M), as tensors.
+        """
         return self._features(images, training=False)
 
     def has_maps(self, image_size):
-        """Whether `maps` has a grid to show for images of (height, width) pixels."""
+        """Whether `maps` has a grid to show.
+
+        Args:
+            image_size: (height, width) of the images in pixels.
+
+        Returns:
+            Bool.
+        """
         shape = self._head.input.shape
         return len(shape) == 4 or (shape[1] is not None and _rows(shape[1], image_size) is not None)
 

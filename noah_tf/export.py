@@ -6,19 +6,21 @@ import pathlib
 
 import tensorflow as tf
 
-from noah_tf import warmup
+from noah_tf import image_headers, warmup
 from noah_tf.arguments import is_number, positive_int
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.explain import Explainer
 from noah_tf.export_variants import VARIANTS, cost, write_variants
+from noah_tf.feature_map import is_functional, layer_before
 from noah_tf.head import NOAHHead
 from noah_tf.model_card import CARD_FILE, model_card, running_versions
 from noah_tf.model_copy import in_precision
 from noah_tf.preprocess import Preprocessing
 from noah_tf.publish import check_version, new_version
 from noah_tf.signatures import MAX_PIXELS, ServedModel
+from noah_tf.variants import require_onnx
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -67,19 +69,22 @@ def export_savedmodel(
         version: positive integer; None for the one after the highest there.
         top_k: how many classes to return, at most M.
         multi_label: whether each class has a probability of its own (sigmoid, not softmax).
-        threshold: probability from which on a class of a multi-label model is returned.
+        threshold: the lowest probability with which a class of a multi-label model is returned.
         tolerant: what a bad photo does. False: the request fails, and its message says what is
             wrong. True: the others are answered; there is one more output, `status` (B,), "OK" or
             what is wrong, and a bad row has class -1, label "", probabilities and logits 0.
-        max_pixels: a photo with more is a bad one; it is not decoded.
+        max_pixels: a photo with more counts as a bad one and is not decoded. Decoding takes 3 to
+            11 bytes a pixel, of up to 2^27 / `max_pixels` photos (at most 10) of a request at a
+            time.
         warmup_batch_sizes: sizes of the requests that TF Serving replays when it loads the
             version, for each signature; those of its batching configuration.
         precision: what the served model computes in, one of PRECISIONS; the weights and the
             softmax stay float32.
         variants: which of VARIANTS to write beside the SavedModel: model_dynamic.tflite,
             model_int8.tflite, model.onnx. They take pixels of the centre crop and give logits.
-        photos: encoded photos, on which the SavedModel and its variants are compared with the
-            float32 model, and on which int8 is calibrated; needed where there are variants.
+        photos: encoded photos, or their paths, on which the SavedModel and its variants are
+            compared with the float32 model, and on which int8 is calibrated (best a hundred or
+            more). Needed where there are variants or `precision` is not float32.
         card: dict of what the version's MODEL_CARD.md shall say of data, recipe and metrics, see
             `model_card.model_card`; or None.
 
@@ -88,8 +93,11 @@ def export_savedmodel(
 
     Raises:
         ValueError: the version exists or is no positive integer, the names do not fit, the model
-            does not end in logits, or has no input size and no preprocessing is given, or an
-            option is out of its range.
+            does not end in one tensor of logits, or has no input size and no preprocessing is
+            given, an option is out of its range, a photo cannot be compared on, or a variant's
+            format lacks an op of the model.
+        ImportError: ONNX is asked for, and the extra `onnx` is not installed.
+        FloatingPointError: logits of the SavedModel or of a variant are not finite.
 
     Example:
 
@@ -97,13 +105,15 @@ def export_savedmodel(
     >>> serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     >>> serve(image_bytes=tf.constant([tf.io.read_file("rose.jpg").numpy()]))["labels"]
     """
+    check_version(model_dir, version)
+    _check_model(model)
     if class_names is None:
         class_names = [str(index) for index in range(model.output_shape[-1])]
-    check_version(model_dir, version)
-    _check_model(model, class_names)
+    _check_names(class_names, model.output_shape[-1])
     _check_options(top_k, threshold, max_pixels, warmup_batch_sizes, precision, variants, photos)
     if preprocessing is None:
         preprocessing = Preprocessing(image_size=_input_size(model))
+    photos = _readable(photos or (), preprocessing, max_pixels)
     name = pathlib.Path(model_dir).resolve().name
     computed = in_precision(model, precision)
     options = {
@@ -132,6 +142,7 @@ def export_savedmodel(
                 preprocessing=preprocessing,
                 class_names=class_names,
                 signatures=list(served.functions),
+                answers=_answers(options),
                 precision=precision,
                 limits=limits,
                 variants=agreements,
@@ -152,12 +163,16 @@ def export_run(workdir, model_dir, version=None, weights="last", photos=None, **
         model_dir: folder of all versions.
         version: positive integer; None for the next one.
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
-        photos: encoded photos to compare on, or how many to take of the split that the run was
-            evaluated on.
+        photos: encoded photos to compare on, or their paths, or how many to take of the split
+            that the run was evaluated on.
         **options: those of `export_savedmodel` that the run does not settle.
 
     Returns:
         `pathlib.Path` of the version's folder.
+
+    Raises:
+        FileNotFoundError: there is no such run, or no data to take photos of.
+        ValueError: see `export_savedmodel`.
     """
     run = load_run(workdir, weights)
     if isinstance(photos, int):
@@ -214,14 +229,69 @@ def _photos_of(run, count):
     except (ValueError, OSError) as error:
         raise FileNotFoundError(
             f"The export is to be compared with its model on photos of {data.name} "
-            f"{data.eval_split}, which cannot be read: {error} Give other photos, or none."
+            f"{data.eval_split}, which cannot be read: {error} Give other photos "
+            "(--photos=FOLDER), or compare on none (--count=0)."
         ) from error
     places = random_order(0, size=source.num_examples)[:count]
     return [example["image"].numpy() for example in source.pick(places)]
 
 
-def _check_model(model, class_names):
-    num_classes = model.output_shape[-1]
+def _answers(options):
+    """What the model card says of `classes` and `probabilities`."""
+    if options["threshold"] is None:
+        return {"kind": "single_label", "top_k": options["top_k"]}
+    return {"kind": "multi_label", "threshold": options["threshold"]}
+
+
+def _readable(photos, preprocessing, max_pixels):
+    """The photos' bytes, after it was tried that each can be served."""
+    read = []
+    for index, photo in enumerate(photos):
+        name = f"photo {index} of {len(photos)}" if isinstance(photo, bytes) else str(photo)
+        data = photo if isinstance(photo, bytes) else pathlib.Path(photo).read_bytes()
+        try:
+            problem = image_headers.problem(data, max_pixels).numpy().decode()
+            if not problem:
+                preprocessing.decode(data)
+        except tf.errors.InvalidArgumentError:
+            problem = "it cannot be decoded: the file is truncated or corrupt"
+        if problem:
+            raise ValueError(
+                f"The export cannot be compared with its model on {name}: {problem}. Give other "
+                "photos, or allow more pixels where it is those."
+            )
+        read.append(data)
+    return read
+
+
+def _check_model(model):
+    if not is_functional(model):
+        raise ValueError(
+            f"An export needs a functional model, got a {type(model).__name__}: make it one with "
+            "tf.keras.Model(inputs, outputs)."
+        )
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+        raise ValueError(
+            f"An export needs one output of logits, (B, M), got {model.output_shape}: export the "
+            "part of the model that gives them."
+        )
+    last = _last_layer(model)
+    activation = getattr(last, "activation", None)
+    if isinstance(last, tf.keras.layers.Softmax):
+        activation = tf.keras.activations.softmax
+    if activation not in (None, tf.keras.activations.linear):
+        raise ValueError(
+            f"The model ends in the activation {getattr(activation, '__name__', activation)!r}, "
+            "and an export needs logits: attach the head with activation=None."
+        )
+
+
+def _last_layer(model):
+    layer, _ = layer_before(model.outputs[0])
+    return _last_layer(layer) if isinstance(layer, tf.keras.Model) else layer
+
+
+def _check_names(class_names, num_classes):
     if len(class_names) != num_classes:
         raise ValueError(
             f"The model has {num_classes} classes, but class_names has {len(class_names)}: "
@@ -233,12 +303,6 @@ def _check_model(model, class_names):
                 f"A class is named {name!r}, and an export keeps one name a line: give it a name "
                 "of one line."
             )
-    activation = getattr(model.layers[-1], "activation", tf.keras.activations.linear)
-    if activation not in (None, tf.keras.activations.linear):
-        raise ValueError(
-            f"The model ends in the activation {getattr(activation, '__name__', activation)!r}, "
-            "and an export needs logits: attach the head with activation=None."
-        )
 
 
 def _check_options(top_k, threshold, max_pixels, batch_sizes, precision, variants, photos):
@@ -255,10 +319,14 @@ def _check_options(top_k, threshold, max_pixels, batch_sizes, precision, variant
         for value in values:
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-    if variants and not photos:
+    if not photos and (variants or precision != "float32"):
+        compared = f"variants={tuple(variants)}" if variants else f"precision={precision!r}"
         raise ValueError(
-            f"variants={tuple(variants)} are compared with the model on photos: give some."
+            f"{compared} is compared with the float32 model on photos: give some, or a folder of "
+            "them as --photos."
         )
+    if "onnx" in variants:
+        require_onnx()
 
 
 def _input_size(model):

@@ -103,19 +103,34 @@ def orientation(image_bytes):
 
 
 def starts_with(image_bytes, magic):
-    """Whether the bytes, a string scalar, begin with the constant `magic`."""
+    """Whether a file has a format's first bytes.
+
+    Args:
+        image_bytes: string scalar.
+        magic: bytes, a constant.
+
+    Returns:
+        bool scalar.
+    """
     return tf.strings.substr(image_bytes, 0, len(magic)) == magic
 
 
 def is_webp(image_bytes):
-    """Whether the bytes are a WebP file that TensorFlow can decode."""
+    """Whether a file is a WebP that this TensorFlow can decode.
+
+    Args:
+        image_bytes: string scalar.
+
+    Returns:
+        bool scalar.
+    """
     if not DECODES_WEBP:
         return tf.constant(False)
     return starts_with(image_bytes, b"RIFF") & (_part(image_bytes, 8, 4) == b"WEBP")
 
 
 def rarely(function):
-    """Makes one op of a function of tensors.
+    """Makes one op of a function of tensors, as a decorator.
 
     A graph visits each op of a branch that is not taken: the many ops for rare formats would take
     a twentieth of the time of decoding a small photo.

@@ -6,12 +6,13 @@ The front matter is YAML. `tags`, `datasets`, `library_name`, `license`, `pipeli
     name, created (UTC, ISO 8601), architecture, weights, precision
     data            name, splits, what else is known of them; num_classes and classes, the names in
                     the order of the logits
-    recipe          config, seed, command
+    recipe          config, seed
     metrics         of the evaluation, shares from 0 to 1 (a mapping, where the Hub has a list)
     parameters      total, trainable, head
     head            kind (noah or gap), num_groups, key_ratio
     preprocessing   as `Preprocessing.from_dict` takes it
     signatures, limits, versions
+    answers         kind (single_label or multi_label), top_k or threshold
     variants        file to images, top1, largest_difference: its agreement with the float32 model
 
 What is not known is left out.
@@ -53,6 +54,7 @@ def model_card(
     preprocessing=None,
     class_names=None,
     signatures=None,
+    answers=None,
     precision=None,
     limits=None,
     variants=None,
@@ -60,7 +62,6 @@ def model_card(
     weights=None,
     data=None,
     recipe=None,
-    command=None,
     seed=None,
     metrics=None,
     versions=None,
@@ -75,6 +76,7 @@ def model_card(
         preprocessing: its `Preprocessing`, or the same as a dict.
         class_names: names of the classes in the order of the logits.
         signatures: names of the SavedModel's signatures.
+        answers: dict of what is in `classes`: `kind`, and its `top_k` or `threshold`.
         precision: policy that the SavedModel computes in.
         limits: dict of what a server refuses: `max_pixels`, `tolerant`, `tolerant_cost`.
         variants: dict of file name to `variants.Agreement`, or the same as a dict.
@@ -83,7 +85,6 @@ def model_card(
         data: dict about the training data: `name`, `train_split`, `eval_split`, `train_examples`
             and whatever else is known.
         recipe: the run's config, a dict.
-        command: the command that trained it.
         seed: the run's seed; None for the recipe's.
         metrics: the run's result.json or another evaluation, a dict.
         versions: dict of package to version, such as `running_versions` gives.
@@ -130,12 +131,13 @@ def model_card(
         "weights": weights,
         "precision": precision,
         "data": data,
-        "recipe": _known({"command": command, "seed": seed, "config": recipe}),
+        "recipe": _known({"seed": seed, "config": recipe}),
         "metrics": metrics,
         "parameters": parameters,
         "head": head,
         "preprocessing": preprocessing,
         "signatures": signatures,
+        "answers": answers,
         "limits": limits,
         "variants": variants,
         "versions": versions,

@@ -66,8 +66,9 @@ def _calls(card):
     if "serving_default" in signatures:
         name = _code(card["name"])
         paragraphs += [
-            "`serving_default` takes the bytes of photos (JPEG, PNG, BMP, GIF) and gives "
-            "`classes`, `labels`, `probabilities` and `logits`:",
+            "`serving_default` takes the bytes of photos (JPEG, PNG, BMP, GIF and, where "
+            "TensorFlow decodes it, still WebP) and gives `classes`, `labels`, `probabilities` and "
+            "`logits`:",
             "```python\n"
             "import tensorflow as tf\n\n"
             'model = tf.saved_model.load("THIS_FOLDER")\n'
@@ -81,6 +82,8 @@ def _calls(card):
             f"  | curl -d @- http://localhost:8501/v1/models/{name}:predict\n"
             "```",
         ]
+    if "answers" in card:
+        paragraphs.append(_answers(card["answers"]))
     if "serve_tensor" in signatures:
         paragraphs.append(
             "`serve_tensor` takes decoded photos, `images` uint8 (B, H, W, 3), in their place."
@@ -94,6 +97,19 @@ def _calls(card):
     if "preprocessing" in card:
         paragraphs.append(_preprocessing(card["preprocessing"]))
     return paragraphs
+
+
+def _answers(answers):
+    if answers["kind"] == "single_label":
+        return (
+            f"One class is true of a photo: the {answers['top_k']} most probable ones are "
+            "returned, by a softmax."
+        )
+    return (
+        "Several classes can be true of a photo: those of a probability of at least "
+        f"{answers['threshold']:g}, by a sigmoid, are returned. Rows with fewer than the fullest "
+        'of their request end in class -1, label "", probability 0.'
+    )
 
 
 def _preprocessing(values):
@@ -126,8 +142,6 @@ def _training(card):
         paragraphs.append(f"Classes ({len(data['classes']):,}): {named}{rest}.")
     if "seed" in recipe:
         paragraphs.append(f"Seed: {recipe['seed']}.")
-    if "command" in recipe:
-        paragraphs.append(f"Command: `{_code(recipe['command'])}`")
     if "config" in recipe:
         paragraphs.append("The whole recipe is in the front matter, under `recipe.config`.")
     return paragraphs
@@ -176,7 +190,9 @@ def _limits(card):
     if "tolerant" in limits:
         if limits["tolerant"]:
             cost = limits.get("tolerant_cost")
-            price = f" This takes {cost:g} times the processor's time." if cost else ""
+            price = (
+                f" For 16 photos this takes {cost:g} times the processors' time." if cost else ""
+            )
             lines.append(
                 "A photo that cannot be read has what is wrong in `status`, and the others of its "
                 f"request are answered.{price}"

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -11,10 +12,18 @@ from noah_tf.arguments import positive_int
 
 
 def check_version(model_dir, version):
-    """Raises ValueError where a version is no positive integer, or is there already."""
+    """Checks early what `new_version` would find at its end.
+
+    Args:
+        model_dir: folder of all versions, which need not exist.
+        version: positive integer, or None for the next one, which always works.
+
+    Raises:
+        ValueError: the version is no positive integer, or is there already.
+    """
     if version is not None:
         positive_int("version", version)
-        if (pathlib.Path(model_dir) / str(version)).exists():
+        if version in _versions(model_dir):
             raise _version_exists(model_dir, version)
 
 
@@ -23,7 +32,7 @@ def new_version(model_dir, version=None):
     """Makes a version in the folder of a model: written under another name, then renamed.
 
     A server that polls the folder never sees half of it, what is there already is never touched,
-    and if the block raises, nothing is left.
+    and if the block raises, nothing of the version is left.
 
     Args:
         model_dir: folder of all versions, made if it is missing.
@@ -42,7 +51,8 @@ def new_version(model_dir, version=None):
     written = draft.path
     try:
         yield draft
-        written.chmod(0o755)
+        # mkdtemp makes it for this user alone, and a server may run as another one.
+        written.chmod(model_dir.stat().st_mode)
         draft.path = _rename_to_version(written, model_dir, version)
     finally:
         shutil.rmtree(written, ignore_errors=True)
@@ -60,7 +70,13 @@ class Draft:
 
 
 def latest_version(model_dir):
-    """The `pathlib.Path` of the highest version in a model's folder.
+    """The highest version in a model's folder.
+
+    Args:
+        model_dir: folder of all versions.
+
+    Returns:
+        `pathlib.Path` of the version's folder.
 
     Raises:
         FileNotFoundError: there is none.
@@ -70,14 +86,16 @@ def latest_version(model_dir):
         raise FileNotFoundError(
             f"{model_dir} has no version of a model: trainers/export.py writes them."
         )
-    return pathlib.Path(model_dir) / str(max(versions))
+    return versions[max(versions)]
 
 
 def _rename_to_version(written, model_dir, version):
     while True:
         target = model_dir / str(version or _next_version(model_dir))
+        if version is not None:
+            check_version(model_dir, version)
         try:
-            # Onto a folder that is not empty, as a version's is, a rename fails.
+            # Onto a folder that is not empty, as another export's is, a rename fails.
             os.rename(written, target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -90,8 +108,9 @@ def _rename_to_version(written, model_dir, version):
 
 
 def _version_exists(model_dir, version):
+    path = _versions(model_dir).get(version, pathlib.Path(model_dir) / str(version))
     return ValueError(
-        f"{pathlib.Path(model_dir) / str(version)} exists and is left as it is: give another "
+        f"{path} exists and is left as it is: give another "
         f"version, or none for {_next_version(model_dir)}."
     )
 
@@ -101,5 +120,8 @@ def _next_version(model_dir):
 
 
 def _versions(model_dir):
+    """Dict of version to path: a server reads a name with leading zeros as a number, too."""
     folder = pathlib.Path(model_dir)
-    return [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return {}
+    return {int(p.name): p for p in folder.iterdir() if re.fullmatch("[0-9]+", p.name)}

@@ -114,8 +114,7 @@ def write_onnx(model, preprocessing, path):
         ImportError: tf2onnx or onnx is missing.
         ValueError: ONNX lacks an op of the model.
     """
-    for package in ("onnx", "tf2onnx"):
-        _extra(package)
+    require_onnx()
     images = tf.TensorSpec((None, *preprocessing.image_size, 3), tf.uint8, name="images")
     answer = tf.function(
         _answer(in_precision(model, "float32"), preprocessing), input_signature=[images]
@@ -125,6 +124,12 @@ def write_onnx(model, preprocessing, path):
     if missing:
         raise _unsupported(model, "ONNX has no", missing)
     pathlib.Path(path).write_bytes(graph.SerializeToString())
+
+
+def require_onnx():
+    """Raises ImportError where the extra `onnx` is missing, before anything is computed."""
+    for package in ("onnx", "tf2onnx", "onnxruntime"):
+        _extra(package)
 
 
 def predict_onnx(path, images):

@@ -45,7 +45,14 @@ def requests(signatures, batch_sizes, preprocessing):
 
 
 def photo(preprocessing):
-    """A JPEG of no particular content, which has to be scaled and cut as most photos have."""
+    """A JPEG of no particular content, which has to be scaled and cut as most photos have.
+
+    Args:
+        preprocessing: the model's `preprocess.Preprocessing`.
+
+    Returns:
+        Bytes of the file.
+    """
     return tf.io.encode_jpeg(_pixels(preprocessing)).numpy()
 
 
@@ -90,7 +97,14 @@ def write_requests(folder, name, requests):
 
 
 def read_requests(folder):
-    """The inverse of `write_requests`: pairs of a signature's name and its inputs, as arrays."""
+    """The inverse of `write_requests`, to replay them elsewhere.
+
+    Args:
+        folder: the version's folder.
+
+    Yields:
+        Pairs of a signature's name and its inputs, a dict of arrays by name.
+    """
     path = pathlib.Path(folder) / WARMUP_FILE
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         request = _message("PredictionLog").FromString(record).predict_log.request

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import shutil
 
 import pytest
 from shared_data import shared_folder
@@ -11,6 +12,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def pytest_collection_modifyitems(items):
     """The tests of minutes first: at the end they would leave one worker alone."""
     items.sort(key=lambda item: not any(m.kwargs.get("minutes") for m in item.iter_markers("slow")))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says which model server answered."""
+    found = shutil.which("tensorflow_model_server")
+    terminalreporter.write_line(
+        f"Served models were tested with {found}."
+        if found
+        else "Served models were tested without tensorflow_model_server, which is not on the PATH: "
+        "a stand-in ran the SavedModels in TensorFlow sessions."
+    )
 
 
 @pytest.fixture

@@ -138,7 +138,8 @@ def test_a_bad_photo_fails_a_strict_request_and_says_why(served, data, problem):
     with pytest.raises(tf.errors.InvalidArgumentError, match=problem):
         served.signatures["serving_default"](image_bytes=tf.constant([FILES[0], data]))
     # And nothing is left of it.
-    assert served.signatures["serving_default"](image_bytes=tf.constant(FILES))
+    answer = served.signatures["serving_default"](image_bytes=tf.constant(FILES))
+    assert np.isfinite(answer["logits"]).all()
 
 
 def test_a_request_without_photos_is_an_error(served, tolerant):
@@ -213,10 +214,15 @@ def test_the_graph_has_only_tensorflows_own_ops_and_is_not_compiled(path, tmp_pa
     np.testing.assert_allclose(answer["logits"], expected_logits(model, FILES), atol=1e-5)
 
 
-def check_ops(path):
+def definition_of(path):
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         definition = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).graph_def
-    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    functions = definition.library.function
+    return definition, [*definition.node, *(n for f in functions for n in f.node_def)]
+
+
+def check_ops(path):
+    definition, nodes = definition_of(path)
     kinds = {node.op for node in nodes}
     assert len(kinds) > 20
     known = set(dir(tf.raw_ops)) | {f.signature.name for f in definition.library.function}
@@ -264,6 +270,42 @@ def test_a_model_that_does_not_end_in_logits_is_refused(tmp_path):
         model = small_model(head=head, activation="softmax")
         with pytest.raises(ValueError, match="'softmax', and an export needs logits"):
             export_savedmodel(model, tmp_path)
+    model = small_model()
+    for last in (tf.keras.layers.Softmax(), tf.keras.layers.Activation("softmax")):
+        for ended in (
+            tf.keras.Model(model.inputs, last(model.outputs[0])),
+            tf.keras.Sequential([model, last]),
+        ):
+            with pytest.raises(ValueError, match="'softmax', and an export needs logits"):
+                export_savedmodel(ended, tmp_path)
+
+
+def test_a_model_without_one_vector_of_logits_is_refused(tmp_path):
+    model = small_model()
+    for outputs in ([*model.outputs, *model.outputs], [model.layers[1].output]):
+        with pytest.raises(ValueError, match="An export needs one output of logits, .B, M., got"):
+            export_savedmodel(tf.keras.Model(model.inputs, outputs), tmp_path)
+    with pytest.raises(ValueError, match="An export needs a functional model"):
+        export_savedmodel(Subclassed(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Subclassed(tf.keras.Model):
+    """A model of any kind of inputs."""
+
+    def call(self, images):
+        return images[:, 0, 0]
+
+
+def test_photos_at_a_time_go_by_their_pixels(path, model, tmp_path):
+    large = export_savedmodel(
+        model, tmp_path, PREPROCESSING, max_pixels=2**27, warmup_batch_sizes=()
+    )
+    for version, wanted in ((path, 10), (large, 1)):
+        _, nodes = definition_of(version)
+        # Defaults, which is 10, are left out.
+        loops = {n.attr["parallel_iterations"].i or 10 for n in nodes if "While" in n.op}
+        assert wanted in loops and loops <= {wanted, 10}
 
 
 def test_a_model_of_any_size_needs_a_preprocessing(tmp_path):
@@ -287,7 +329,11 @@ def test_a_model_of_any_size_needs_a_preprocessing(tmp_path):
         ({"warmup_batch_sizes": (1, 0)}, "each of warmup_batch_sizes must be a positive"),
         ({"precision": "float16"}, "precision must be one of float32, mixed_bfloat16, got 'float"),
         ({"variants": ("tflite",), "photos": [b""]}, "each of variants must be one of .*, got 'tf"),
-        ({"variants": ("onnx",)}, "compared with the model on photos: give some"),
+        ({"variants": ("onnx",)}, "compared with the float32 model on photos: give some"),
+        ({"precision": "mixed_bfloat16"}, "compared with the float32 model on photos: give some"),
+        ({"photos": [FILES[0], b"text"]}, "with its model on photo 1 of 2: it is not a JPEG"),
+        ({"photos": [FILES[0][:300]]}, "photo 0 of 1: it cannot be decoded"),
+        ({"photos": FILES, "max_pixels": 100}, "more than the 100 allowed. Give other photos"),
     ],
 )
 def test_what_cannot_work_is_named(model, tmp_path, options, message):
@@ -322,6 +368,16 @@ def test_bfloat16_is_compared_with_float32_and_keeps_its_weights(model, tmp_path
     reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     dtypes = reader.get_variable_to_dtype_map()
     assert tf.bfloat16 not in dtypes.values() and tf.float32 in dtypes.values()
+
+
+def test_the_card_says_what_is_answered(model, tmp_path):
+    options = {"class_names": NAMES, "warmup_batch_sizes": ()}
+    path = export_savedmodel(model, tmp_path, PREPROCESSING, top_k=9, **options)
+    assert read_card(path)["answers"] == {"kind": "single_label", "top_k": 6}
+    options |= {"multi_label": True, "threshold": 0.25}
+    path = export_savedmodel(model, tmp_path, PREPROCESSING, **options)
+    assert read_card(path)["answers"] == {"kind": "multi_label", "threshold": 0.25}
+    assert "a probability of at least 0.25, by a sigmoid" in (path / "MODEL_CARD.md").read_text()
 
 
 def test_exif_rotation_is_held_in_the_export(model, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import requests
 import tensorflow as tf
 from test_export import FILES, NAMES, PREPROCESSING, expected_logits, small_model
+from tf_serving_real import RealServer
 from tf_serving_stand_in import model_server
 
 from noah_tf import export_savedmodel
@@ -71,8 +72,8 @@ def test_photos_are_answered_over_rest_and_grpc(models, tmp_path, clients):
         pixels = np.stack([np.full((24, 24, 3), shade, np.uint8) for shade in (0, 200)])
         body = {"signature_name": "serve_tensor", "inputs": pixels.tolist()}
         logits = requests.post(f"{url}:predict", json=body, timeout=30).json()["outputs"]["logits"]
-        images = models[0](PREPROCESSING.normalize(pixels), training=False)
-        assert np.shape(logits) == images.shape
+        images = tf.stack([PREPROCESSING.evaluation(image) for image in pixels])
+        np.testing.assert_allclose(logits, models[0](images, training=False), atol=1e-5)
         signatures = requests.get(f"{url}/metadata", timeout=30).json()["metadata"]
         assert {"explain", "serve_tensor"} < set(signatures["signature_def"]["signature_def"])
 
@@ -86,6 +87,29 @@ def test_a_tolerant_export_answers_the_good_photos(models, tmp_path, clients):
             good, bad = client.predict([FILES[0], FILES[0][:200]])
             assert good["status"] == "OK" and "truncated or corrupt" in bad["status"]
             np.testing.assert_allclose(good["logits"], expected[0], atol=1e-5)
+
+
+def test_requests_at_the_same_time_get_their_own_answers(models, tmp_path, clients):
+    """The real server puts them into batches of the sizes that batching.config allows."""
+    export(models[0], tmp_path / "shapes")
+    expected = expected_logits(models[0], FILES)
+    with (
+        model_server(tmp_path / "shapes", "shapes") as server,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
+        of_thread = [client for _ in range(4) for client in clients(server)]
+
+        def ask(client, first):
+            rows = [(first + place) % len(FILES) for place in range(1 + first % 3)]
+            for answer, row in zip(client.predict([FILES[row] for row in rows]), rows, strict=True):
+                np.testing.assert_allclose(answer["logits"], expected[row], atol=1e-5)
+
+        of_thread[0].wait_until_ready(30)
+        for _ in range(5):
+            list(pool.map(ask, of_thread, range(len(of_thread))))
+        if server.kind == RealServer.kind:
+            with pytest.raises(ServingError, match="larger than maximum input batch size 32"):
+                of_thread[0].predict([FILES[0]] * 33)
 
 
 def test_a_new_version_takes_over_while_requests_run_and_none_is_lost(models, tmp_path):

@@ -31,7 +31,23 @@ def test_versions_count_up_and_are_never_touched(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"notes", "3", "7", "8", "9"}
 
 
+def test_leading_zeros_count_and_other_digits_do_not(tmp_path):
+    for name in ("007", "²"):
+        (tmp_path / name).mkdir()
+    assert latest_version(tmp_path) == tmp_path / "007"
+    with pytest.raises(ValueError, match="/007 exists and is left as it is"):
+        write(tmp_path, 7)
+    assert write(tmp_path) == tmp_path / "8"
+
+
+def test_an_empty_folder_is_not_replaced(tmp_path):
+    with pytest.raises(ValueError, match="/5 exists"), new_version(tmp_path, 5):
+        (tmp_path / "5").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["5"]
+
+
 def test_nothing_is_seen_before_it_is_whole(tmp_path):
+    tmp_path = tmp_path / "model"
     with new_version(tmp_path) as draft:
         (draft.path / "saved_model.pb").touch()
         (folder,) = tmp_path.iterdir()

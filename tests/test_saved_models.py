@@ -1,8 +1,6 @@
 """The files of saved_models/: TF Serving reads them, and what the README shows works."""
 
 import ast
-import base64
-import json
 import re
 import shlex
 import shutil
@@ -12,6 +10,7 @@ import urllib.parse
 import numpy as np
 import pytest
 import requests
+import tensorflow as tf
 import yaml
 from google.protobuf import (
     descriptor_pb2,
@@ -25,6 +24,7 @@ from shared_data import REPOSITORY
 from tf_serving_stand_in import HAS_RPC, model_server
 from tiny_model import expected_logits, write_tiny_model
 
+from noah_tf import attach_noah, export_savedmodel
 from noah_tf.serving import Client
 from noah_tf.serving.__main__ import main
 
@@ -179,24 +179,33 @@ def commands():
     """The README's indented commands, as lists of words; backslashes join lines."""
     blocks = re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line.replace("$(", "§(")) for line in lines if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
 def test_the_readmes_curl_lines_are_accepted(server, digits):
-    photo = (digits / "photo.png").read_bytes()
     seen = set()
     for words in commands():
         if words[0] != "curl" or "prometheus" in words[1]:
             continue
-        url = words[1].replace("http://localhost:8501", server.rest)
-        if len(words) == 2:
-            answer = requests.get(url, timeout=60)
-            assert answer.status_code == 200, answer.text
-            seen.add("metadata" if "metadata" in answer.json() else "status")
+        _, url = words
+        answer = requests.get(url.replace("http://localhost:8501", server.rest), timeout=60)
+        assert answer.status_code == 200, answer.text
+        seen.add("metadata" if "metadata" in answer.json() else "status")
+    for line in README.replace("\\\n", " ").splitlines():
+        if "base64" not in line:
             continue
-        assert words[2] == "-d"
-        assert words[3].count("§(base64 -w0 photo.png)") == 1
-        body = words[3].replace("§(base64 -w0 photo.png)", base64.b64encode(photo).decode())
+        # The shell's own quoting, and a curl that shows where it would send what.
+        shell = f'curl() {{ echo "$3"; cat; }}; {line.strip()}'
+        process = subprocess.run(
+            ["bash", "-c", shell],
+            cwd=digits,
+            capture_output=True,
+            check=True,
+            timeout=20,
+            text=True,
+        )
+        url, body = process.stdout.split("\n", 1)
+        url = url.replace("http://localhost:8501", server.rest)
         answer = requests.post(url, data=body, timeout=60)
         assert answer.status_code == 200, answer.text
         answer = answer.json()
@@ -206,26 +215,9 @@ def test_the_readmes_curl_lines_are_accepted(server, digits):
         else:
             (row,) = answer["predictions"]
             seen.add("explain" if "attention" in row else "rows")
-            logits = row.get("logits")
-        if logits is not None:
-            np.testing.assert_allclose(logits, expected_logits(noise(9, 7)), atol=1e-6)
+            logits = row["logits"]
+        np.testing.assert_allclose(logits, expected_logits(noise(9, 7)), atol=1e-6)
     assert seen == {"status", "metadata", "rows", "columns", "explain"}
-
-
-def test_the_shell_makes_the_readmes_json(digits):
-    """With the shell's own quoting: what `curl -d` would be given."""
-    lines = [line for line in README.replace("\\\n", " ").splitlines() if "base64 -w0" in line]
-    assert len(lines) == 3
-    for line in lines:
-        argument = line.partition(" -d ")[2].strip()
-        process = subprocess.run(
-            ["bash", "-c", f"printf %s {argument}"],
-            cwd=digits,
-            capture_output=True,
-            check=True,
-            timeout=20,
-        )
-        assert "image_bytes" in json.loads(process.stdout) or "b64" in process.stdout.decode()
 
 
 def test_the_readmes_client_commands_run(server, digits, monkeypatch, tmp_path, capsys):
@@ -258,13 +250,20 @@ def test_the_readmes_python_runs(server, digits, monkeypatch, capsys):
     assert len(ast.literal_eval(capsys.readouterr().out)) == 2
 
 
-def test_the_signatures_table_is_the_models(server):
+def test_the_signatures_table_is_an_exports(server, tmp_path):
     rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", README, re.MULTILINE)
     table = {name: (takes, set(re.findall(r"`(\w+)`", gives))) for name, takes, gives in rows}
+    table["serve_tensor"] = table["serve_tensor"][0], table["serving_default"][1]  # "the same"
+    inputs = tf.keras.Input((8, 8, 3))
+    features = tf.keras.layers.Conv2D(8, 3, strides=2)(inputs)
+    model = attach_noah(tf.keras.Model(inputs, features), 6)
+    exported = tf.saved_model.load(
+        str(export_savedmodel(model, tmp_path, warmup_batch_sizes=()))
+    ).signatures
     with Client(server.rest, "digits", version=1) as client:
-        signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
-    for name in ("serving_default", "serve_tensor", "explain"):
-        takes, gives = table[name]
-        assert list(signatures[name]["inputs"]) == [takes]
-        if name != "serve_tensor":  # "the same"
-            assert set(signatures[name]["outputs"]) == gives
+        served = client.metadata()["metadata"]["signature_def"]["signature_def"]
+    assert set(exported) == set(table)
+    for name, (takes, gives) in table.items():
+        assert set(exported[name].structured_outputs) == set(served[name]["outputs"]) == gives
+        assert [takes] == list(exported[name].structured_input_signature[1])
+        assert [takes] == list(served[name]["inputs"])

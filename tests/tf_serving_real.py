@@ -53,6 +53,8 @@ class RealServer:
                     f"--file_system_poll_wait_seconds={self._poll_seconds}",
                     "--allow_version_labels_for_unavailable_models=true",
                     "--enable_batching=true",
+                    # Else a version that cannot be loaded says so after five minutes.
+                    "--max_num_load_retries=0",
                     f"--batching_parameters_file={BATCHING}",
                 ],
                 stdout=log,

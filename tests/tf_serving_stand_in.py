@@ -321,9 +321,8 @@ def model_server(base_path, name, versions=None, labels=None, poll_seconds=0.2):
     Yields:
         A `StandIn` or a `RealServer`: `kind`, `rest`, `grpc`, `configure`.
     """
-    real = shutil.which("tensorflow_model_server") is not None
+    real = shutil.which(RealServer.kind) is not None
     server = (RealServer if real else StandIn)(base_path, name, versions, labels, poll_seconds)
-    print(f"The model server is the {server.kind}.")
     server.start()
     try:
         yield server

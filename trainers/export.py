@@ -52,14 +52,18 @@ _NAME = flags.DEFINE_string("name", None, "Name of the served model; by default 
 _MODEL_BASE = flags.DEFINE_string("model_base", "saved_models", "Folder of all served models.")
 _VERSION = flags.DEFINE_integer("version", None, "Version; by default the next one.", lower_bound=1)
 _TOP_K = flags.DEFINE_integer("top_k", 5, "How many classes to answer.")
-_THRESHOLD = flags.DEFINE_float("threshold", 0.5, "Of several labels: the least probability.")
-_TOLERANT = flags.DEFINE_bool("tolerant", False, "Give a bad photo a status; else all fail.")
-_MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "A photo with more is a bad one.")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", 0.5, "Multi-label models: the lowest probability to return."
+)
+_TOLERANT = flags.DEFINE_bool(
+    "tolerant", False, "Give a bad photo a status instead of failing its request."
+)
+_MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Larger photos are refused.")
 _WARMUP = flags.DEFINE_list("warmup_batch_sizes", "1,8,32", "The server's allowed batch sizes.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", export.PRECISIONS, "What it computes in.")
 _VARIANTS = flags.DEFINE_list("variants", [], f"What else to write: {', '.join(export.VARIANTS)}.")
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos to compare on; else the run's own.")
-_COUNT = flags.DEFINE_integer("count", 50, "How many of them.", lower_bound=0)
+_COUNT = flags.DEFINE_integer("count", 100, "How many of them at most.", lower_bound=0)
 
 # The flags of each source; those of another one would do nothing.
 _OF_SOURCE = {
@@ -100,11 +104,12 @@ def main(_):
         print(f"{file}: {Agreement(**figures)}.")
     if "tolerant_cost" in card["limits"]:
         cost = card["limits"]["tolerant_cost"]
-        print(f"A tolerant request takes {cost:.2f} times the processors' time of a strict one.")
+        print(f"16 photos take {cost:.2f} times the processors' time of a strict export.")
 
 
 def _run(model_dir, options):
-    options["photos"] = options["photos"] or _COUNT.value
+    if not _PHOTOS.value:
+        options["photos"] = _COUNT.value
     return export.export_run(_WORKDIR.value, model_dir, weights=_WEIGHTS.value, **options)
 
 
@@ -141,7 +146,8 @@ def _official(model_dir, options):
 
 def _default_name(source):
     value = flags.FLAGS[source].value
-    return value if source == "model" else pathlib.Path(value).resolve().stem
+    path = pathlib.Path(value).resolve()
+    return {"workdir": path.name, "keras_file": path.stem, "model": value}[source]
 
 
 def _preprocessing():
@@ -161,20 +167,22 @@ def _preprocessing():
 
 
 def _class_names():
-    file = _CLASS_NAMES.value
-    return pathlib.Path(file).read_text(encoding="utf-8").splitlines() if file else None
+    if not _CLASS_NAMES.value:
+        return None
+    # splitlines() would also cut within a name, at U+2028 for one.
+    return pathlib.Path(_CLASS_NAMES.value).read_text("utf-8").removesuffix("\n").split("\n")
 
 
 def _photos():
-    """The first photos of the folder, or None."""
+    """Photos of the folder, spread over it, for it may have a folder a class; or None."""
     if not _PHOTOS.value:
         return None
     folder = pathlib.Path(_PHOTOS.value)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise FileNotFoundError(f"--photos={folder} has no photos in it.")
-    # Spread over the folders of classes.
-    return [file.read_bytes() for file in files[:: -(-len(files) // _COUNT.value)]]
+    count = min(_COUNT.value, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
 
 
 _EXPORTS = {"workdir": _run, "keras_file": _keras_file, "model": _official}

@@ -307,6 +307,8 @@ def _filled(paths, size):
 
 def _check_writable(path):
     """Raises OSError now if the histogram could not be written in the end."""
+    if pathlib.Path(path).is_dir():
+        raise OSError(f"The histogram cannot be written: {path} is a folder, give a file.")
     folder = pathlib.Path(path).resolve().parent
     if not folder.is_dir():
         raise OSError(f"The histogram cannot be written: there is no folder {folder}.")

@@ -47,19 +47,17 @@ def run(options):
     with client_of(options, options.retries) as client:
         client.wait_until_ready(options.wait)
         for paths in batches_of(options.photos, options.batch_size):
-            images = [pathlib.Path(path).read_bytes() for path in paths]
             try:
-                answers = client.predict(images, options.signature)
-            except ServingError as error:
-                if not error.refused:
-                    if rows:
-                        print(table(rows))
-                    raise
-                print(refusal(error, paths), file=sys.stderr)
-                failed = 1
-                continue
-            for path, answer in zip(paths, answers, strict=True):
-                if options.format == "json":
+                answers = list(answered(client, paths, options.signature))
+            except (ServingError, KeyboardInterrupt):
+                if rows:
+                    print(table(rows))
+                raise
+            for path, answer in answers:
+                if isinstance(answer, ServingError):
+                    print(f"The server refused {path}: {answer}", file=sys.stderr)
+                    failed = 1
+                elif options.format == "json":
                     print(json.dumps({"file": str(path), **shortened(answer, options.top_k)}))
                 else:
                     rows.append(row(path, answer, options.top_k))
@@ -68,12 +66,33 @@ def run(options):
     return failed
 
 
-def refusal(error, paths):
-    """A sentence about a batch that the server refused; its messages count the photos from 0."""
-    if len(paths) == 1:
-        return f"The server refused {paths[0]}: {error}"
-    names = ", ".join(f"{i}: {path}" for i, path in enumerate(paths))
-    return f"The server refused a batch of {len(paths)} photos ({names}): {error}"
+def answered(client, paths, signature):
+    """Asks about a batch, and photo by photo where the server refuses it for a bad one.
+
+    Args:
+        client: a `client.Client`.
+        paths: files of the photos.
+        signature: name of the signature to ask.
+
+    Yields:
+        Pairs of a path and the photo's answer, or the `ServingError` of one that is refused.
+
+    Raises:
+        ServingError: the server cannot be asked, or has no such model.
+    """
+    try:
+        answers = client.predict([pathlib.Path(path).read_bytes() for path in paths], signature)
+    except ServingError as error:
+        if error.kind not in ("HTTP 400", "INVALID_ARGUMENT"):
+            raise
+        if len(paths) == 1:
+            yield paths[0], error
+            return
+        # A decoder's message does not say which photo it is about.
+        for path in paths:
+            yield from answered(client, [path], signature)
+    else:
+        yield from zip(paths, answers, strict=True)
 
 
 def shortened(answer, top_k=None):

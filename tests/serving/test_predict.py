@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noah_tf.serving import ServingError
-from noah_tf.serving.predict import refusal, row, shortened, table
+from noah_tf.serving.predict import answered, row, shortened, table
 
 ANSWER = {
     "classes": [2, 0, -1],
@@ -66,9 +66,28 @@ def test_an_answer_without_labels_has_no_table():
         row("a.jpg", {"scores": [1]})
 
 
-def test_a_refusal_names_the_photos_by_their_rows():
-    error = ServingError("row 1 is bad (HTTP 400).", "HTTP 400", refused=True)
-    assert refusal(error, ["a.jpg"]) == "The server refused a.jpg: row 1 is bad (HTTP 400)."
-    assert refusal(error, ["a.jpg", "b.jpg"]) == (
-        "The server refused a batch of 2 photos (0: a.jpg, 1: b.jpg): row 1 is bad (HTTP 400)."
-    )
+class Refusing:
+    """A client whose server refuses every request with a bad photo, by this kind of error."""
+
+    def __init__(self, kind):
+        self.kind, self.asked = kind, []
+
+    def predict(self, images, signature):
+        self.asked.append(len(images))
+        if b"bad" in images:
+            raise ServingError("invalid data.", self.kind, refused=True)
+        return [(signature, image) for image in images]
+
+
+@pytest.mark.parametrize("kind", ["HTTP 400", "INVALID_ARGUMENT"])
+def test_a_refused_batch_is_asked_photo_by_photo(kind, tmp_path):
+    files = [tmp_path / name for name in ("a", "bad", "c")]
+    for file in files:
+        file.write_text(file.name)
+    client = Refusing(kind)
+    (first, second, third) = answered(client, files, "explain")
+    assert (first, third) == ((files[0], ("explain", b"a")), (files[2], ("explain", b"c")))
+    assert second[0] == files[1] and isinstance(second[1], ServingError)
+    assert client.asked == [3, 1, 1, 1]
+    with pytest.raises(ServingError, match="invalid data"):
+        list(answered(Refusing("HTTP 404"), files, "explain"))

@@ -4,7 +4,7 @@
 #   make test-addons  the same on TensorFlow 2.15 with Keras 2 and TensorFlow Addons
 #   make test-slow, make test-addons-slow   the tests marked slow, on either stack
 #   make test-torch   the tests that need PyTorch, which has an environment of its own
-#   make test-all     every test, with every model of Keras applications and KerasCV
+#   make test-all, make test-addons-all     every test, with all models of Keras and KerasCV
 #   make lint         ruff
 # PYTHON=/path/to/python3 chooses the interpreter, DEMO="--flag=value" passes flags to the demo.
 
@@ -14,7 +14,7 @@ VENV_TORCH := .venv-torch
 PYTEST := -m pytest -n 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-slow test-all test-addons test-addons-slow test-torch lint clean
+.PHONY: demo test test-slow test-all test-addons test-addons-all test-addons-slow test-torch lint clean
 .DEFAULT_GOAL := test
 
 # $(call find_python,VERSIONS,WANTED): sets $$python to the first interpreter that runs, has one of
@@ -68,6 +68,10 @@ test-all: $(VENV)/.installed
 
 test-addons: $(VENV_ADDONS)/.installed
 	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not slow and not exhaustive and not gpu"
+
+test-addons-all: $(VENV_ADDONS)/.installed
+	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not exhaustive and not gpu"
+	$(VENV_ADDONS)/bin/python $(PYTEST) -n 1 -m "exhaustive and not gpu"
 
 test-addons-slow: $(VENV_ADDONS)/.installed
 	$(VENV_ADDONS)/bin/python $(PYTEST) -m "slow and not exhaustive and not gpu"

@@ -11,7 +11,14 @@ import pytest
 import tensorflow as tf
 from attach_helpers import CLASSES, images
 
-from benchmarks.backbone_cases import HAS_KERAS_HUB, KERAS_CV_OTHERS, KERAS_HUB, Case, all_cases
+from benchmarks.backbone_cases import (
+    HAS_KERAS_HUB,
+    KERAS_3,
+    KERAS_CV_OTHERS,
+    KERAS_HUB,
+    Case,
+    all_cases,
+)
 from noah_tf.attach import attach_noah, feature_layer_name
 from noah_tf.feature_map import find_feature_map
 
@@ -27,14 +34,15 @@ LARGE = re.compile(
 
 
 def _params(cases, marks=()):
-    return [
-        pytest.param(
-            case,
-            id=str(case),
-            marks=(*marks, *([pytest.mark.slow] * bool(case.slow or LARGE.search(case.name)))),
-        )
-        for case in cases
-    ]
+    return [pytest.param(case, id=str(case), marks=(*marks, *_marks(case))) for case in cases]
+
+
+def _marks(case):
+    if case.slow or LARGE.search(case.name):
+        yield pytest.mark.slow
+    # Models of a family differ in width and depth alone, and on Keras 3 all are built.
+    if not (KERAS_3 or case.smallest or case.unfit):
+        yield pytest.mark.exhaustive
 
 
 @pytest.fixture(autouse=True, scope="module")

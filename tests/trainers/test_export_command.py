@@ -42,7 +42,8 @@ def test_a_run_with_its_variants(finished_run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "saved_models" / "shapes" / "1"
-    lines = done.stdout.splitlines()
+    # KerasCV on Keras 2 says hello.
+    lines = [line for line in done.stdout.splitlines() if "backend" not in line]
     assert lines[0] == (
         "Wrote saved_models/shapes/1: signatures serving_default, serve_tensor, explain."
     )

@@ -4,6 +4,7 @@ import datetime
 import json
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
 from noah_tf import image_headers, warmup
@@ -23,6 +24,7 @@ from noah_tf.signatures import MAX_PIXELS, ServedModel
 from noah_tf.variants import require_onnx
 
 PRECISIONS = ("float32", "mixed_bfloat16")
+_MOST_PIXELS = 2**32  # no format's header has sides of more but in vain
 
 
 def export_savedmodel(
@@ -97,7 +99,7 @@ def export_savedmodel(
             given, an option is out of its range, a photo cannot be compared on, or a variant's
             format lacks an op of the model.
         ImportError: ONNX is asked for, and the extra `onnx` is not installed.
-        FloatingPointError: logits of the SavedModel or of a variant are not finite.
+        FloatingPointError: logits of the model or of a variant are not finite.
 
     Example:
 
@@ -113,6 +115,7 @@ def export_savedmodel(
     _check_options(top_k, threshold, max_pixels, warmup_batch_sizes, precision, variants, photos)
     if preprocessing is None:
         preprocessing = Preprocessing(image_size=_input_size(model))
+    _check_size(model, preprocessing)
     photos = _readable(photos or (), preprocessing, max_pixels)
     name = pathlib.Path(model_dir).resolve().name
     computed = in_precision(model, precision)
@@ -123,6 +126,7 @@ def export_savedmodel(
         "explainer": _explainer(computed, preprocessing.image_size),
     }
     served = ServedModel(computed, preprocessing, class_names, tolerant=tolerant, **options)
+    _try_out(served, preprocessing)
     limits = {"max_pixels": max_pixels, "tolerant": tolerant}
     with new_version(model_dir, version) as draft:
         tf.saved_model.save(served, str(draft.path), signatures=served.functions)
@@ -236,6 +240,18 @@ def _photos_of(run, count):
     return [example["image"].numpy() for example in source.pick(places)]
 
 
+def _try_out(served, preprocessing):
+    """Asks what will be written, once: nothing is published that cannot answer."""
+    photo = warmup.photo(preprocessing)
+    for name, function in served.functions.items():
+        inputs = tf.io.decode_jpeg(photo) if name == "serve_tensor" else tf.constant(photo)
+        if not np.isfinite(function(inputs[None])["logits"]).all():
+            raise FloatingPointError(
+                f"The signature {name} answers with logits that are not finite: the model's "
+                "weights or its preprocessing are broken."
+            )
+
+
 def _answers(options):
     """What the model card says of `classes` and `probabilities`."""
     if options["threshold"] is None:
@@ -297,17 +313,19 @@ def _check_names(class_names, num_classes):
             f"The model has {num_classes} classes, but class_names has {len(class_names)}: "
             "give one name a class, in the order of the logits."
         )
-    for name in class_names:
+    for index, name in enumerate(class_names):
         if not name or "\n" in name or "\r" in name:
             raise ValueError(
-                f"A class is named {name!r}, and an export keeps one name a line: give it a name "
-                "of one line."
+                f"Class {index} is named {name!r}, and an export keeps one name a line: give it a "
+                "name of one line."
             )
 
 
 def _check_options(top_k, threshold, max_pixels, batch_sizes, precision, variants, photos):
     positive_int("top_k", top_k)
     positive_int("max_pixels", max_pixels)
+    if max_pixels > _MOST_PIXELS:
+        raise ValueError(f"max_pixels must be at most {_MOST_PIXELS}, got {max_pixels}.")
     for size in batch_sizes:
         positive_int("each of warmup_batch_sizes", size)
     if not is_number(threshold) or not 0 <= threshold <= 1:
@@ -333,10 +351,20 @@ def _input_size(model):
     size = tuple(model.input_shape[1:3])
     if None in size:
         raise ValueError(
-            f"The model takes images of any size, {model.input_shape}: say which one to serve, "
-            "as preprocessing=Preprocessing(image_size=(height, width))."
+            f"The model takes images of any size, {model.input_shape}: say which one to serve, as "
+            "preprocessing=Preprocessing(image_size=(height, width)), or as --preprocessing."
         )
     return size
+
+
+def _check_size(model, preprocessing):
+    takes = tuple(model.input_shape[1:])
+    gives = (*preprocessing.image_size, 3)
+    if len(takes) != 3 or any(t not in (None, g) for t, g in zip(takes, gives, strict=True)):
+        raise ValueError(
+            f"The model takes images of the shape {takes}, and the preprocessing gives {gives}: "
+            "give the preprocessing that it was trained with."
+        )
 
 
 def _explainer(model, image_size):

@@ -200,7 +200,8 @@ def _other_problem(image_bytes, max_pixels):
     def bmp():
         sides = _words(image_bytes, 18, 8, tf.int32)
         # Rows from the top down are counted below zero.
-        return _size_problem(sides[0], tf.abs(sides[1]), max_pixels)
+        wrong = _size_problem(sides[0], tf.abs(sides[1]), max_pixels)
+        return tf.where(wrong == "", bmp_problem(image_bytes), wrong)
 
     def webp():
         kind = _part(image_bytes, 12, 4)
@@ -230,7 +231,7 @@ def _other_problem(image_bytes, max_pixels):
         (length == 0, lambda: "it is empty"),
         (starts_with(image_bytes, _PNG), lambda: whole(33, png)),
         (starts_with(image_bytes, _GIF), lambda: whole(13, gif)),
-        (starts_with(image_bytes, b"BM"), lambda: whole(32, bmp)),
+        (starts_with(image_bytes, b"BM"), lambda: whole(34, bmp)),
         (is_webp(image_bytes), lambda: whole(30, webp)),
     ]
     return tf.case(cases, lambda: _unknown_problem(image_bytes))
@@ -257,6 +258,44 @@ def _size_problem(width, height, max_pixels, subject="it has"):
     return tf.where(
         fits, "", tf.strings.join([subject, " ", found[0], " x ", found[1], " pixels", limit])
     )
+
+
+# --- BMP
+
+
+def bmp_problem(image_bytes):
+    """Says why TensorFlow would not find the pixels of a BMP.
+
+    Args:
+        image_bytes: string scalar.
+
+    Returns:
+        String scalar: empty, or a clause with what it has and what is decoded.
+    """
+    bits = _words(image_bytes, 28, 2, tf.uint16)[0]
+    packing = _words(image_bytes, 30, 4, tf.int32)[0]
+    # 3 says where the colours are within a pixel's 32 bits.
+    plain = tf.where(bits == 32, (packing == 0) | (packing == 3), packing == 0)
+    plain &= (bits == 8) | (bits == 24) | (bits == 32)
+    has = ["it is a BMP of ", tf.strings.as_string(bits), " bits a pixel, in the compression "]
+    wanted = ", where 8, 24 or 32 without compression are decoded"
+    return tf.where(plain, "", tf.strings.join([*has, tf.strings.as_string(packing), wanted]))
+
+
+def bmp_palette(image_bytes):
+    """The colours that the pixels of a BMP of 8 bits a pixel stand for.
+
+    Args:
+        image_bytes: string scalar.
+
+    Returns:
+        uint8 (N, 3), red, green and blue.
+    """
+    begin = 14 + _words(image_bytes, 14, 4, tf.int32)[0]
+    end = _words(image_bytes, 10, 4, tf.int32)[0]
+    data = _part(image_bytes, begin, tf.clip_by_value(end - begin, 0, 1024))
+    data = tf.io.decode_raw(data, tf.uint8)
+    return tf.reshape(data[: tf.size(data) // 4 * 4], [-1, 4])[:, 2::-1]
 
 
 # --- GIF

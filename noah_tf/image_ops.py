@@ -2,7 +2,14 @@
 
 import tensorflow as tf
 
-from noah_tf.image_headers import first_frame, is_webp, rarely, starts_with
+from noah_tf.image_headers import (
+    bmp_palette,
+    bmp_problem,
+    first_frame,
+    is_webp,
+    rarely,
+    starts_with,
+)
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
@@ -153,7 +160,12 @@ def _decode_other(image_bytes):
 
 
 def _decode_bmp(image_bytes):
-    # decode_image wants to be told how many channels a BMP has: 1, 3 or 4.
-    pixels = tf.io.decode_bmp(image_bytes)
-    gray = tf.equal(tf.shape(pixels)[-1], 1)
-    return tf.cond(gray, lambda: tf.repeat(pixels[..., :1], 3, axis=-1), lambda: pixels[..., :3])
+    problem = bmp_problem(image_bytes)
+    with tf.control_dependencies([tf.debugging.Assert(problem == "", ["Invalid BMP:", problem])]):
+        # decode_image wants to be told how many channels a BMP has: 1, 3 or 4.
+        pixels = tf.io.decode_bmp(image_bytes)
+
+    def of_palette():
+        return tf.gather(bmp_palette(image_bytes), tf.cast(pixels[..., 0], tf.int32))
+
+    return tf.cond(tf.shape(pixels)[-1] == 1, of_palette, lambda: pixels[..., :3])

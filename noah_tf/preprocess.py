@@ -18,6 +18,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Of a photo that is longer than this many times what is kept of it, only the middle is scaled.
 _LONGEST = 16
+_LARGEST_RESIZE = 16  # times the crop; more would take the memory and show nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,10 +307,10 @@ def _check_resize_size(value, image_size):
     smaller = min(image_size)
     if value is None:
         return smaller
-    if not _is_count(value) or value < smaller:
+    if not _is_count(value) or not smaller <= value <= _LARGEST_RESIZE * smaller:
         raise ValueError(
             f"resize_size must be an int of at least {smaller}, the smaller side of image_size "
-            f"{image_size}; received {value!r}."
+            f"{image_size}, and at most {_LARGEST_RESIZE} times it; received {value!r}."
         )
     return value
 

@@ -10,6 +10,8 @@ import tempfile
 
 from noah_tf.arguments import positive_int
 
+_LARGEST = 2**63 - 1
+
 
 def check_version(model_dir, version):
     """Checks early what `new_version` would find at its end.
@@ -23,6 +25,8 @@ def check_version(model_dir, version):
     """
     if version is not None:
         positive_int("version", version)
+        if version > _LARGEST:
+            raise ValueError(f"version must be at most 2^63 - 1, as servers count, got {version}.")
         if version in _versions(model_dir):
             raise _version_exists(model_dir, version)
 
@@ -32,7 +36,7 @@ def new_version(model_dir, version=None):
     """Makes a version in the folder of a model: written under another name, then renamed.
 
     A server that polls the folder never sees half of it, what is there already is never touched,
-    and if the block raises, nothing of the version is left.
+    and if the block raises, nothing is left.
 
     Args:
         model_dir: folder of all versions, made if it is missing.
@@ -45,6 +49,7 @@ def new_version(model_dir, version=None):
         ValueError: the version exists.
     """
     model_dir = pathlib.Path(model_dir)
+    made = not model_dir.exists()
     model_dir.mkdir(parents=True, exist_ok=True)
     # On the same file system, and not a number, so that no server takes it for a version.
     draft = Draft(pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=model_dir)))
@@ -56,6 +61,9 @@ def new_version(model_dir, version=None):
         draft.path = _rename_to_version(written, model_dir, version)
     finally:
         shutil.rmtree(written, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):  # unless there is something in it
+                model_dir.rmdir()
 
 
 class Draft:
@@ -124,4 +132,5 @@ def _versions(model_dir):
     folder = pathlib.Path(model_dir)
     if not folder.is_dir():
         return {}
-    return {int(p.name): p for p in folder.iterdir() if re.fullmatch("[0-9]+", p.name)}
+    found = {int(p.name): p for p in folder.iterdir() if re.fullmatch("[0-9]+", p.name)}
+    return {version: path for version, path in found.items() if version <= _LARGEST}

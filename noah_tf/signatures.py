@@ -196,5 +196,5 @@ class ServedModel(tf.Module):
 
 def _checked(tensor, condition, message):
     """The tensor, which nothing can use before the condition is found to be true."""
-    with tf.control_dependencies([tf.debugging.Assert(condition, message)]):
+    with tf.control_dependencies([tf.debugging.Assert(condition, message, summarize=4)]):
         return tf.identity(tensor)

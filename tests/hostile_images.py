@@ -168,7 +168,7 @@ def sub_blocks(data, size=255):
     return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
 
 
-def bmp(pixels, top_down=False, width=None, height=None, offset=54, bits=None):
+def bmp(pixels, top_down=False, width=None, height=None, offset=None, bits=None, packing=0):
     """A BMP, whose header may claim other sizes than it has."""
     rows, columns, channels = pixels.shape
     rows = -rows if top_down else rows
@@ -177,8 +177,12 @@ def bmp(pixels, top_down=False, width=None, height=None, offset=54, bits=None):
         line = row[:, ::-1].tobytes()
         data += line + bytes(-len(line) % 4)
     header = struct.pack("<IiiHHIIiiII", 40, width or columns, height or rows, 1,
-                         bits or 8 * channels, 0, len(data), 0, 0, 0, 0)  # fmt: skip
-    return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, offset) + header + data
+                         bits or 8 * channels, packing, len(data), 0, 0, 0, 0)  # fmt: skip
+    # Shades of gray.
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256)) if channels == 1 else b""
+    offset = 54 + len(palette) if offset is None else offset
+    size = 54 + len(palette) + len(data)
+    return b"BM" + struct.pack("<IHHI", size, 0, 0, offset) + header + palette + data
 
 
 def webp(kind, width, height, animated=False):

@@ -280,6 +280,14 @@ def test_a_model_that_does_not_end_in_logits_is_refused(tmp_path):
                 export_savedmodel(ended, tmp_path)
 
 
+def test_what_cannot_answer_is_not_written(tmp_path):
+    model = small_model()
+    model.layers[-1].set_weights([weight * np.nan for weight in model.layers[-1].get_weights()])
+    with pytest.raises(FloatingPointError, match="serving_default answers with logits that are"):
+        export_savedmodel(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_model_without_one_vector_of_logits_is_refused(tmp_path):
     model = small_model()
     for outputs in ([*model.outputs, *model.outputs], [model.layers[1].output]):
@@ -322,10 +330,12 @@ def test_a_model_of_any_size_needs_a_preprocessing(tmp_path):
     [
         ({"top_k": 0}, "top_k must be a positive integer, got 0"),
         ({"class_names": ["a", "b"]}, "6 classes, but class_names has 2"),
-        ({"class_names": [*"abcde", "f\ng"]}, r"A class is named 'f\\ng'"),
-        ({"class_names": [*"abcde", ""]}, "A class is named ''"),
+        ({"class_names": [*"abcde", "f\ng"]}, r"Class 5 is named 'f\\ng'"),
+        ({"class_names": [*"abcde", ""]}, "Class 5 is named ''"),
         ({"threshold": 1.5}, r"threshold must be a probability in \[0, 1\], got 1.5"),
         ({"max_pixels": 0}, "max_pixels must be a positive integer, got 0"),
+        ({"max_pixels": 2**70}, "max_pixels must be at most 4294967296, got"),
+        ({"preprocessing": Preprocessing(32)}, r"takes images of the shape \(24, 24, 3\), and the"),
         ({"warmup_batch_sizes": (1, 0)}, "each of warmup_batch_sizes must be a positive"),
         ({"precision": "float16"}, "precision must be one of float32, mixed_bfloat16, got 'float"),
         ({"variants": ("tflite",), "photos": [b""]}, "each of variants must be one of .*, got 'tf"),

@@ -143,6 +143,8 @@ def test_huge_headers_are_refused_with_what_they_say(sides):
         (b"BM" + bytes(29), "it ends inside its header"),
         (bmp(noise(3, 3), width=-7), "it has -7 x 3 pixels, where both sides must be 1 or more"),
         (bmp(noise(3, 3), height=-(2**31)), "it has 3 x 2147483648 pixels, more than"),
+        (bmp(noise(3, 3), bits=4), "it is a BMP of 4 bits a pixel, in the compression 0, where 8"),
+        (bmp(noise(3, 3), packing=1), "BMP of 24 bits a pixel, in the compression 1, where 8, 24"),
     ],
 )
 def test_problems(data, message):

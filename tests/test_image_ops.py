@@ -26,6 +26,7 @@ from noah_tf.image_ops import (
         ("PNG", "RGBA"),
         ("BMP", None),
         ("BMP", "RGBA"),
+        ("BMP", "P"),
         ("GIF", "P"),
         ("PNG", "P"),
     ],

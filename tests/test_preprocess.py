@@ -347,6 +347,7 @@ def test_defaults():
         ({"image_size": "large"}, "received 'large'"),
         ({"image_size": True}, "received True"),
         ({"image_size": 64, "resize_size": 60}, "at least 64, the smaller side of image_size"),
+        ({"image_size": 64, "resize_size": 1025}, "at most 16 times it; received 1025"),
         ({"interpolation": "cubic"}, "one of bilinear, bicubic; received 'cubic'"),
         ({"mean": (123.7, 116.3, 103.5)}, "divide by 255"),
         ({"mean": (0.5, 0.5)}, "mean must be three numbers"),

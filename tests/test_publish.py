@@ -40,6 +40,13 @@ def test_leading_zeros_count_and_other_digits_do_not(tmp_path):
     assert write(tmp_path) == tmp_path / "8"
 
 
+def test_versions_that_no_server_can_count_are_none(tmp_path):
+    (tmp_path / str(2**63)).mkdir()
+    assert write(tmp_path) == tmp_path / "1"
+    with pytest.raises(ValueError, match=r"version must be at most 2\^63 - 1"):
+        write(tmp_path, 2**63)
+
+
 def test_an_empty_folder_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="/5 exists"), new_version(tmp_path, 5):
         (tmp_path / "5").mkdir()
@@ -62,6 +69,9 @@ def test_nothing_is_seen_before_it_is_whole(tmp_path):
 def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), new_version(tmp_path) as draft:
         (draft.path / "saved_model.pb").touch()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt), new_version(tmp_path / "new"):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 

@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 # What noah_tf raises for what a user can mend; anything else is a defect, and shows its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError)
+_WHERE = re.compile("Graph execution error:|Detected at |<stack traces unavailable>|\\s*$")
 
 
 def run(main, required=()):
@@ -47,8 +48,9 @@ def run(main, required=()):
                 raise
             sentence = str(error)
             if isinstance(error, errors.OpError):
-                # Of disk, memory or a file; the first line says which.
-                sentence = f"{type(error).__name__}: {error.message.splitlines()[0][:500]}"
+                # Of disk, memory or a file; the first line says which, behind where it was.
+                lines = [line for line in error.message.splitlines() if not _WHERE.match(line)]
+                sentence = f"{type(error).__name__}: {' '.join(lines[:1])[:500]}"
             print(f"{sentence}\n(--verbosity=0 shows where this was raised.)", file=sys.stderr)
             return 1
         except KeyboardInterrupt:

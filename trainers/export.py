@@ -20,6 +20,8 @@ Beside the SavedModel, with photos on which they are compared with it:
 
 import json
 import pathlib
+import re
+import signal
 
 import command_line
 import tensorflow as tf
@@ -74,6 +76,8 @@ _OF_SOURCE = {
 
 
 def main(_):
+    # SIGTERM as Ctrl+C: what is half written is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     (source,) = (name for name in _OF_SOURCE if flags.FLAGS[name].value)
     for flag in set().union(*_OF_SOURCE.values()).difference(_OF_SOURCE[source]):
         if flags.FLAGS[flag].present:
@@ -95,7 +99,12 @@ def main(_):
         "variants": tuple(_VARIANTS.value),
         "photos": _photos(),
     }
-    name = _NAME.value or _default_name(source)
+    name = _default_name(source) if _NAME.value is None else _NAME.value
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name, re.ASCII):
+        raise ValueError(
+            f"A served model's name has letters, digits, '_', '-' and '.', got {name!r}: give "
+            "another --name."
+        )
     model_dir = pathlib.Path(_MODEL_BASE.value) / name
     path = _EXPORTS[source](model_dir, options)
     card = model_card.read_card(path)
@@ -117,7 +126,13 @@ def _keras_file(model_dir, options):
     file = pathlib.Path(_KERAS_FILE.value)
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}.")
-    model = tf.keras.models.load_model(str(file), compile=False)
+    try:
+        model = tf.keras.models.load_model(str(file), compile=False)
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{file} cannot be read by Keras {tf.keras.__version__}: it must be a .keras file, and "
+            "these are read by the Keras that wrote them, 2 or 3."
+        ) from error
     return export.export_savedmodel(
         model,
         model_dir,
@@ -169,8 +184,14 @@ def _preprocessing():
 def _class_names():
     if not _CLASS_NAMES.value:
         return None
+    try:
+        text = pathlib.Path(_CLASS_NAMES.value).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--class_names={_CLASS_NAMES.value} is no UTF-8 text: {error}."
+        ) from error
     # splitlines() would also cut within a name, at U+2028 for one.
-    return pathlib.Path(_CLASS_NAMES.value).read_text("utf-8").removesuffix("\n").split("\n")
+    return text.removesuffix("\n").split("\n")
 
 
 def _photos():
@@ -178,7 +199,10 @@ def _photos():
     if not _PHOTOS.value:
         return None
     folder = pathlib.Path(_PHOTOS.value)
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--photos={folder} is no folder.")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    files = [file for file in files if file.is_file()]
     if not files:
         raise FileNotFoundError(f"--photos={folder} has no photos in it.")
     count = min(_COUNT.value, len(files))

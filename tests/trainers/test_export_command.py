@@ -78,13 +78,18 @@ def test_a_keras_file_with_its_preprocessing(photos, tmp_path):
 
     wrong = {
         "--preprocessing=x": "--preprocessing must be a JSON object",
+        "--keras_file=names.txt": "names.txt cannot be read by Keras",
         "--keras_file=nothing.keras": "There is no file nothing.keras.",
         "--weights=ema": "--weights is not for an export with --keras_file: leave it out.",
+        "--name=..": "A served model's name has letters, digits, '_', '-' and '.', got '..'",
+        "--name=": "got ''",
+        f"--photos={tmp_path / 'none'}": "none is no folder.",
         "--variants=onx": "each of variants must be one of tflite_dynamic, tflite_int8, onnx, got",
     }
     for flag, message in wrong.items():
         done = command(tmp_path, "export", *arguments, flag)
         assert done.returncode == 1 and message in last_lines(done), (flag, done.stderr)
+        assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "served" / "flowers").iterdir()] == ["1"]
 
 

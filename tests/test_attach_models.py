@@ -166,7 +166,17 @@ def keras_file_round_trip(model, tmp_path):
     return tf.keras.models.load_model(path, compile=False)
 
 
-@pytest.mark.parametrize("case", _params([case for case in FIT if case.smallest]))
+# KerasCV has most of the families of its legacy set in the other one as well.
+LEGACY = [pytest.mark.slow] if not KERAS_3 else []
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *_params([case for case in FIT if case.smallest and "legacy" not in case.library]),
+        *_params([case for case in FIT if case.smallest and "legacy" in case.library], LEGACY),
+    ],
+)
 def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):
     train_save_and_load(case, tmp_path)
 

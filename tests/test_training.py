@@ -503,6 +503,7 @@ def test_a_run_killed_before_its_last_evaluation_is_finished(shapes, tmp_path, m
     assert result["loss"] == pytest.approx(float(read_rows(tmp_path)[-1]["eval_loss"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

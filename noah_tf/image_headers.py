@@ -1,12 +1,12 @@
-"""What the header of a photo says: whether it may be decoded, and which way is up.
+"""What the header of a photo says: whether it may be decoded, and where its first frame is.
 
 Everything here is TensorFlow ops on the encoded bytes, so that it also runs inside an exported
 SavedModel, before a decoder takes any memory.
 """
 
-import functools
-
 import tensorflow as tf
+
+from noah_tf.encoded_bytes import JPEG, part, rarely, starts_with, words
 
 # TensorFlow versions that have this op read WebP in `tf.io.decode_image` as well.
 DECODES_WEBP = hasattr(tf.raw_ops, "DecodeWebP")
@@ -14,9 +14,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", *(["WebP"] if DECODES_WEBP else []))
 # Every scan of a JPEG goes over all of its pixels and may take 12 bytes: a file of a megabyte could
 # keep a processor for minutes. Encoders write about ten scans.
 MAX_SCANS = 100
-_MAX_STEPS = 10_000  # through the segments of a JPEG or the blocks of a GIF, 20 microseconds each
+_MAX_STEPS = 10_000  # through the blocks of a GIF, 20 microseconds each
 _MAX_RUN = 4096  # blocks of a GIF in a step
-_JPEG, _PNG, _GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
+_PNG, _GIF = b"\x89PNG\r\n\x1a\n", b"GIF8"
 _SHORT = "it ends inside its header"
 _NO_FRAME = "its first frame is missing or not whole"
 _MANY_BLOCKS = f"its first frame ends after more than {_MAX_STEPS} blocks of different lengths"
@@ -48,7 +48,7 @@ def problem(image_bytes, max_pixels):
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
     max_pixels = tf.cast(max_pixels, tf.int64)
     found = tf.cond(
-        starts_with(image_bytes, _JPEG),
+        starts_with(image_bytes, JPEG),
         lambda: _jpeg_problem(image_bytes, max_pixels),
         lambda: _other_problem(image_bytes, max_pixels),
     )
@@ -76,43 +76,11 @@ def first_frame(image_bytes):
     def cut():
         begin, end, wrong = _gif_frame(image_bytes)
         with tf.control_dependencies([tf.debugging.Assert(wrong == "", ["Invalid GIF:", wrong])]):
-            frame = _part(image_bytes, begin, end - begin)
-        colours = _part(image_bytes, 0, _gif_header(image_bytes))
+            frame = part(image_bytes, begin, end - begin)
+        colours = part(image_bytes, 0, _gif_header(image_bytes))
         return tf.strings.join([colours, frame, b";"])
 
     return tf.cond(starts_with(image_bytes, _GIF), cut, lambda: image_bytes)
-
-
-def orientation(image_bytes):
-    """Which way up a JPEG is stored, as its EXIF data say.
-
-    Args:
-        image_bytes: string scalar.
-
-    Returns:
-        int32 scalar, 1 to 8, which `image_ops.orient` takes; 1, upright, where nothing is said,
-        where the EXIF data are malformed, and for other formats.
-    """
-    image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
-
-    def of_jpeg():
-        tiff = _exif(image_bytes)
-        return tf.cond(tiff == b"", lambda: 1, lambda: _tiff_orientation(tiff))
-
-    return tf.convert_to_tensor(tf.cond(starts_with(image_bytes, _JPEG), of_jpeg, lambda: 1))
-
-
-def starts_with(image_bytes, magic):
-    """Whether a file has a format's first bytes.
-
-    Args:
-        image_bytes: string scalar.
-        magic: bytes, a constant.
-
-    Returns:
-        bool scalar.
-    """
-    return tf.strings.substr(image_bytes, 0, len(magic)) == magic
 
 
 def is_webp(image_bytes):
@@ -126,26 +94,7 @@ def is_webp(image_bytes):
     """
     if not DECODES_WEBP:
         return tf.constant(False)
-    return starts_with(image_bytes, b"RIFF") & (_part(image_bytes, 8, 4) == b"WEBP")
-
-
-def rarely(function):
-    """Makes one op of a function of tensors, as a decorator.
-
-    A graph visits each op of a branch that is not taken: the many ops for rare formats would take
-    a twentieth of the time of decoding a small photo.
-    """
-    apart = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-
-    @functools.wraps(function)
-    def call(*args):
-        # Errors from within a function are long to read, and eagerly there is nothing to save.
-        if tf.executing_eagerly():
-            return function(*args)
-        with tf.device("CPU:0"):  # where the ops for strings are
-            return apart(*args)
-
-    return call
+    return starts_with(image_bytes, b"RIFF") & (part(image_bytes, 8, 4) == b"WEBP")
 
 
 # --- what is wrong
@@ -183,36 +132,36 @@ def _other_problem(image_bytes, max_pixels):
     length = tf.strings.length(image_bytes)
 
     def png():
-        sides = _words(image_bytes, 16, 8, tf.int32, little_endian=False) & 0xFFFFFFFF
+        sides = words(image_bytes, 16, 8, tf.int32, little_endian=False) & 0xFFFFFFFF
         wrong = _size_problem(sides[0], sides[1], max_pixels)
         # Other chunks may not come first, but the decoder lets some pass.
-        return tf.where(_part(image_bytes, 8, 8) == b"\0\0\0\rIHDR", wrong, "it has no header")
+        return tf.where(part(image_bytes, 8, 8) == b"\0\0\0\rIHDR", wrong, "it has no header")
 
     def gif():
-        canvas = _words(image_bytes, 6, 4, tf.uint16)
+        canvas = words(image_bytes, 6, 4, tf.uint16)
         begin, _, wrong = _gif_frame(image_bytes)
-        frame = _words(image_bytes, begin + 5, 4, tf.uint16)
+        frame = words(image_bytes, begin + 5, 4, tf.uint16)
         wrong_canvas = _size_problem(canvas[0], canvas[1], max_pixels)
         wrong_frame = _size_problem(frame[0], frame[1], max_pixels, "its first frame has")
         wrong = tf.where(wrong == "", wrong_frame, wrong)
         return tf.where(wrong_canvas == "", wrong, wrong_canvas)
 
     def bmp():
-        sides = _words(image_bytes, 18, 8, tf.int32)
+        sides = words(image_bytes, 18, 8, tf.int32)
         # Rows from the top down are counted below zero.
         wrong = _size_problem(sides[0], tf.abs(sides[1]), max_pixels)
         return tf.where(wrong == "", bmp_problem(image_bytes), wrong)
 
     def webp():
-        kind = _part(image_bytes, 12, 4)
-        lossy = _words(image_bytes, 26, 4, tf.uint16) & 0x3FFF
-        packed = _words(image_bytes, 21, 4, tf.int32)[0] & 0xFFFFFFFF
+        kind = part(image_bytes, 12, 4)
+        lossy = words(image_bytes, 26, 4, tf.uint16) & 0x3FFF
+        packed = words(image_bytes, 21, 4, tf.int32)[0] & 0xFFFFFFFF
         lossless = tf.stack([packed & 0x3FFF, packed // (1 << 14) & 0x3FFF]) + 1
-        canvas = tf.reshape(_words(image_bytes, 24, 6, tf.uint8), [2, 3])
+        canvas = tf.reshape(words(image_bytes, 24, 6, tf.uint8), [2, 3])
         canvas = tf.reduce_sum(canvas * [1, 1 << 8, 1 << 16], axis=1) + 1
         is_lossy, is_lossless, is_extended = kind == b"VP8 ", kind == b"VP8L", kind == b"VP8X"
         sides = tf.where(is_lossy, lossy, tf.where(is_lossless, lossless, canvas))
-        animated = is_extended & (_words(image_bytes, 20, 1, tf.uint8)[0] & 2 > 0)
+        animated = is_extended & (words(image_bytes, 20, 1, tf.uint8)[0] & 2 > 0)
         return tf.case(
             [
                 (animated, lambda: "it is an animated WebP file, and only still ones are decoded"),
@@ -272,8 +221,8 @@ def bmp_problem(image_bytes):
     Returns:
         String scalar: empty, or a clause with what it has and what is decoded.
     """
-    bits = _words(image_bytes, 28, 2, tf.uint16)[0]
-    packing = _words(image_bytes, 30, 4, tf.int32)[0]
+    bits = words(image_bytes, 28, 2, tf.uint16)[0]
+    packing = words(image_bytes, 30, 4, tf.int32)[0]
     # 3 says where the colours are within a pixel's 32 bits.
     plain = tf.where(bits == 32, (packing == 0) | (packing == 3), packing == 0)
     plain &= (bits == 8) | (bits == 24) | (bits == 32)
@@ -291,9 +240,9 @@ def bmp_palette(image_bytes):
     Returns:
         uint8 (N, 3), red, green and blue.
     """
-    begin = 14 + _words(image_bytes, 14, 4, tf.int32)[0]
-    end = _words(image_bytes, 10, 4, tf.int32)[0]
-    data = _part(image_bytes, begin, tf.clip_by_value(end - begin, 0, 1024))
+    begin = 14 + words(image_bytes, 14, 4, tf.int32)[0]
+    end = words(image_bytes, 10, 4, tf.int32)[0]
+    data = part(image_bytes, begin, tf.clip_by_value(end - begin, 0, 1024))
     data = tf.io.decode_raw(data, tf.uint8)
     return tf.reshape(data[: tf.size(data) // 4 * 4], [-1, 4])[:, 2::-1]
 
@@ -303,7 +252,7 @@ def bmp_palette(image_bytes):
 
 def _gif_header(image_bytes):
     """How many bytes come before the first record: the header and the colours of all frames."""
-    return 13 + _colours(_words(image_bytes, 10, 1, tf.uint8)[0])
+    return 13 + _colours(words(image_bytes, 10, 1, tf.uint8)[0])
 
 
 def _colours(flags):
@@ -355,67 +304,3 @@ def _gif_frame(image_bytes):
         at,
         tf.where(state == done, "", tf.where(state == broken, _NO_FRAME, _MANY_BLOCKS)),
     )
-
-
-# --- EXIF
-
-
-def _exif(image_bytes):
-    """The TIFF data in the first EXIF segment of a JPEG, a string; empty where there are none."""
-
-    def step(at, tiff, going):
-        marker, length = tf.unstack(_words(image_bytes, at, 4, tf.uint16, little_endian=False))
-        filler = marker == 0xFFFF
-        found = (marker == 0xFFE1) & (_part(image_bytes, at + 4, 6) == b"Exif\0\0")
-        tiff = tf.where(found, _part(image_bytes, at + 10, tf.maximum(length - 8, 0)), "")
-        # The pixels begin at 0xFFDA; the few markers below it have no length.
-        before = (marker >= 0xFFC0) & ((marker < 0xFFD0) | (marker > 0xFFDA)) & (length >= 2)
-        at += tf.where(tf.logical_not(filler), 2 + length, 1)
-        return at, tiff, tf.logical_not(found) & (filler | before)
-
-    _, tiff, _ = tf.while_loop(
-        lambda at, tiff, going: going,
-        step,
-        (tf.constant(2, tf.int64), tf.constant(""), tf.constant(True)),
-        maximum_iterations=_MAX_STEPS,
-    )
-    return tiff
-
-
-def _tiff_orientation(tiff):
-    little = tf.strings.substr(tiff, 0, 4) == b"II*\0"
-
-    def ordered(words):
-        return tf.where(little, words // 256 + words % 256 * 256, words)
-
-    def read():
-        header = ordered(_words(tiff, 4, 4, tf.uint16, little_endian=False))
-        at = tf.where(little, header[0] + header[1] * 65536, header[0] * 65536 + header[1])
-        claimed = ordered(_words(tiff, at, 2, tf.uint16, little_endian=False))[0]
-        there = (tf.cast(tf.strings.length(tiff), tf.int64) - at - 2) // 12
-        count = tf.maximum(tf.minimum(claimed, there), 0)
-        # An entry is its tag, its type, two words of how many, two words of value. The op that
-        # reads them cannot read none.
-        entries = _words(tiff, at + 2, 12 * tf.maximum(count, 1), tf.uint16, little_endian=False)
-        entries = tf.reshape(ordered(entries), [-1, 6])[:count]
-        values = tf.gather(entries[:, 4], tf.where((entries[:, 0] == 0x112) & (entries[:, 1] == 3)))
-        value = tf.concat([tf.reshape(values, [-1]), [1]], 0)[0]
-        return tf.cast(tf.where((value >= 1) & (value <= 8), value, 1), tf.int32)
-
-    return tf.cond(little | (tf.strings.substr(tiff, 0, 4) == b"MM\0*"), read, lambda: 1)
-
-
-# --- bytes
-
-
-def _part(image_bytes, at, count):
-    """A part of a string, as far as there is one."""
-    at = tf.minimum(tf.cast(at, tf.int64), tf.cast(tf.strings.length(image_bytes), tf.int64))
-    return tf.strings.substr(image_bytes, at, tf.cast(count, tf.int64))
-
-
-def _words(image_bytes, at, count, dtype, little_endian=True):
-    """So many bytes as numbers of `dtype`, as int64; what is not there is zero."""
-    part = _part(image_bytes, at, count)
-    words = tf.io.decode_raw(part, dtype, little_endian, fixed_length=tf.cast(count, tf.int32))
-    return tf.cast(words, tf.int64)

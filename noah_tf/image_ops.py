@@ -2,14 +2,8 @@
 
 import tensorflow as tf
 
-from noah_tf.image_headers import (
-    bmp_palette,
-    bmp_problem,
-    first_frame,
-    is_webp,
-    rarely,
-    starts_with,
-)
+from noah_tf.encoded_bytes import rarely, starts_with
+from noah_tf.image_headers import bmp_palette, bmp_problem, first_frame, is_webp
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
@@ -45,7 +39,7 @@ def orient(image, orientation):
 
     Args:
         image: (H, W, 3), as it is stored.
-        orientation: int scalar, 1 to 8, as `image_headers.orientation` gives it and EXIF numbers
+        orientation: int scalar, 1 to 8, as `exif.orientation` gives it and EXIF numbers
             them: 1 upright; 2 mirrored left-right; 3 upside down; 4 mirrored top-bottom; 5 to 8
             those four with rows and columns swapped, so that 6 is to be turned right and 8 left.
 

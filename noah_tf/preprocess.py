@@ -10,7 +10,7 @@ import difflib
 
 import tensorflow as tf
 
-from noah_tf import image_headers
+from noah_tf.exif import orientation
 from noah_tf.image_ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
 from noah_tf.random_crop import check_crop_options, crop_draws, random_part
 
@@ -107,9 +107,7 @@ class Preprocessing:
             uint8 (H, W, 3).
         """
         image = decode(image_bytes)
-        return (
-            orient(image, image_headers.orientation(image_bytes)) if self.exif_rotation else image
-        )
+        return orient(image, orientation(image_bytes)) if self.exif_rotation else image
 
     def evaluation(self, image):
         """Scales, cuts the centre, normalises.

@@ -5,7 +5,7 @@ import math
 
 import tensorflow as tf
 
-from noah_tf.image_headers import orientation
+from noah_tf.exif import orientation
 from noah_tf.image_ops import decode, orient, resize, stored_window
 
 CROP_INTERPOLATIONS = ("same", "random")

@@ -20,11 +20,11 @@ def quickstart(head="noah"):
     return recipe("quickstart", head)
 
 
-def draw_shapes(folder):
+def draw_shapes(folder, train_examples=TRAIN_EXAMPLES):
     """Writes folder/SPLIT/CLASS/N.png: one bright shape of its class on a dark 32x32 square."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:32, :32]
-    for split, count in (("train", TRAIN_EXAMPLES), ("test", TEST_EXAMPLES)):
+    for split, count in (("train", train_examples), ("test", TEST_EXAMPLES)):
         for index in range(count):
             name = CLASSES[index % len(CLASSES)]
             y, x = rng.integers(8, 24, 2)

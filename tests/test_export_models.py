@@ -28,8 +28,8 @@ def test_bytes_and_pixels_give_the_evaluations_logits(shared, tmp_path, name, si
     preprocessing = preprocessing_for(name, size)
     decoded = [preprocessing.decode(data) for data in photos]
     images = tf.stack([preprocessing.evaluation(photo) for photo in decoded])
-    # As it is made, its logits hardly differ from photo to photo.
-    for _ in range(30):
+    # With BatchNorm's statistics as they are made, logits hardly differ from photo to photo.
+    for _ in range(60 if model.non_trainable_variables else 0):
         model(images, training=True)
     head = model.layers[-1]
     scale = 1 / model(images, training=False).numpy().std()

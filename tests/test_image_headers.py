@@ -11,7 +11,6 @@ from hostile_images import (
     MAGIC,
     bmp,
     chunk,
-    exif,
     gif,
     good_images,
     hostile_images,
@@ -29,6 +28,7 @@ from photos import encoded, in_pipeline, noise, smooth
 from PIL import Image
 
 from noah_tf import image_headers
+from noah_tf.exif import orientation
 from noah_tf.image_ops import decode
 
 STRING = tf.TensorSpec([], tf.string)
@@ -44,11 +44,6 @@ def graph_problem(data, limit):
 @tf.function(input_signature=[STRING], autograph=False)
 def graph_first_frame(data):
     return image_headers.first_frame(data)
-
-
-@tf.function(input_signature=[STRING], autograph=False)
-def graph_orientation(data):
-    return image_headers.orientation(data)
 
 
 def problem(data, limit=LIMIT):
@@ -317,82 +312,6 @@ def test_other_formats_pass_unchanged():
         assert first_frame(data) == data
 
 
-# --- orientation
-
-
-def orientation(data):
-    found = int(graph_orientation(data))
-    assert int(image_headers.orientation(data)) == found
-    return found
-
-
-@pytest.mark.parametrize("value", range(1, 9))
-@pytest.mark.parametrize("order", "<>")
-def test_orientation(value, order):
-    data = encoded(smooth(9, 7), "JPEG")
-    assert orientation(data[:2] + exif(value, order) + data[2:]) == value
-    # Behind other segments, and after the size.
-    at = data.index(b"\xff\xda")
-    xmp = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + bytes(40_000))
-    assert orientation(data[:2] + xmp + data[2:at] + exif(value, order) + data[at:]) == value
-    tags = Image.Exif()
-    tags.update({0x010F: "Make", 0x0112: value, 0x0132: "2020:01:01 00:00:00"})
-    assert orientation(encoded(smooth(9, 7), "JPEG", exif=tags.tobytes())) == value
-
-
-@pytest.mark.parametrize(
-    "app",
-    [
-        b"",
-        exif(0),
-        exif(9),
-        exif(65_535, "<"),
-        exif(6, kind=4),
-        exif(6, offset=2**32 - 1),
-        exif(6, "<", offset=1000),
-        exif(6, entries=1),
-        exif(6, entries=0),
-        segment(0xE1, b"Exif\0\0"),
-        segment(0xE1, b"Exif\0\0MM\0"),
-        segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08"),
-        segment(0xE1, b"Exif\0\0XX\0*" + exif(6)[14:]),
-        segment(0xE2, exif(6)[4:]),
-        b"\xff\xe1\0\1",
-        b"garbage",
-    ],
-    ids=range(16),
-)
-def test_malformed_exif_is_upright(app):
-    data = encoded(smooth(9, 7), "JPEG")
-    assert orientation(data[:2] + app + data[2:]) == 1
-
-
-def test_more_entries_than_there_are():
-    data = encoded(smooth(9, 7), "JPEG")
-    assert orientation(data[:2] + exif(6, entries=65_535) + data[2:]) == 6
-
-
-def test_exif_behind_the_pixels_or_in_other_formats_is_not_looked_at():
-    data = encoded(smooth(9, 7), "JPEG")
-    assert orientation(data + exif(6)) == 1
-    assert orientation(b"") == orientation(exif(6)) == orientation(b"\xff\xd8\xff") == 1
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    assert orientation(encoded(smooth(9, 7), "PNG", exif=tags.tobytes())) == 1
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_any_bytes_have_an_orientation(data):
-    photo = encoded(smooth(9, 7), "JPEG")
-    app = bytearray(exif(6, data.draw(st.sampled_from("<>"))))
-    for _ in range(data.draw(st.integers(0, 8))):
-        app[data.draw(st.integers(0, len(app) - 1))] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(app)))
-    found = int(graph_orientation(photo[:2] + bytes(app[:cut]) + photo[2:]))
-    assert 1 <= found <= 8
-
-
 # --- hostile files
 
 
@@ -511,9 +430,7 @@ def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
     module.serve = tf.function(
         lambda image_bytes: {
             "problem": tf.map_fn(lambda data: image_headers.problem(data, LIMIT), image_bytes),
-            "orientation": tf.map_fn(
-                image_headers.orientation, image_bytes, fn_output_signature=tf.int32
-            ),
+            "orientation": tf.map_fn(orientation, image_bytes, fn_output_signature=tf.int32),
         },
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
     )
@@ -525,4 +442,4 @@ def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
         fetch = {key: value.name for key, value in signature.outputs.items()}
         found = session.run(fetch, feed)
     assert list(found["problem"]) == answers
-    assert list(found["orientation"]) == [int(graph_orientation(data)) for data in files]
+    assert list(found["orientation"]) == [int(orientation(data)) for data in files]

@@ -143,23 +143,21 @@ def test_they_see_disjoint_data_and_match_one_process(shapes, tmp_path, two_work
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-4)
 
 
-def test_all_restart_and_resume_when_one_is_lost(shapes, tmp_path, two_workers):
+def test_one_is_lost_then_one_is_stopped_and_all_end_as_if_nothing_had_been(
+    shapes, tmp_path, two_workers
+):
     config, workdir = plain_recipe(shapes), tmp_path / "run"
     codes, outputs, _ = run(config, workdir, workers=2, stop=(1, 5, signal.SIGKILL))
     assert codes == [78, -signal.SIGKILL], outputs
     assert "Another worker is gone" in outputs[0]
     assert "start all workers again with the same command" in outputs[0]
-    codes, outputs, _ = run(config, workdir, workers=2)
-    assert codes == [0, 0], outputs
-    assert all(f"4 of {STEPS} steps done, starting from its checkpoint" in o for o in outputs)
-    assert_close(weights(workdir), weights(two_workers[0]))
 
-
-def test_a_signal_to_one_stops_all(shapes, tmp_path, two_workers):
-    config, workdir = plain_recipe(shapes), tmp_path / "run"
-    codes, outputs, _ = run(config, workdir, workers=2, stop=(1, 4, signal.SIGTERM))
+    codes, outputs, _ = run(config, workdir, workers=2, stop=(1, 2, signal.SIGTERM))
     assert codes == [77, 77], outputs
-    assert all("Stopped after step 5 of 12 and saved it" in output for output in outputs)
+    assert all(f"4 of {STEPS} steps done, starting from its checkpoint" in o for o in outputs)
+    assert all(f"Stopped after step 7 of {STEPS} and saved it" in output for output in outputs)
+
     codes, outputs, _ = run(config, workdir, workers=2)
     assert codes == [0, 0], outputs
+    assert all(f"7 of {STEPS} steps done, starting from its checkpoint" in o for o in outputs)
     assert_close(weights(workdir), weights(two_workers[0]))

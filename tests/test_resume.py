@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from head_helpers import run_python
-from recipes import TRAIN_EXAMPLES, small_recipe
+from recipes import draw_shapes, small_recipe
 
-from benchmarks.backbone_cases import KERAS_3
 from noah_tf import recipe
 from noah_tf.checkpoint import load_run
 
-# Ten epochs of six.
-STEPS, EPOCH = 60, 6
+# Five epochs of twelve; the last checkpoint is of every eighth step, or of the end of an epoch.
+STEPS, EPOCH, EVERY = 60, 12, 8
+BATCH = 4
 TIMES = ("images_per_second", "data_wait", "save_seconds")
-
-# What Keras 2 shows on two devices, too.
-shown_on_two = [pytest.mark.exhaustive] if not KERAS_3 else []
 
 # Trains a recipe on so many logical CPU devices, and kills itself by a signal after so many steps.
 RUN = """
@@ -58,6 +55,11 @@ def run(config, workdir, replicas=1, steps=-1, signum=signal.SIGKILL):
     return run_python(RUN, arguments, timeout=540)
 
 
+@pytest.fixture(scope="module")
+def more_shapes(tmp_path_factory):
+    return draw_shapes(tmp_path_factory.mktemp("more_shapes"), EPOCH * BATCH)
+
+
 def rich_recipe(shapes):
     """Everything that is random, on a model with BatchNorm, dropout and drop path."""
     config = recipe.base()
@@ -78,9 +80,9 @@ def rich_recipe(shapes):
     config.schedule.warmup_epochs = 2.0
     config.ema.decay = 0.9
     config.train.epochs = STEPS // EPOCH
-    config.train.batch_size = TRAIN_EXAMPLES // EPOCH
+    config.train.batch_size = BATCH
     config.train.label_smoothing = 0.1
-    config.train.checkpoint_every = 4
+    config.train.checkpoint_every = EVERY
     return config
 
 
@@ -107,9 +109,9 @@ def rows(workdir):
 
 
 @pytest.mark.slow(minutes=2)
-@pytest.mark.parametrize("replicas", [pytest.param(1, marks=shown_on_two), 2])
-def test_a_run_killed_three_times_ends_bit_for_bit_the_same(shapes, tmp_path, replicas):
-    config = rich_recipe(shapes)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_run_killed_three_times_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas):
+    config = rich_recipe(more_shapes)
     config.strategy = "mirrored"
     process = run(config, tmp_path / "whole", replicas)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -119,8 +121,7 @@ def test_a_run_killed_three_times_ends_bit_for_bit_the_same(shapes, tmp_path, re
     for step in sorted(chance.sample(range(2, STEPS - 2), 3)):
         process = run(config, tmp_path / "killed", replicas, steps=step - done)
         assert process.returncode == -signal.SIGKILL, process.stderr[-3000:]
-        # The last checkpoint is of every fourth step, or of the end of an epoch.
-        done = max(step - step % 4, step - step % EPOCH)
+        done = max(step - step % EVERY, step - step % EPOCH)
     process = run(config, tmp_path / "killed", replicas)
     assert process.returncode == 0, process.stderr[-3000:]
     assert f"{done} of {STEPS} steps done, starting from its checkpoint" in process.stdout
@@ -151,7 +152,16 @@ def differ(one, other):
     return any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.fixture
+def eager():
+    """To trace each of many functions would take longer than to run it for a few steps."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
 def test_each_of_what_is_random_changes_the_weights_and_so_does_the_seed(shapes, tmp_path):
     base = trained_weights(short(shapes), tmp_path / "base")
     assert not differ(base, trained_weights(short(shapes), tmp_path / "again"))

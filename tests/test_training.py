@@ -94,7 +94,6 @@ def test_a_finished_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
     ("head", "killed_after", "checkpoint_every"),
     [
         ("noah", 4, 0),
-        pytest.param("noah", 5, 1, marks=pytest.mark.slow),
         pytest.param("gap", 2, 2, marks=pytest.mark.slow),
     ],
 )
@@ -347,22 +346,6 @@ def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
     assert "starting from its checkpoint" in capsys.readouterr().out
     assert not same(resumed, source.get_weights())
     assert np.isfinite(train(config, tmp_path / "given")["loss"])
-
-
-@pytest.mark.slow
-def test_drop_path_resumes_exactly(shapes, tmp_path, monkeypatch):
-    config = paper_recipe(shapes)
-    config.model.architecture = "deit_tiny_050_patch16_224"
-    config.model.drop_path = config.model.mlp_dropout = config.model.dropout = 0.3
-    config.model.head = "gap"
-    config.train.checkpoint_every = 1
-    train(config, tmp_path / "whole")
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 2)
-        train(config, tmp_path / "killed")
-    train(config, tmp_path / "killed")
-    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "killed"), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_another_number_of_classes_starts_with_a_fresh_head(shapes, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ import tensorflow as tf
 from absl import flags
 
 from noah_tf import export, model_card, zoo
-from noah_tf.checkpoint import WEIGHTS
+from noah_tf.checkpoint import STACK, WEIGHTS
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.preprocess import Preprocessing
 from noah_tf.signatures import MAX_PIXELS
@@ -130,8 +130,8 @@ def _keras_file(model_dir, options):
         model = tf.keras.models.load_model(str(file), compile=False)
     except (TypeError, ValueError, OSError) as error:
         raise ValueError(
-            f"{file} cannot be read by Keras {tf.keras.__version__}: it must be a .keras file, and "
-            "these are read by the Keras that wrote them, 2 or 3."
+            f"{file} cannot be read by {STACK}: it must be a .keras file, and the Keras that wrote "
+            "it, 2 or 3, reads it."
         ) from error
     return export.export_savedmodel(
         model,

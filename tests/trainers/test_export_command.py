@@ -82,7 +82,6 @@ def test_a_keras_file_with_its_preprocessing(photos, tmp_path):
         "--keras_file=nothing.keras": "There is no file nothing.keras.",
         "--weights=ema": "--weights is not for an export with --keras_file: leave it out.",
         "--name=..": "A served model's name has letters, digits, '_', '-' and '.', got '..'",
-        "--name=": "got ''",
         f"--photos={tmp_path / 'none'}": "none is no folder.",
         "--variants=onx": "each of variants must be one of tflite_dynamic, tflite_int8, onnx, got",
     }

@@ -33,9 +33,9 @@ def export_savedmodel(
     preprocessing=None,
     class_names=None,
     version=None,
-    top_k=5,
+    top_k=None,
     multi_label=False,
-    threshold=0.5,
+    threshold=None,
     tolerant=False,
     max_pixels=MAX_PIXELS,
     warmup_batch_sizes=(1, 8, 32),
@@ -69,9 +69,10 @@ def export_savedmodel(
             ImageNet's mean and standard deviation at the model's own input size.
         class_names: M names; None names the classes by their index.
         version: positive integer; None for the one after the highest there.
-        top_k: how many classes to return, at most M.
+        top_k: how many classes to return, at most M, where one class is true; None for 5.
         multi_label: whether each class has a probability of its own (sigmoid, not softmax).
-        threshold: the lowest probability with which a class of a multi-label model is returned.
+        threshold: the lowest probability with which a class of a multi-label model is returned;
+            None for 0.5.
         tolerant: what a bad photo does. False: the request fails, and its message says what is
             wrong. True: the others are answered; there is one more output, `status` (B,), "OK" or
             what is wrong, and a bad row has class -1, label "", probabilities and logits 0.
@@ -112,7 +113,8 @@ def export_savedmodel(
     if class_names is None:
         class_names = [str(index) for index in range(model.output_shape[-1])]
     _check_names(class_names, model.output_shape[-1])
-    _check_options(top_k, threshold, max_pixels, warmup_batch_sizes, precision, variants, photos)
+    answers = _answers(multi_label, top_k, threshold, len(class_names))
+    _check_options(max_pixels, warmup_batch_sizes, precision, variants, photos)
     if preprocessing is None:
         preprocessing = Preprocessing(image_size=_input_size(model))
     _check_size(model, preprocessing)
@@ -120,8 +122,7 @@ def export_savedmodel(
     name = pathlib.Path(model_dir).resolve().name
     computed = in_precision(model, precision)
     options = {
-        "top_k": min(top_k, len(class_names)),
-        "threshold": threshold if multi_label else None,
+        **{key: value for key, value in answers.items() if key != "kind"},
         "max_pixels": max_pixels,
         "explainer": _explainer(computed, preprocessing.image_size),
     }
@@ -146,7 +147,7 @@ def export_savedmodel(
                 preprocessing=preprocessing,
                 class_names=class_names,
                 signatures=list(served.functions),
-                answers=_answers(options),
+                answers=answers,
                 precision=precision,
                 limits=limits,
                 variants=agreements,
@@ -252,11 +253,26 @@ def _try_out(served, preprocessing):
             )
 
 
-def _answers(options):
-    """What the model card says of `classes` and `probabilities`."""
-    if options["threshold"] is None:
-        return {"kind": "single_label", "top_k": options["top_k"]}
-    return {"kind": "multi_label", "threshold": options["threshold"]}
+def _answers(multi_label, top_k, threshold, num_classes):
+    """What is in `classes`, as the model card says it."""
+    if not multi_label:
+        if threshold is not None:
+            raise ValueError(
+                f"threshold={threshold!r} is for models of several labels a photo: leave it out, "
+                "top_k says how many classes are returned."
+            )
+        top_k = 5 if top_k is None else top_k
+        positive_int("top_k", top_k)
+        return {"kind": "single_label", "top_k": min(top_k, num_classes)}
+    if top_k is not None:
+        raise ValueError(
+            f"top_k={top_k!r} is for models of one label a photo: leave it out, threshold says "
+            "which classes are returned."
+        )
+    threshold = 0.5 if threshold is None else threshold
+    if not is_number(threshold) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be a probability in [0, 1], got {threshold!r}.")
+    return {"kind": "multi_label", "threshold": threshold}
 
 
 def _readable(photos, preprocessing, max_pixels):
@@ -321,15 +337,12 @@ def _check_names(class_names, num_classes):
             )
 
 
-def _check_options(top_k, threshold, max_pixels, batch_sizes, precision, variants, photos):
-    positive_int("top_k", top_k)
+def _check_options(max_pixels, batch_sizes, precision, variants, photos):
     positive_int("max_pixels", max_pixels)
     if max_pixels > _MOST_PIXELS:
         raise ValueError(f"max_pixels must be at most {_MOST_PIXELS}, got {max_pixels}.")
     for size in batch_sizes:
         positive_int("each of warmup_batch_sizes", size)
-    if not is_number(threshold) or not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be a probability in [0, 1], got {threshold!r}.")
     for name, values, known in (
         ("precision", (precision,), PRECISIONS),
         ("each of variants", variants, VARIANTS),

@@ -332,7 +332,12 @@ def test_a_model_of_any_size_needs_a_preprocessing(tmp_path):
         ({"class_names": ["a", "b"]}, "6 classes, but class_names has 2"),
         ({"class_names": [*"abcde", "f\ng"]}, r"Class 5 is named 'f\\ng'"),
         ({"class_names": [*"abcde", ""]}, "Class 5 is named ''"),
-        ({"threshold": 1.5}, r"threshold must be a probability in \[0, 1\], got 1.5"),
+        ({"threshold": 0.5}, "threshold=0.5 is for models of several labels a photo: leave it out"),
+        ({"multi_label": True, "top_k": 5}, "top_k=5 is for models of one label a photo: leave it"),
+        (
+            {"multi_label": True, "threshold": 1.5},
+            r"threshold must be a probability in \[0, 1\], got 1.5",
+        ),
         ({"max_pixels": 0}, "max_pixels must be a positive integer, got 0"),
         ({"max_pixels": 2**70}, "max_pixels must be at most 4294967296, got"),
         ({"preprocessing": Preprocessing(32)}, r"takes images of the shape \(24, 24, 3\), and the"),

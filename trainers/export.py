@@ -53,9 +53,9 @@ _MULTI_LABEL = flags.DEFINE_bool(
 _NAME = flags.DEFINE_string("name", None, "Name of the served model; by default the source's.")
 _MODEL_BASE = flags.DEFINE_string("model_base", "saved_models", "Folder of all served models.")
 _VERSION = flags.DEFINE_integer("version", None, "Version; by default the next one.", lower_bound=1)
-_TOP_K = flags.DEFINE_integer("top_k", 5, "How many classes to answer.")
+_TOP_K = flags.DEFINE_integer("top_k", None, "How many classes to answer; by default 5.")
 _THRESHOLD = flags.DEFINE_float(
-    "threshold", 0.5, "Multi-label models: the lowest probability to return."
+    "threshold", None, "Multi-label models: the lowest probability to return; by default 0.5."
 )
 _TOLERANT = flags.DEFINE_bool(
     "tolerant", False, "Give a bad photo a status instead of failing its request."

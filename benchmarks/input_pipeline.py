@@ -23,9 +23,7 @@ import concurrent.futures
 import io
 import os
 import pathlib
-import resource
 import runpy
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -33,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 from PIL import Image
+from turns import seconds_of
 
 from noah_tf.datasets.pipeline import train_batches, train_options
 from noah_tf.datasets.source import Source, read_places
@@ -152,12 +151,6 @@ def pil_views(data, threads):
             pass
 
 
-def seconds():
-    """What the wall's clock and the processors' show."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return np.array([time.perf_counter(), used.ru_utime + used.ru_stime])
-
-
 def measure(cases, count, repeats):
     """Seconds a photo of every case and turn: name → (repeats, 2), by the wall and the processor.
 
@@ -170,9 +163,7 @@ def measure(cases, count, repeats):
     for _ in range(repeats):
         for name, start in cases.items():
             run = start()
-            before = seconds()
-            run()
-            found[name].append((seconds() - before) / count)
+            found[name].append(seconds_of(run) / count)
     return {name: np.array(rows) for name, rows in found.items()}
 
 

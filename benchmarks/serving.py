@@ -13,10 +13,10 @@ import argparse
 import functools
 import pathlib
 import tempfile
-import time
 
 import numpy as np
 import tensorflow as tf
+from turns import seconds_in_turns, seconds_of
 
 from noah_tf import create_model, export_savedmodel
 from noah_tf.zoo import preprocessing_for
@@ -49,27 +49,14 @@ def main():
             turns["export"]()["logits"], turns["keras"]()[0], rtol=1e-4, atol=1e-5
         )
         calls = max(1, round(arguments.seconds / seconds_of(turns["keras"], 3)[0]))
-        times = {name: [] for name in turns}
-        for repeat in range(arguments.repeats):
-            # Each goes first as often as the other.
-            for name in list(turns)[:: 1 if repeat % 2 else -1]:
-                times[name].append(seconds_of(turns[name], calls))
+        times = seconds_in_turns(turns, arguments.repeats, calls)
         for name, turn in times.items():
             wall, processor = size / np.median(turn, axis=0)
             print(f"batch {size:3} {name:7} {wall:7.1f} images/s, {processor:7.1f} a processor's")
-        wall, processor = np.median(np.divide(times["keras"], times["export"]), axis=0)
+        wall, processor = np.median(times["keras"] / times["export"], axis=0)
         print(
             f"batch {size:3} export's speed of Keras's: {wall:.3f}, of processors {processor:.3f}"
         )
-
-
-def seconds_of(turn, calls):
-    """Seconds a call, of the wall's clock and of all processors together."""
-    before = time.perf_counter(), time.process_time()
-    for _ in range(calls):
-        turn()
-    after = time.perf_counter(), time.process_time()
-    return np.subtract(after, before) / calls
 
 
 def find_photos(folder, count):

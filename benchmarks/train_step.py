@@ -11,10 +11,10 @@ import argparse
 import contextlib
 import io
 import tempfile
-import time
 
 import numpy as np
 import tensorflow as tf
+from turns import seconds_in_turns
 
 from noah_tf import distribute, recipe
 from noah_tf.progress import Progress
@@ -39,26 +39,16 @@ def main():
         "keras fit": keras_turn(images, labels, arguments.steps),
         "noah_tf": our_turn(images, labels, arguments.steps),
     }
-    times = {name: [] for name in turns}
     for turn in turns.values():
         turn()  # traces and compiles
-    for repeat in range(arguments.repeats):
-        # Each goes first as often as the other.
-        for name in list(turns)[:: 1 if repeat % 2 else -1]:
-            before = clocks()
-            turns[name]()
-            times[name].append((clocks() - before) / arguments.steps)
+    times = seconds_in_turns(turns, arguments.repeats)
+    times = {name: turn / arguments.steps for name, turn in times.items()}
     print(f"TensorFlow {tf.__version__}, {arguments.repeats} turns of {arguments.steps} steps")
     for name, turn in times.items():
         wall, processor = 1000 * np.median(turn, axis=0)
         print(f"{name:10} {wall:8.1f} ms a step, {processor:8.1f} ms of processors, medians")
-    wall, processor = np.median(np.divide(times["noah_tf"], times["keras fit"]), axis=0)
+    wall, processor = np.median(times["noah_tf"] / times["keras fit"], axis=0)
     print(f"ratio of a turn, median: {wall:.3f}, of processors {processor:.3f}")
-
-
-def clocks():
-    """Seconds of the wall's clock, and of all processors together."""
-    return np.array([time.perf_counter(), time.process_time()])
 
 
 def configuration(batch_size, image_size):

@@ -243,10 +243,9 @@ def _photos_of(run, count):
 
 def _try_out(served, preprocessing):
     """Asks what will be written, once: nothing is published that cannot answer."""
-    photo = warmup.photo(preprocessing)
-    for name, function in served.functions.items():
-        inputs = tf.io.decode_jpeg(photo) if name == "serve_tensor" else tf.constant(photo)
-        if not np.isfinite(function(inputs[None])["logits"]).all():
+    for name, inputs in warmup.requests(served.functions, (1,), preprocessing):
+        answer = served.functions[name](*map(tf.constant, inputs.values()))
+        if not np.isfinite(answer["logits"]).all():
             raise FloatingPointError(
                 f"The signature {name} answers with logits that are not finite: the model's "
                 "weights or its preprocessing are broken."
@@ -286,7 +285,7 @@ def _readable(photos, preprocessing, max_pixels):
             if not problem:
                 preprocessing.decode(data)
         except tf.errors.InvalidArgumentError:
-            problem = "it cannot be decoded: the file is truncated or corrupt"
+            problem = image_headers.UNDECODABLE
         if problem:
             raise ValueError(
                 f"The export cannot be compared with its model on {name}: {problem}. Give other "

@@ -14,6 +14,8 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", *(["WebP"] if DECODES_WEBP else []))
 # Every scan of a JPEG goes over all of its pixels and may take 12 bytes: a file of a megabyte could
 # keep a processor for minutes. Encoders write about ten scans.
 MAX_SCANS = 100
+# What is said of a photo that has a good header, when its decoder gives it up.
+UNDECODABLE = "it cannot be decoded: the file is truncated or corrupt"
 _MAX_STEPS = 10_000  # through the blocks of a GIF, 20 microseconds each
 _MAX_RUN = 4096  # blocks of a GIF in a step
 _PNG, _GIF = b"\x89PNG\r\n\x1a\n", b"GIF8"

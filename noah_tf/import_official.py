@@ -89,7 +89,12 @@ def import_official(
     evaluation.unlink(missing_ok=True)
     keras_file = output / "model.keras"
     save_whole(model.save, keras_file)
-    saved_model = export_savedmodel(model, output / "saved_model", preprocessing, class_names)
+    card = {"architecture": name}
+    if isinstance(checkpoint, (str, pathlib.PurePath)):
+        card["weights"] = pathlib.Path(checkpoint).name
+    saved_model = export_savedmodel(
+        model, output / "saved_model", preprocessing, class_names, card=card
+    )
     metrics = None
     if source is not None:  # Last, for it can take hours.
         metrics = Evaluator(model)(source, preprocessing, batch_size)

@@ -31,7 +31,7 @@ import tensorflow as tf
 import yaml
 
 from noah_tf.head import NOAHHead
-from noah_tf.model_card_text import body
+from noah_tf.model_card_text import METRICS, body
 from noah_tf.preprocess import Preprocessing
 from noah_tf.version import __version__
 
@@ -39,9 +39,9 @@ CARD_FILE = "MODEL_CARD.md"
 _PAPER = "arxiv:2402.02377"
 # As their metrics are named in `model-index`.
 _HUB_METRICS = {
-    "top1": ("accuracy", "Top-1 accuracy"),
-    "top5": ("top_5_accuracy", "Top-5 accuracy"),
-    "mAP": ("mean_average_precision", "Mean average precision"),
+    "top1": "accuracy",
+    "top5": "top_5_accuracy",
+    "mAP": "mean_average_precision",
 }
 # Sources of `datasets.sources` that are no data set that others have.
 _NO_DATASETS = ("folder", "fake")
@@ -208,8 +208,8 @@ def _head_and_parameters(model):
 
 def _model_index(name, data, metrics):
     values = [
-        {"type": kind, "name": title, "value": metrics[key]}
-        for key, (kind, title) in _HUB_METRICS.items()
+        {"type": kind, "name": METRICS[key], "value": metrics[key]}
+        for key, kind in _HUB_METRICS.items()
         if key in metrics
     ]
     if not values or not data.get("name"):

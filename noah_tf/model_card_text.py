@@ -2,7 +2,7 @@
 
 import re
 
-_METRICS = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision"}
+METRICS = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision"}
 _SOME = 10
 
 
@@ -154,8 +154,8 @@ def _quality(card):
     for key, value in metrics.items():
         if not isinstance(value, (int, float)):
             continue
-        if key in _METRICS:
-            rows.append((_METRICS[key], f"{value:.2%}".replace("%", " %")))
+        if key in METRICS:
+            rows.append((METRICS[key], _percent(value, 2)))
         elif key == "loss":
             rows.append(("Loss", f"{value:.4g}"))
         elif key == "examples":
@@ -166,7 +166,7 @@ def _quality(card):
     rows = [
         (
             f"`{_code(file)}`",
-            f"{found['top1']:.1%}".replace("%", " %"),
+            _percent(found["top1"], 1),
             f"{found['largest_difference']:.2g}",
             f"{found['images']:,}",
         )
@@ -215,6 +215,10 @@ def _source(card):
     made = f"Written by noah_tf{when}"
     paragraphs.append(f"{made}, with {_inline(', '.join(facts))}." if facts else f"{made}.")
     return paragraphs
+
+
+def _percent(share, digits):
+    return f"{100 * share:.{digits}f} %"
 
 
 def _table(header, rows):

@@ -183,8 +183,8 @@ class ServedModel(tf.Module):
         found = found.concatenate(tf.data.Dataset.from_tensors((count, "", *nothing)))
         rows, statuses, images, regions = found.batch(count + 1).get_single_element()
         rows = rows[:, None]
-        lost = "it cannot be decoded: the file is truncated or corrupt"
-        status = tf.tensor_scatter_nd_update(tf.fill([count + 1], lost), rows, statuses)
+        status = tf.fill([count + 1], image_headers.UNDECODABLE)
+        status = tf.tensor_scatter_nd_update(status, rows, statuses)
 
         def in_place(values):
             shape = tf.concat([[count + 1], tf.shape(values, out_type=tf.int64)[1:]], 0)

@@ -1,11 +1,12 @@
 import io
-import subprocess
+import os
 import sys
 import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from head_helpers import run_python
 from hostile_images import (
     KINDS,
     MAGIC,
@@ -24,6 +25,7 @@ from hostile_images import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loaded_graph import run_graph
 from photos import encoded, in_pipeline, noise, smooth
 from PIL import Image
 
@@ -384,15 +386,8 @@ print(*ends.values(), grown, slowest)
 
 def hostile_run(count, seed, limit=2**21):
     """What became of hostile files in a process of its own: counts, megabytes, seconds."""
-    command = [sys.executable, "-c", SCRIPT, str(limit), str(count), str(seed)]
-    path = [str(part) for part in sys.path if part]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": ":".join(path), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
-        timeout=300,
-    )
+    path = os.pathsep.join(part for part in sys.path if part)
+    done = run_python(SCRIPT, str(limit), str(count), str(seed), PYTHONPATH=path)
     assert done.returncode == 0, done.stderr[-3000:]
     *ends, grown, slowest = done.stdout.split()[-5:]
     return [int(end) for end in ends], float(grown), float(slowest)
@@ -435,11 +430,6 @@ def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
     )
     tf.saved_model.save(module, str(tmp_path), {"serving_default": module.serve})
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path))
-        signature = meta.signature_def["serving_default"]
-        feed = {signature.inputs["image_bytes"].name: files}
-        fetch = {key: value.name for key, value in signature.outputs.items()}
-        found = session.run(fetch, feed)
+    found = run_graph(tmp_path, "serving_default", image_bytes=files)
     assert list(found["problem"]) == answers
     assert list(found["orientation"]) == [int(orientation(data)) for data in files]

@@ -12,6 +12,7 @@ import noah_tf
 from noah_tf.datasets.sources import open_source
 from noah_tf.evaluate import Evaluator
 from noah_tf.import_official import import_official
+from noah_tf.model_card import read_card
 from noah_tf.official import state_dict
 from noah_tf.preprocess import decode
 from noah_tf.zoo import preprocessing_for
@@ -45,6 +46,8 @@ def test_files_answer_as_the_checkpoints_model(checkpoint, shapes, tmp_path):
     loaded = tf.keras.models.load_model(str(made.keras_file), compile=False)
     np.testing.assert_allclose(loaded(image, training=False), expected, rtol=1e-5)
     assert loaded.name == NAME
+    card = read_card(made.saved_model)
+    assert (card["architecture"], card["weights"]) == (NAME, path.name)
 
     assert made.saved_model == tmp_path / "made" / "saved_model" / "1"
     serve = tf.saved_model.load(str(made.saved_model)).signatures["serving_default"]

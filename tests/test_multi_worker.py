@@ -2,13 +2,13 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from head_helpers import child_environment
+from ports import free_ports
 from recipes import TRAIN_EXAMPLES, small_recipe
 
 from noah_tf.checkpoint import load_run
@@ -50,16 +50,6 @@ except ConnectionError as error:
     os._exit(78)
 json.dump(seen, open(seen_path, "w"))
 """
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def run(config, workdir, workers, stop=None):

@@ -1,14 +1,13 @@
 """The program `tensorflow_model_server` for the tests, where it is; see tf_serving_stand_in.py."""
 
-import contextlib
 import pathlib
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 
 import requests
+from ports import free_ports
 from shared_data import REPOSITORY
 
 BATCHING = REPOSITORY / "saved_models" / "batching.config"
@@ -40,7 +39,7 @@ class RealServer:
 
     def start(self):
         self.configure(*self._first)
-        rest, rpc = _free_ports(2)
+        rest, rpc = free_ports(2)
         self.rest, self.grpc = f"http://127.0.0.1:{rest}", f"grpc://127.0.0.1:{rpc}"
         with (self._folder / "log").open("w") as log:
             self._process = subprocess.Popen(
@@ -83,11 +82,3 @@ class RealServer:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._folder)
-
-
-def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -5,6 +5,7 @@ Imported before anything that imports TensorFlow, which reads its log level whil
 
 import difflib
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -58,6 +59,18 @@ def run(main, required=()):
             return 128 + signal.SIGINT
 
     app.run(guarded, flags_parser=_parse)
+
+
+def class_names(path):
+    """The names in a file, one a line; None without a file."""
+    if not path:
+        return None
+    try:
+        text = pathlib.Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--class_names={path} is no UTF-8 text: {error}.") from error
+    # splitlines() would also cut within a name, at U+2028 for one.
+    return text.removesuffix("\n").split("\n")
 
 
 def _parse(arguments):

@@ -137,7 +137,7 @@ def _keras_file(model_dir, options):
         model,
         model_dir,
         _preprocessing(),
-        class_names=_class_names(),
+        class_names=command_line.class_names(_CLASS_NAMES.value),
         multi_label=_MULTI_LABEL.value,
         **options,
     )
@@ -147,13 +147,18 @@ def _official(model_dir, options):
     if not _CHECKPOINT.value:
         raise ValueError(f"--model={_MODEL.value} needs the --checkpoint to take weights from.")
     side = _IMAGE_SIZE.value
-    model = zoo.create_model(_MODEL.value, _NUM_CLASSES.value, input_shape=(side, side, 3))
-    zoo.load_weights(model, _CHECKPOINT.value, ema=_EMA.value)
+    model = zoo.create_model(
+        _MODEL.value,
+        _NUM_CLASSES.value,
+        input_shape=(side, side, 3),
+        weights=_CHECKPOINT.value,
+        weights_ema=_EMA.value,
+    )
     return export.export_savedmodel(
         model,
         model_dir,
         zoo.preprocessing_for(_MODEL.value, side),
-        class_names=_class_names(),
+        class_names=command_line.class_names(_CLASS_NAMES.value),
         card={"architecture": _MODEL.value, "weights": pathlib.Path(_CHECKPOINT.value).name},
         **options,
     )
@@ -179,19 +184,6 @@ def _preprocessing():
             f"{given}."
         )
     return Preprocessing.from_dict(values)
-
-
-def _class_names():
-    if not _CLASS_NAMES.value:
-        return None
-    try:
-        text = pathlib.Path(_CLASS_NAMES.value).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--class_names={_CLASS_NAMES.value} is no UTF-8 text: {error}."
-        ) from error
-    # splitlines() would also cut within a name, at U+2028 for one.
-    return text.removesuffix("\n").split("\n")
 
 
 def _photos():

@@ -9,8 +9,6 @@ With a data set it is evaluated as well, as the paper does it:
         --output imported/noah_resnet18 --data imagenet2012 --split validation
 """
 
-import pathlib
-
 import command_line
 from absl import flags
 
@@ -35,7 +33,6 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once.", lower_bo
 def main(_):
     row, is_noah = zoo.model_info(_MODEL.value)
     source = _DATA.value and open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
-    names = _CLASS_NAMES.value and pathlib.Path(_CLASS_NAMES.value).read_text().splitlines()
     made = import_official(
         _MODEL.value,
         _CHECKPOINT.value,
@@ -44,7 +41,7 @@ def main(_):
         num_classes=_NUM_CLASSES.value,
         image_size=_IMAGE_SIZE.value,
         pre_logits=_PRE_LOGITS.value,
-        class_names=names,
+        class_names=command_line.class_names(_CLASS_NAMES.value),
         source=source,
         batch_size=_BATCH_SIZE.value,
     )

@@ -13,6 +13,7 @@ from noah_tf.model_card import read_card
 from noah_tf.preprocess import Preprocessing
 from noah_tf.publish import latest_version
 from noah_tf.serving.errors import server_message
+from noah_tf.signatures import OK
 
 _SIDE = 480  # pixels of a picture's longer side
 _OPAQUE = 0.65  # as in noah_tf.explain.attention_grid
@@ -119,8 +120,8 @@ def answer(model, image_bytes):
     try:
         found = model.root.signatures[signature](image_bytes=tf.constant([image_bytes]))
         found = {name: value.numpy()[0] for name, value in found.items()}
-        status = found.get("status", b"OK").decode()
-        if status != "OK":
+        status = found.get("status", OK.encode()).decode()
+        if status != OK:
             raise _bad_photo(status)
         turned = bool(model.card.get("preprocessing", {}).get("exif_rotation", False))
         photo = _scaled(Preprocessing(exif_rotation=turned).decode(image_bytes))

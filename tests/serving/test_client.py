@@ -3,7 +3,6 @@
 import base64
 import concurrent.futures
 import json
-import socket
 import threading
 import time
 
@@ -13,6 +12,7 @@ from head_helpers import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from photos import encoded, noise, smooth
+from ports import free_ports
 from scripted import available, scripted_server
 from tiny_model import NAMES, expected_logits
 
@@ -29,12 +29,6 @@ def address(server, scheme):
     if url is None:
         pytest.skip("tensorflow-serving-api is not installed")
     return url
-
-
-def closed_port():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -227,7 +221,7 @@ def test_waiting_ends_in_time_where_the_server_does_not_answer():
 def test_waiting_for_a_server_that_is_not_there(scheme):
     if scheme == "grpc":
         pytest.importorskip("tensorflow_serving")
-    url = f"{'http' if scheme == 'rest' else scheme}://127.0.0.1:{closed_port()}"
+    url = f"{'http' if scheme == 'rest' else scheme}://127.0.0.1:{free_ports(1)[0]}"
     with (
         Client(url, "tiny") as client,
         pytest.raises(ServingError, match=r"was not ready in 0.\d s: .*[Cc]onnection refused"),
@@ -302,7 +296,7 @@ def test_a_request_that_timed_out_is_not_tried_again():
 
 
 def test_connection_refused_to_the_end_is_one_sentence():
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     with Client(url, "tiny", retries=1) as client, pytest.raises(ServingError) as raised:
         client.predict([b"photo"])
     assert str(raised.value) == (
@@ -312,7 +306,7 @@ def test_connection_refused_to_the_end_is_one_sentence():
 
 
 def test_a_server_that_comes_back_is_found():
-    port, found = closed_port(), []
+    port, found = free_ports(1)[0], []
 
     def ask():
         with Client(f"http://127.0.0.1:{port}", "tiny") as client:

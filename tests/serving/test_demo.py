@@ -17,6 +17,7 @@ from chromium import DemoPage, browser, console_errors, requested, what_is_missi
 from head_helpers import child_environment
 from photos import encoded, noise, smooth
 from PIL import Image
+from ports import free_ports
 from tiny_model import write_tiny_model
 
 from noah_tf.model_card import model_card
@@ -27,9 +28,7 @@ from noah_tf.serving.demo_model import DemoModel, answer, load_model
 
 @pytest.fixture
 def free_port():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def run(capsys, *arguments):

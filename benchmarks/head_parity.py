@@ -40,8 +40,8 @@ def read_manifest(folder):
     return json.loads(path.read_text())
 
 
-def make_head(case):
-    """NOAHHead with the arguments of a case, or of a rejected configuration."""
+def make_head(case, **options):
+    """NOAHHead with the arguments of a case, or of a rejected configuration, and more options."""
     return noah_tf.NOAHHead(
         case["outplanes"],
         num_groups=case["head_num"],
@@ -49,18 +49,19 @@ def make_head(case):
         dropout=case.get("dropout", 0.0),
         split_groups=case.get("head_split", True),
         split_key_value=case.get("kv_split", True),
+        **options,
     )
 
 
-def measure(folder, case):
-    """Errors of one case, by the reference's name of what is compared.
+def measure(folder, case, **options):
+    """Errors of one case, by the reference's name of what is compared, of a head with options.
 
     Each is max |error| / max |value|, and max |error| for the gradients that are zero in exact
     arithmetic (of the query's bias; of its weight where there is one position).
     """
     with np.load(pathlib.Path(folder) / case["file"]) as file:
         golden = dict(file)
-    head = make_head(case)
+    head = make_head(case, **options)
     features = tf.constant(_channels_last(golden["x"]))
     head.build(features.shape)
     noah_tf.load_official_weights(head, {name: golden[name] for name in WEIGHTS})
@@ -105,17 +106,12 @@ def _channels_last(array):
 def _stored_mask(case, golden):
     """A context in which dropout replays the mask of the case, block by block."""
     if "drop_mask" not in golden:
-        return mock.patch.object(poca, "drop", side_effect=AssertionError("no dropout expected"))
+        return mock.patch.object(poca, "kept", side_effect=AssertionError("no dropout expected"))
     mask = golden["drop_mask"]
     batch, *_, positions = mask.shape
     mask = mask.reshape(batch, case["groups"], -1, positions).transpose(1, 0, 3, 2)
-    blocks = iter(mask.astype(np.float32))
-
-    def replay(values, rate, seed):
-        del seed
-        return values * next(blocks) / (1 - rate)
-
-    return mock.patch.object(poca, "drop", replay)
+    blocks = iter(mask > 0)
+    return mock.patch.object(poca, "kept", lambda *_: tf.constant(next(blocks)))
 
 
 def main():

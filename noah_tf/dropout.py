@@ -5,6 +5,7 @@ import random
 import tensorflow as tf
 
 from noah_tf.arguments import checked_rate
+from noah_tf.poca import fold_in
 
 
 def hold_seed_stream(layer, seed=None):
@@ -33,7 +34,7 @@ def next_seed(layer):
     # Under a distribution strategy all replicas read one state, and should not drop alike.
     replica = tf.distribute.get_replica_context()
     replica = replica.replica_id_in_sync_group if replica else 0
-    return tf.random.experimental.stateless_fold_in(tf.cast(stream.next(), tf.int64), replica)
+    return fold_in(tf.cast(stream.next(), tf.int64), replica)
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")

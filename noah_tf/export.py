@@ -81,8 +81,8 @@ def export_savedmodel(
             time.
         warmup_batch_sizes: sizes of the requests that TF Serving replays when it loads the
             version, for each signature; those of its batching configuration.
-        precision: what the served model computes in, one of PRECISIONS; the weights and the
-            softmax stay float32.
+        precision: what the served model computes in, one of PRECISIONS; the softmax and all
+            weights but the NOAH head's kernels stay float32.
         variants: which of VARIANTS to write beside the SavedModel: model_dynamic.tflite,
             model_int8.tflite, model.onnx. They take pixels of the centre crop and give logits.
         photos: encoded photos, or their paths, on which the SavedModel and its variants are

@@ -4,8 +4,9 @@ import numbers
 
 import tensorflow as tf
 
-from noah_tf import poca
-from noah_tf.arguments import checked_key_ratio, checked_rate, positive_int
+from noah_tf import blocks, poca
+from noah_tf.arguments import checked_key_ratio, checked_rate, is_number, positive_int
+from noah_tf.blocked import blocked_poca
 from noah_tf.dropout import hold_seed_stream, next_seed
 
 # Biases join the sums, which run in float32: under a mixed policy they must not pass through
@@ -13,6 +14,9 @@ from noah_tf.dropout import hold_seed_stream, next_seed
 _NO_AUTOCAST = {
     "experimental_autocast" if tf.__version__.startswith("2.15.") else "autocast": False
 }
+
+# "auto" is direct up to here, so that small heads have all derivatives.
+_MOST_DIRECT_BYTES = 2**22
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
@@ -37,7 +41,14 @@ class NOAHHead(tf.keras.layers.Layer):
         split_key_value: whether keys and values share out the channels, or both see all of
             them; `key_ratio` then has no effect.
         activation: what to apply to the logits, by name or as a callable; None leaves logits.
-        implementation: "direct", or "auto" for the best of those there are, today "direct".
+        implementation: how training computes the gradients. "blocked" is in closed form, a block
+            of classes at a time, within `memory_budget`; it has no second derivatives. "direct"
+            leaves them to automatic differentiation, whose memory grows with B * L * N *
+            num_classes. "auto" is "direct" up to 4 MiB of keys (a size that is unknown while
+            tracing counts as 32 images or 256 positions) and where `training` is not true, and
+            "blocked" beyond. All have the same logits, gradients and dropout masks.
+        memory_budget: MiB that a blocked training step may hold beside its inputs, logits and
+            gradients. What does not fit is computed twice.
         kernel_initializer: initializer of both kernels; None is the reference's, Kaiming normal
             by fan-out: standard deviation sqrt(2 / (N * M)).
         bias_initializer: initializer of both biases.
@@ -86,6 +97,7 @@ class NOAHHead(tf.keras.layers.Layer):
         split_key_value=True,
         activation=None,
         implementation="auto",
+        memory_budget=256,
         kernel_initializer=None,
         bias_initializer="zeros",
         kernel_regularizer=None,
@@ -100,9 +112,16 @@ class NOAHHead(tf.keras.layers.Layer):
         self.num_groups = positive_int("num_groups", num_groups)
         self.key_ratio = checked_key_ratio(key_ratio)
         self.dropout = checked_rate("dropout", dropout)
-        if implementation not in ("auto", "direct"):
-            raise ValueError(f"implementation must be 'auto' or 'direct', got {implementation!r}.")
+        if implementation not in ("auto", "direct", "blocked"):
+            raise ValueError(
+                f"implementation must be 'auto', 'direct' or 'blocked', got {implementation!r}."
+            )
         self.implementation = implementation
+        if not is_number(memory_budget) or not 0 < memory_budget < float("inf"):
+            raise ValueError(
+                f"memory_budget must be a positive number of MiB, got {memory_budget!r}."
+            )
+        self.memory_budget = memory_budget
         self.split_groups = bool(split_groups)
         self.split_key_value = bool(split_key_value)
         self.activation = tf.keras.activations.get(activation)
@@ -120,6 +139,8 @@ class NOAHHead(tf.keras.layers.Layer):
         if seed is not None and not isinstance(seed, numbers.Integral):
             raise ValueError(f"seed must be an integer or None, got {seed!r}.")
         self.seed = None if seed is None else int(seed)
+        # A function that gives the head's part of an `inference.InferenceForm` while that is used.
+        self.inference_form = None
         if self.dropout:
             hold_seed_stream(self, self.seed)
 
@@ -153,17 +174,28 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def call(self, features, training=None):
         """Class scores, (B, num_classes), of features (B, H, W, C) or (B, L, C)."""
-        keys, values = self._keys_and_values(features)
+        features = self._flat(features)
+        if self.inference_form is not None and not training:
+            form = self.inference_form()
+            logits = poca.poca(
+                features,
+                *form.tensors(),
+                accumulate_dtype=self._logits_dtype,
+                block_outputs=self._block_outputs(features),
+                key_norms=form.key_norms,
+            )
+            return self.activation(logits)
         dropout = self.dropout if training else 0.0
-        logits = poca.poca(
-            keys,
-            values,
+        function, options = self._chosen(features, training)
+        logits = function(
+            features,
             self._kernel(self.key_kernel),
             self._kernel(self.value_kernel),
             tf.convert_to_tensor(self.value_bias),
             dropout=dropout,
             seed=next_seed(self) if dropout else None,
             accumulate_dtype=self._logits_dtype,
+            **options,
         )
         # Adds zero. It gives the key bias its gradient, which is exactly zero, where leaving the
         # bias out would make optimizers complain of a weight without one.
@@ -189,8 +221,11 @@ class NOAHHead(tf.keras.layers.Layer):
             raise ValueError(f"{self.name} has no weights yet: call it on features first.")
         features = tf.convert_to_tensor(features)
         self._check_features(features)
-        keys, _ = self._keys_and_values(tf.cast(features, self.compute_dtype))
-        kernel = self._kernel(self.key_kernel)
+        keys = self._flat(tf.cast(features, self.compute_dtype))
+        if self.split_key_value:
+            keys = keys[..., : self._split(self._built_channels)[0]]
+        form = self.inference_form
+        kernel = self._kernel(self.key_kernel) if form is None else form().tensors()[0]
         blocks, channels, _ = kernel.shape
         kernel = tf.reshape(kernel, (blocks, channels, -1, self.num_classes))
         if classes is not None:
@@ -223,6 +258,7 @@ class NOAHHead(tf.keras.layers.Layer):
             split_key_value=self.split_key_value,
             activation=tf.keras.activations.serialize(self.activation),
             implementation=self.implementation,
+            memory_budget=self.memory_budget,
             kernel_initializer=tf.keras.initializers.serialize(self.kernel_initializer),
             bias_initializer=tf.keras.initializers.serialize(self.bias_initializer),
             kernel_regularizer=tf.keras.regularizers.serialize(self.kernel_regularizer),
@@ -237,20 +273,41 @@ class NOAHHead(tf.keras.layers.Layer):
     def _logits_dtype(self):
         return logits_dtype(self.compute_dtype)
 
-    def _keys_and_values(self, features):
-        """(B, L, Ck) and (B, L, Cv) of features (B, H, W, C) or (B, L, C)."""
+    def _chosen(self, features, training):
+        """The function that computes the logits, and its options."""
+        blocked = self.implementation == "blocked"
+        if self.implementation == "auto" and training:
+            blocked = self._key_bytes(features) > _MOST_DIRECT_BYTES
+        if blocked:
+            return blocked_poca, {"memory_budget": self.memory_budget}
+        options = {"block_outputs": self._block_outputs(features)}
+        large = self._key_bytes(features) > _MOST_DIRECT_BYTES
+        # Where sizes are unknown, this may be an export: those do without branches.
+        if large and self.implementation != "direct" and None not in features.shape:
+            options["key_norms"] = poca.largest_norms(self._kernel(self.key_kernel))
+        return poca.poca, options
+
+    def _key_bytes(self, features):
+        outputs, itemsize = self.num_groups * self.num_classes, tf.as_dtype(self._logits_dtype).size
+        return blocks.tensor_bytes(*features.shape[:2], outputs, itemsize)
+
+    def _block_outputs(self, features):
+        """How many outputs the direct form makes at a time."""
+        outputs = self.key_kernel.shape[-1]
+        if self.implementation == "direct":
+            return outputs
+        itemsize = tf.as_dtype(self._logits_dtype).size
+        return blocks.block_outputs(*features.shape[:2], outputs, itemsize)
+
+    def _flat(self, features):
+        """(B, L, C) of features (B, H, W, C) or (B, L, C)."""
         self._check_features(features)
-        channels = self._channels(features.shape)
-        if features.shape.rank == 4:
-            batch = tf.shape(features)[0] if features.shape[0] is None else features.shape[0]
-            positions = features.shape[1:3].num_elements()
-            if positions is None:
-                positions = tf.reduce_prod(tf.shape(features)[1:3])
-            features = tf.reshape(features, (batch, positions, channels))
-        if not self.split_key_value:
-            return features, features
-        key_channels, _ = self._split(channels)
-        return features[..., :key_channels], features[..., key_channels:]
+        if features.shape.rank == 3:
+            return features
+        positions = features.shape[1:3].num_elements()
+        if positions is None:
+            positions = tf.reduce_prod(tf.shape(features)[1:3])
+        return tf.reshape(features, (poca.size(features, 0), positions, features.shape[-1]))
 
     def _split(self, channels):
         if not self.split_key_value:

@@ -9,40 +9,106 @@ For group n and class m, with keys k and values v,
 Everything stays in (B, L, m) layout, with the classes innermost: a projection is one 2-D matrix
 product a group, and the softmax over positions is a maximum, an exponential and two sums over
 axis 1. Written so it is several times faster than a grouped convolution and `tf.nn.softmax` over
-axis 1, which transposes.
+axis 1, which transposes. The channels are cut into the groups' parts at once, by one `tf.split`:
+slices of slices cost as much as the products of a light head.
 
 Two facts save work. A key bias shifts all positions of a (group, class) alike, so the softmax
 cancels it. The attention sums to 1, so a value bias that nothing has dropped adds sum_n b[n, m].
+
+`blocked.py` has the same logits with gradients that need less time and memory.
 """
 
 import tensorflow as tf
 
+from noah_tf.blocks import MASK_OUTPUTS, after, columns, ranges
 
-def project(features, kernel):
-    """Multiplies the channels of every position with a kernel.
+_SMALL_KEY = 60.0  # exp(60) times any number of positions, and its inverse, are float32 numbers.
+
+
+def split_channels(features, key_kernel, value_kernel):
+    """The parts of the channels that each channel block's keys and values are made of.
 
     Args:
         features: (B, L, C).
+        key_kernel: (G, Ck/G, O), with Ck = C, or Ck + Cv = C.
+        value_kernel: (G, Cv/G, O), likewise.
+
+    Returns:
+        G tensors (B*L, Ck/G), and G tensors (B*L, Cv/G). Where keys and values are made of the
+        same channels, they are the same tensors.
+    """
+    channels, blocks = features.shape[-1], key_kernel.shape[0]
+    flat = tf.reshape(features, (-1, channels))
+    sizes = [key_kernel.shape[1]] * blocks
+    if blocks * key_kernel.shape[1] < channels:
+        sizes += [value_kernel.shape[1]] * blocks
+    parts = tf.split(flat, sizes, axis=1) if len(sizes) > 1 else [flat]
+    return parts[:blocks], parts[-blocks:]
+
+
+def project(flat, kernel, batch, positions):
+    """Multiplies the channels of every position with a kernel.
+
+    Args:
+        flat: (B*L, C).
         kernel: (C, m), of the same dtype.
+        batch, positions: B and L, integers or tensors.
 
     Returns:
         (B, L, m).
     """
-    flat = tf.reshape(features, (-1, features.shape[-1]))
-    shape = _size(features, 0), _size(features, 1), _size(kernel, 1)
-    return tf.reshape(tf.matmul(flat, kernel), shape)
+    return tf.reshape(tf.matmul(flat, kernel), (batch, positions, size(kernel, 1)))
 
 
-def exponentials(keys):
+def exponentials(keys, small=None):
     """exp(keys - max over positions): attention before it is divided by its sum.
 
     Args:
         keys: (B, L, m).
+        small: bool tensor, whether the keys are known to be small, see `keys_are_small`: then the
+            shift and its two passes are left out. None where nobody looked.
 
     Returns:
-        (B, L, m), in (0, 1]; the shift keeps it finite and cancels in every quotient.
+        (B, L, m), in (0, 1] if not `small`; the shift keeps it finite and cancels in every
+        quotient.
     """
-    return tf.exp(keys - tf.stop_gradient(tf.reduce_max(keys, axis=1, keepdims=True)))
+
+    def shifted():
+        return tf.exp(keys - tf.stop_gradient(tf.reduce_max(keys, axis=1, keepdims=True)))
+
+    return shifted() if small is None else tf.cond(small, lambda: tf.exp(keys), shifted)
+
+
+def largest_norms(key_kernel):
+    """The largest norm of an output's weights, of each channel block.
+
+    Args:
+        key_kernel: (G, Ck/G, O).
+
+    Returns:
+        float32 (G,).
+    """
+    squares = tf.square(tf.cast(key_kernel, tf.float32))
+    return tf.sqrt(tf.reduce_max(tf.reduce_sum(squares, axis=1), axis=1))
+
+
+def keys_are_small(features, key_kernel, norms):
+    """Whether no exponential of a key can be too large or too small for float32.
+
+    Looks at |x| * |w|, which costs a pass over the features, and none over keys.
+
+    Args:
+        features: (B, L, C), whose first Ck channels are keys.
+        key_kernel: (G, Ck/G, O), for its shape.
+        norms: what `largest_norms` gives.
+
+    Returns:
+        G tensors, bool ().
+    """
+    blocks, channels, _ = key_kernel.shape
+    keys = tf.reshape(features[..., : blocks * channels], (-1, blocks, channels))
+    squares = tf.reduce_sum(tf.square(tf.cast(keys, tf.float32)), axis=2)
+    return tf.unstack(tf.sqrt(tf.reduce_max(squares, axis=0)) * norms < _SMALL_KEY)
 
 
 def attention(keys):
@@ -58,83 +124,140 @@ def attention(keys):
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
 
 
-def attend(keys, values):
-    """Averages values over positions with the attention of the keys (the inner sum of POCA).
+def attend(weights, values):
+    """Averages values over positions (the inner sum of POCA).
 
     Dividing after the sum costs B*m divisions in place of B*L*m.
 
     Args:
-        keys: (B, L, m), float32 or float64.
+        weights: (B, L, m), float32 or float64, positive: attention times any factor.
         values: (B, L, m), of the same dtype.
 
     Returns:
         (B, m).
     """
-    weights = exponentials(keys)
     return tf.reduce_sum(weights * values, axis=1) / tf.reduce_sum(weights, axis=1)
 
 
-def drop(values, rate, seed):
-    """Inverted dropout on values, drawn from a stateless seed.
+def kept(shape, rate, seed, first=0):
+    """Which values a dropout leaves, drawn from a stateless seed.
+
+    Args:
+        shape: (B, L, m).
+        rate: probability of a zero, in [0, 1).
+        seed: two integers; the same seed draws the same mask.
+        first: where the m outputs begin in a larger mask of that seed: a multiple of MASK_OUTPUTS,
+            which may be a tensor.
+
+    Returns:
+        bool (B, L, m).
+    """
+    batch, positions, outputs = shape
+    # Whole numbers, as XLA makes other fractions of the same bits than TensorFlow does.
+    least = min(round(rate * 2**32) - 2**31, 2**31 - 1)
+    parts = []
+    for start in range(0, outputs, MASK_OUTPUTS):
+        drawn = tf.random.stateless_uniform(
+            (batch, positions, min(MASK_OUTPUTS, outputs - start)),
+            fold_in(seed, first // MASK_OUTPUTS + start // MASK_OUTPUTS),
+            minval=None,
+            maxval=None,
+            dtype=tf.int32,
+            alg="philox",
+        )
+        parts.append(drawn >= least)
+    return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
+
+
+def fold_in(seed, number):
+    """Another seed for each number, in XLA the same as elsewhere."""
+    return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
+
+
+def dropped(values, mask, rate):
+    """Inverted dropout.
 
     Args:
         values: (B, L, m).
-        rate: probability of a zero, in [0, 1).
-        seed: two integers; the same seed draws the same mask.
+        mask: bool (B, L, m), false where a zero shall be.
+        rate: the share of those.
 
     Returns:
         (B, L, m).
     """
-    return tf.nn.experimental.stateless_dropout(values, rate, seed)
+    return tf.where(mask, values / (1 - rate), tf.zeros_like(values))
 
 
 def poca(
-    key_features,
-    value_features,
+    features,
     key_kernel,
     value_kernel,
     value_bias,
     dropout=0.0,
     seed=None,
     accumulate_dtype=tf.float32,
+    block_outputs=None,
+    key_norms=None,
 ):
     """Class scores of a feature map by pairwise object category attention.
 
     Products run in the dtype of the features; softmax and sums in `accumulate_dtype`.
 
     Args:
-        key_features: (B, L, Ck).
-        value_features: (B, L, Cv).
+        features: (B, L, C), whose first Ck channels are keys and last Cv values: Ck + Cv = C, or
+            Ck = Cv = C where both see all.
         key_kernel: (G, Ck/G, N*M/G), with G = N for split groups and 1 otherwise. Block g reads
             the g-th run of channels; its outputs are ordered by group, then class.
         value_kernel: (G, Cv/G, N*M/G).
-        value_bias: (N, M).
+        value_bias: (N, M), or (M,) of their sums over the groups where nothing is dropped.
         dropout: rate of the dropout on the values, 0 for none (as at inference).
         seed: two integers, needed when `dropout` is not 0.
         accumulate_dtype: dtype of the softmax, the sums and the result.
+        block_outputs: how many outputs to make at a time, a multiple of MASK_OUTPUTS; None for all.
+        key_norms: what `largest_norms` gives of the key kernel, to look for small keys by, see
+            `exponentials`; None not to look.
 
     Returns:
         Logits (B, M).
     """
-    num_groups, num_classes = value_bias.shape
+    blocks, _, outputs = key_kernel.shape
+    num_classes = value_bias.shape[-1]
     value_bias = tf.cast(value_bias, accumulate_dtype)
-    blocks = key_kernel.shape[0]
-    scores = []
-    for block in range(blocks):
-        keys = project(_channel_block(key_features, block, blocks), key_kernel[block])
-        values = project(_channel_block(value_features, block, blocks), value_kernel[block])
-        keys, values = tf.cast(keys, accumulate_dtype), tf.cast(values, accumulate_dtype)
-        if dropout:
-            # The reference drops elements of the biased value, so the bias cannot wait.
-            bias = value_bias[block] if blocks > 1 else tf.reshape(value_bias, [-1])
-            block_seed = tf.random.experimental.stateless_fold_in(seed, block)
-            values = drop(values + bias, dropout, block_seed)
-        scores.append(attend(keys, values))
-    if blocks > 1 or num_groups == 1:
-        logits = tf.add_n(scores)
-    else:
-        logits = tf.reduce_sum(tf.reshape(scores[0], (-1, num_groups, num_classes)), axis=1)
-    return logits if dropout else logits + tf.reduce_sum(value_bias, axis=0)
+    batch, positions = size(features, 0), size(features, 1)
+    keys, values = split_channels(features, key_kernel, value_kernel)
+    width = block_outputs or outputs
+    small = [None] * blocks
+    if key_norms is not None:
+        small = keys_are_small(features, key_kernel, key_norms)
+    kernels_of = list(zip(tf.unstack(key_kernel), tf.unstack(value_kernel), strict=True))
+    scores, before = [], []
+    for first, last in ranges(outputs, width):
+        parts = []
+        for block in range(blocks):
+            kernels = [columns(kernel, first, last - first) for kernel in kernels_of[block]]
+            if width < outputs:
+                kernels = after(kernels, before)
+            key, value = (
+                tf.cast(project(flat[block], kernel, batch, positions), accumulate_dtype)
+                for flat, kernel in zip((keys, values), kernels, strict=True)
+            )
+            if dropout:
+                # The reference drops elements of the biased value, so the bias cannot wait.
+                value += tf.reshape(value_bias, (blocks, outputs))[block, first:last]
+                block_seed = fold_in(seed, block)
+                shape = batch, positions, last - first
+                value = dropped(value, kept(shape, dropout, block_seed, first), dropout)
+            parts.append(attend(exponentials(key, small[block]), value))
+            before = parts[-1:]
+        scores.append(tf.add_n(parts))
+    logits = scores[0] if len(scores) == 1 else tf.concat(scores, axis=1)
+    if outputs > num_classes:
+        logits = tf.reduce_sum(
+            tf.reshape(logits, (batch, outputs // num_classes, num_classes)), axis=1
+        )
+    if dropout:
+        return logits
+    return logits + (value_bias if value_bias.shape.rank == 1 else tf.reduce_sum(value_bias, 0))
 
 
 def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
@@ -149,22 +272,18 @@ def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
         (B, L, N, K), summing to 1 over axis 1.
     """
     blocks, channels, groups, _ = key_kernel.shape
-    classes = _size(key_kernel, 3)
+    classes = size(key_kernel, 3)
+    batch, positions = size(key_features, 0), size(key_features, 1)
+    parts = tf.split(tf.reshape(key_features, (-1, blocks * channels)), blocks, axis=1)
     maps = []
     for block in range(blocks):
         kernel = tf.reshape(key_kernel[block], (channels, groups * classes))
-        keys = project(_channel_block(key_features, block, blocks), kernel)
+        keys = project(parts[block], kernel, batch, positions)
         maps.append(attention(tf.cast(keys, accumulate_dtype)))
-    shape = _size(key_features, 0), _size(key_features, 1), blocks * groups, classes
-    return tf.reshape(tf.concat(maps, axis=-1), shape)
+    return tf.reshape(tf.concat(maps, axis=-1), (batch, positions, blocks * groups, classes))
 
 
-def _size(tensor, axis):
+def size(tensor, axis):
     """The length of an axis, static where it is known, so that XLA and TFLite see constants."""
     static = tensor.shape[axis]
     return tf.shape(tensor)[axis] if static is None else static
-
-
-def _channel_block(features, block, blocks):
-    size = features.shape[-1] // blocks
-    return features[..., block * size : (block + 1) * size]

@@ -6,6 +6,7 @@ import tempfile
 import tensorflow as tf
 
 from noah_tf import image_headers
+from noah_tf.inference import InferenceForm
 from noah_tf.model_copy import without_functions
 from noah_tf.weight_groups import raw_variable
 
@@ -62,10 +63,12 @@ class ServedModel(tf.Module):
             default_value="",
         )
         # Not the model, which Keras 3 cannot load from within a module ("Could not find variable").
-        self._weights = [raw_variable(weight) for weight in model.weights]
+        form = self._inference_form = InferenceForm(model)
+        weights = [raw_variable(weight) for weight in model.weights]
+        self._weights = [weight for weight in weights if id(weight) not in form.replaced]
 
         def logits_of(images):
-            with without_functions():
+            with without_functions(), form.used():
                 return tf.cast(model(images, training=False), tf.float32)
 
         def serving_default(image_bytes):
@@ -77,11 +80,11 @@ class ServedModel(tf.Module):
 
         def explain(image_bytes):
             images, regions, status = self._photos(image_bytes)
-            with without_functions():
+            with without_functions(), form.used():
                 features, logits = explainer.forward(images)
-            answer = self._answer(tf.cast(logits, tf.float32), status)
-            classes = answer["classes"]
-            maps = explainer.maps(features, tf.maximum(classes, 0), preprocessing.image_size)
+                answer = self._answer(tf.cast(logits, tf.float32), status)
+                classes = answer["classes"]
+                maps = explainer.maps(features, tf.maximum(classes, 0), preprocessing.image_size)
             seen = tf.cast(classes >= 0, tf.float32)[:, None, None, :]
             return {**answer, "attention": maps * seen, "region": regions}
 

@@ -19,6 +19,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from noah_tf.inference import InferenceForm
 from noah_tf.model_copy import in_precision
 from noah_tf.onnx_model import onnx_model
 
@@ -116,9 +117,9 @@ def write_onnx(model, preprocessing, path):
     """
     require_onnx()
     images = tf.TensorSpec((None, *preprocessing.image_size, 3), tf.uint8, name="images")
-    answer = tf.function(
-        _answer(in_precision(model, "float32"), preprocessing), input_signature=[images]
-    )
+    model = in_precision(model, "float32")
+    answer = _answer(model, preprocessing, InferenceForm(model, branches=False))
+    answer = tf.function(answer, input_signature=[images])
     with _quiet():
         graph, missing = onnx_model(answer)
     if missing:
@@ -209,9 +210,10 @@ def agreement(expected, logits):
     )
 
 
-def _answer(model, preprocessing):
+def _answer(model, preprocessing, form):
     def answer(images):
-        logits = model(preprocessing.normalize(images), training=False)
+        with form.used():
+            logits = model(preprocessing.normalize(images), training=False)
         return {"logits": tf.cast(logits, tf.float32)}
 
     return answer
@@ -221,8 +223,10 @@ def _write_savedmodel(model, preprocessing, shape, folder):
     # TensorFlow's own ways from a Keras 3 model to TFLite lose its variables.
     archive = tf.keras.export.ExportArchive()
     archive.track(model)
+    form = InferenceForm(model, branches=False)
+    archive.track(form)
     images = tf.TensorSpec(shape, tf.uint8, name="images")
-    archive.add_endpoint("serving_default", _answer(model, preprocessing), [images])
+    archive.add_endpoint("serving_default", _answer(model, preprocessing, form), [images])
     archive.write_out(folder)
 
 

@@ -58,8 +58,9 @@ def golden_params(kind, name):
 
 
 @pytest.mark.parametrize("case", golden_params("cases", lambda case: case["file"][:-4]))
-def test_golden_logits_gradients_and_attention(case):
-    errors = head_parity.measure(GOLDENS, case)
+@pytest.mark.parametrize("implementation", ["direct", "blocked"])
+def test_golden_logits_gradients_and_attention(case, implementation):
+    errors = head_parity.measure(GOLDENS, case, implementation=implementation)
     expected = {"logits", "d_x", *(f"d_{name}" for name in head_parity.WEIGHTS)}
     expected |= {"attention"} if "attention" in case["arrays"] else set()
     expected |= {"logits_eval"} if case["dropout"] else set()
@@ -407,7 +408,12 @@ def images(count=4):
         {},
         {"num_groups": 2, "key_ratio": 0.25, "dropout": 0.3, "seed": 4, "name": "mine"},
         {"split_groups": False, "split_key_value": False, "activation": "softmax"},
-        {"activation": doubled, "implementation": "direct", "trainable": False},
+        {
+            "activation": doubled,
+            "implementation": "blocked",
+            "memory_budget": 8.5,
+            "trainable": False,
+        },
         {
             "kernel_initializer": "he_normal",
             "bias_initializer": tf.keras.initializers.Constant(0.5),
@@ -541,10 +547,13 @@ def test_keras_compile_with_jit():
 
 
 MIRRORED = """
+import sys
 import numpy as np, tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf.head import NOAHHead
+
+implementation = sys.argv[1]
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 features = np.random.default_rng(0).normal(size=(4, 4, 8)).astype("float32")
@@ -552,7 +561,9 @@ targets = np.ones((4, 3), "float32")
 initializer = tf.keras.initializers.RandomNormal(seed=1)
 
 def make(dropout):
-    head = NOAHHead(3, 2, dropout=dropout, kernel_initializer=initializer, seed=2)
+    head = NOAHHead(
+        3, 2, dropout=dropout, kernel_initializer=initializer, seed=2, implementation=implementation
+    )
     model = tf.keras.Sequential([tf.keras.Input((4, 8)), head])
     model.compile(tf.keras.optimizers.SGD(0.1), "mse")
     return model
@@ -586,16 +597,18 @@ print("done")
 """
 
 
-def test_mirrored_strategy_trains_as_one_device_does():
-    process = head_helpers.run_python(MIRRORED)
+@pytest.mark.parametrize("implementation", ["direct", "blocked"])
+def test_mirrored_strategy_trains_as_one_device_does(implementation):
+    process = head_helpers.run_python(MIRRORED, implementation)
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.endswith("done\n")
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 16), (20, 16)])
 @pytest.mark.parametrize("split_groups", [True, False])
-def test_tflite_with_built_in_ops_only(shape, split_groups):
-    head = NOAHHead(3, 2, split_groups=split_groups, dropout=0.1)
+@pytest.mark.parametrize("implementation", ["auto", "blocked"])
+def test_tflite_with_built_in_ops_only(shape, split_groups, implementation):
+    head = NOAHHead(3, 2, split_groups=split_groups, dropout=0.1, implementation=implementation)
     model = tf.keras.Sequential([tf.keras.Input(shape), head])
     randomize(head)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
@@ -662,12 +675,12 @@ def test_dropout_is_off_at_inference():
 def test_dropout_is_on_in_fit_and_off_in_predict(monkeypatch):
     rates = []
 
-    def record(values, rate, seed):
-        del seed
+    def record(shape, rate, seed, first):
+        del seed, first
         rates.append(rate)
-        return values
+        return tf.ones(shape, tf.bool)
 
-    monkeypatch.setattr(poca, "drop", record)
+    monkeypatch.setattr(poca, "kept", record)
     model = tf.keras.Sequential([tf.keras.Input((4, 8)), NOAHHead(3, 2, dropout=0.25)])
     model.compile("sgd", "mse", run_eagerly=True)
     model.predict(features_of(2, 4, 8), verbose=0)
@@ -806,7 +819,10 @@ def test_attention_needs_a_built_head_and_its_kind_of_features():
           (0, 1, 0.0, 1.0, 1.5, -0.5, float("nan"), "0.5", None, True, [0.5])),
         *(({"dropout": v}, r"dropout must be a number in \[0, 1\)") for v in
           (1, 1.5, -0.1, float("nan"), "0.1", None, True)),
-        ({"implementation": "fast"}, "implementation must be 'auto' or 'direct', got 'fast'"),
+        ({"implementation": "fast"},
+         "implementation must be 'auto', 'direct' or 'blocked', got 'fast'"),
+        *(({"memory_budget": v}, "memory_budget must be a positive number of MiB") for v in
+          (0, -1, "64", None, True, float("inf"), float("nan"))),
         *(({"seed": v}, "seed must be an integer or None") for v in ("a", 1.5)),
     ],
 )  # fmt: skip

@@ -1,0 +1,255 @@
+"""POCA with gradients in closed form: what `poca.poca` gives, in less time and memory.
+
+With a = exp(k) / s, s = sum_l exp(k), z = sum_l a * v and g the gradient of the logits, the
+gradients of values and keys are
+
+    dv[b, l] = a[b, l] * g[b],        dk[b, l] = dv[b, l] * (v[b, l] - z[b]),
+
+for each group and class. So all that the backward pass needs of the forward pass is s and z, one
+number each for an image, a group and a class; k and v can be made again from the features, one
+unit of work (see `blocks.py`) at a time. Where memory allows, exponentials and values are kept
+instead, which saves two of eight matrix products. Automatic differentiation keeps more than that
+and has more to pass over: it divides by s, and it does not know that the softmax's Jacobian and
+the sum over positions share z.
+
+Keys are shifted by their maximum before the exponential only where they can be large, see
+`poca.keys_are_small`: the shift cancels in every quotient.
+"""
+
+import collections
+
+import tensorflow as tf
+
+from noah_tf import blocks, poca
+
+# With more units than this in a graph, the graph takes more memory than a unit.
+_MOST_UNITS = 8
+
+
+def blocked_poca(
+    features,
+    key_kernel,
+    value_kernel,
+    value_bias,
+    dropout=0.0,
+    seed=None,
+    accumulate_dtype=tf.float32,
+    memory_budget=256,
+):
+    """Class scores of a feature map, as `poca.poca`, whose gradients are computed unit by unit.
+
+    Args:
+        features, key_kernel, value_kernel, value_bias, dropout, seed, accumulate_dtype: as of
+            `poca.poca`.
+        memory_budget: MiB that a training step may hold beside its inputs, logits and gradients.
+            What does not fit is computed twice. A unit has at least MASK_OUTPUTS outputs.
+
+    Returns:
+        Logits (B, M).
+
+    Raises:
+        NotImplementedError: second derivatives are asked for.
+    """
+    num_groups, num_classes = value_bias.shape
+    work = _Work(features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget)
+    value_bias = tf.cast(value_bias, accumulate_dtype)
+    inputs = [features, key_kernel, value_kernel]
+    if dropout:
+        inputs.append(tf.reshape(value_bias, (work.blocks, work.outputs)))
+
+    @tf.custom_gradient
+    def scores(*inputs):
+        result, saved = work.forward(*inputs)
+
+        def gradient(upstream):
+            @tf.custom_gradient
+            def gradients(upstream, *inputs):
+                # The inputs are named here so that second derivatives by them are refused, too.
+                d_features, *d_weights = work.backward(upstream, *saved)
+                return (tf.reshape(d_features, tf.shape(inputs[0])), *d_weights), _refuse
+
+            return gradients(upstream, *inputs)
+
+        return result, gradient
+
+    logits = scores(*inputs)
+    if num_groups > work.blocks:
+        logits = tf.reduce_sum(tf.reshape(logits, (-1, num_groups, num_classes)), axis=1)
+    return logits if dropout else logits + tf.reduce_sum(value_bias, axis=0)
+
+
+_Inputs = collections.namedtuple("_Inputs", ["parts", "kernels", "bias", "small"])
+
+
+class _Work:
+    """Forward and backward pass of one call.
+
+    Lists of tensors have one for each channel block; those of keys come before those of values.
+    """
+
+    def __init__(
+        self, features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget
+    ):
+        self.blocks, _, self.outputs = key_kernel.shape
+        self._batch, self._positions = poca.size(features, 0), poca.size(features, 1)
+        self._dropout, self._seed = dropout, seed
+        self._dtype = tf.as_dtype(accumulate_dtype)
+        self._plan = blocks.training_plan(
+            *features.shape[:2],
+            self.outputs,
+            self.blocks,
+            self._dtype.size,
+            int(memory_budget * 2**20),
+        )
+
+    def forward(self, features, key_kernel, value_kernel, bias=None):
+        """The sum over the channel blocks (B, O), and what to keep for `backward`."""
+        parts = poca.split_channels(features, key_kernel, value_kernel)
+        kernels = tf.unstack(key_kernel), tf.unstack(value_kernel)
+        small = poca.keys_are_small(features, key_kernel, poca.largest_norms(key_kernel))
+        inputs = _Inputs(parts, kernels, None if bias is None else tf.unstack(bias), small)
+        tiles = []
+
+        def run(first, width, _, done):
+            totals, means = [], []
+            for block in range(self.blocks):
+                unit = block, first, width
+                tile = self._tile(inputs, self._kernels(inputs, unit, done), unit)
+                total, mean = _sums(*tile[:2])
+                done.append([mean])
+                totals.append(total)
+                means.append(mean)
+                if self._plan.keep_tiles:
+                    tiles.append(tile)
+            sums = [tf.stack(totals), tf.stack(means)] if self._plan.keep_sums else []
+            return [], [tf.add_n(means), *sums]
+
+        count = 3 if self._plan.keep_sums else 1
+        _, (scores, *sums) = self._over_runs(run, [], [self._dtype] * count)
+        return tf.squeeze(scores, axis=1), (inputs, tiles, [tf.unstack(part) for part in sums])
+
+    def backward(self, upstream, inputs, tiles, sums):
+        """Gradients of the features (B*L, C), both kernels, and the bias if there is one."""
+        dtype = inputs.parts[0][0].dtype
+        upstream, tiles = tf.expand_dims(upstream, 1), iter(tiles)
+
+        def run(first, width, d_parts, done):
+            d_parts, d_weights = list(d_parts), [[] for _ in dtypes]
+            d_scores = blocks.columns(upstream, first, width)
+            if not done:
+                # Else k and v would be those of the forward pass, and kept for that.
+                done += [[upstream]] * self._plan.at_once
+            for block in range(self.blocks):
+                unit = block, first, width
+                kernels = self._kernels(inputs, unit, done)
+                exponentials, values, mask = next(tiles, None) or self._tile(inputs, kernels, unit)
+                if sums:
+                    total, mean = (blocks.columns(part[block], first, width) for part in sums)
+                else:
+                    total, mean = _sums(exponentials, values)
+                d_values = exponentials * (d_scores / total)
+                d_keys = d_values * (values - mean)
+                if mask is not None:
+                    d_values = poca.dropped(d_values, mask, self._dropout)
+                    d_weights[2].append(tf.reduce_sum(d_values, axis=(0, 1)))
+                done.append([])
+                for kind, d in enumerate((d_keys, d_values)):
+                    d = tf.reshape(tf.cast(d, dtype), (-1, width))
+                    d_weight = tf.matmul(inputs.parts[kind][block], d, transpose_a=True)
+                    d_weights[kind].append(d_weight)
+                    d_part = tf.cast(tf.matmul(d, kernels[kind], transpose_b=True), self._dtype)
+                    place = kind * self.blocks + block
+                    d_parts[place] = d_part if d_parts[place] is None else d_parts[place] + d_part
+                    done[-1].append(d_weight)
+                    if not self._plan.keep_tiles:
+                        done[-1].append(d_part)
+            return d_parts, [tf.stack(parts) for parts in d_weights]
+
+        parts = [*inputs.parts[0], *inputs.parts[1]]
+        dtypes = [dtype, dtype] + [self._dtype] * bool(inputs.bias)
+        d_parts, d_weights = self._over_runs(run, parts, dtypes)
+        if parts[0] is parts[self.blocks]:
+            pairs = zip(d_parts[: self.blocks], d_parts[self.blocks :], strict=True)
+            d_parts = [of_key + of_value for of_key, of_value in pairs]
+        return tf.cast(_concatenated(d_parts), dtype), *d_weights
+
+    def _over_runs(self, run, sums_like, dtypes):
+        """Calls a function for each run of outputs, one after another.
+
+        Args:
+            run: (first, width, sums, done) to the new sums and a list of tensors (..., width).
+                Sums of None are 0. To `done` it adds a list of tensors for each of its units.
+            sums_like: tensors of the sums' shapes.
+            dtypes: of the listed tensors.
+
+        Returns:
+            The sums, and the listed tensors (..., O).
+        """
+        width = self._plan.block_outputs
+        whole_runs = self.outputs // width
+        first, sums, found, done = 0, [None] * len(sums_like), [], []
+        if whole_runs * self.blocks > _MOST_UNITS and not self._plan.keep_tiles:
+            # A loop, as a graph that spells out all runs takes more memory than a run.
+            def body(number, sums, arrays):
+                sums, tensors = run(number * width, width, sums, [])
+                arrays = [a.write(number, t) for a, t in zip(arrays, tensors, strict=True)]
+                return number + 1, sums, arrays
+
+            zeros = [tf.zeros(tf.shape(like), self._dtype) for like in sums_like]
+            arrays = [tf.TensorArray(dtype, whole_runs) for dtype in dtypes]
+            _, sums, arrays = tf.while_loop(
+                lambda number, *_: number < whole_runs,
+                body,
+                (0, zeros, arrays),
+                parallel_iterations=1,
+                maximum_iterations=whole_runs,
+            )
+            found = [[array.read(n) for array in arrays] for n in range(whole_runs)]
+            first, done = whole_runs * width, [found[-1]]
+        for start in range(first, self.outputs, width):
+            sums, tensors = run(start, min(width, self.outputs - start), sums, done)
+            found.append(tensors)
+        whole = []
+        for pieces in zip(*found, strict=True):
+            # One after another, as each is there twice for a moment.
+            whole.append(_concatenated(blocks.after(pieces, whole[-1:]) if whole else pieces))
+        return sums, whole
+
+    def _kernels(self, inputs, unit, done):
+        """A unit's kernels of keys and values, which wait for what has to be done before."""
+        block, first, width = unit
+        wait = done[-self._plan.at_once] if len(done) >= self._plan.at_once else []
+        kernels = [blocks.columns(kernels[block], first, width) for kernels in inputs.kernels]
+        return blocks.after(kernels, wait)
+
+    def _tile(self, inputs, kernels, unit):
+        """Exponentials of the keys, values, and which of them dropout left: (B, L, m) each."""
+        block, first, width = unit
+        keys, values = (
+            tf.cast(poca.project(parts[block], kernel, self._batch, self._positions), self._dtype)
+            for parts, kernel in zip(inputs.parts, kernels, strict=True)
+        )
+        exponentials = poca.exponentials(keys, inputs.small[block])
+        if not self._dropout:
+            return exponentials, values, None
+        seed = poca.fold_in(self._seed, block)
+        mask = poca.kept((self._batch, self._positions, width), self._dropout, seed, first)
+        values += blocks.columns(inputs.bias[block], first, width)
+        return exponentials, poca.dropped(values, mask, self._dropout), mask
+
+
+def _sums(exponentials, values):
+    """Sum of the exponentials over positions, and the values' mean by them: (B, 1, m) each."""
+    total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
+    return total, tf.reduce_sum(exponentials * values, axis=1, keepdims=True) / total
+
+
+def _concatenated(tensors):
+    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
+
+
+def _refuse(*_):
+    raise NotImplementedError(
+        "NOAHHead has no second derivatives where it computes its gradients in blocks: give it "
+        "implementation='direct'."
+    )

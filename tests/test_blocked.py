@@ -1,0 +1,267 @@
+"""The closed-form gradients: the same numbers as automatic differentiation, and less memory."""
+
+import contextlib
+import itertools
+
+import head_helpers
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from noah_tf import NOAHHead, poca
+from noah_tf.blocked import blocked_poca
+from noah_tf.blocks import MASK_OUTPUTS
+
+# Within it everything is kept; within the other nothing, and 300 classes are three runs.
+LARGE, TINY = 256, 1e-3
+CLASSES = 2 * MASK_OUTPUTS + 44
+
+
+def problem(groups=2, classes=CLASSES, split_groups=True, split_key_value=True, scale=1.0):
+    """Features, both kernels, biases and a gradient of the logits, in float64."""
+    rng = np.random.default_rng(0)
+    channels, count = 8, groups if split_groups else 1
+    part = channels // 2 if split_key_value else channels
+    kernel = (count, part // count, groups * classes // count)
+    shapes = (2, 6, channels), kernel, kernel, (groups, classes), (2, classes)
+    features, *others = (rng.normal(size=shape) for shape in shapes)
+    return scale * features, *others
+
+
+def compute(function, arrays, mode="graph", dtype=tf.float32, products=None, **options):
+    """Logits and the gradients of all inputs."""
+    *inputs, bias, upstream = arrays
+    inputs = [tf.constant(array, products or dtype) for array in inputs]
+    inputs.append(tf.constant(bias, dtype))
+    upstream = tf.constant(upstream, dtype)
+    if options.get("dropout"):
+        options["seed"] = tf.constant([3, 4])
+
+    def step(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            logits = function(*inputs, accumulate_dtype=dtype, **options)
+            loss = tf.reduce_sum(logits * upstream)
+        return logits, *tape.gradient(loss, inputs)
+
+    if mode != "eager":
+        step = tf.function(step, jit_compile=mode == "xla")
+    return [np.asarray(tf.cast(tensor, tf.float64)) for tensor in step(*inputs)]
+
+
+def assert_close(got, wanted, tolerance):
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        # What is zero in exact arithmetic need not be so.
+        assert np.abs(a - b).max() <= tolerance * max(np.abs(b).max(), 0.1)
+
+
+@pytest.mark.parametrize("budget", [LARGE, TINY])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("split_groups", "split_key_value"), itertools.product([True, False], repeat=2)
+)
+def test_logits_and_gradients_are_those_of_automatic_differentiation(
+    split_groups, split_key_value, dropout, budget
+):
+    arrays = problem(split_groups=split_groups, split_key_value=split_key_value)
+    exact = compute(poca.poca, arrays, dtype=tf.float64, dropout=dropout)
+    double = compute(blocked_poca, arrays, dtype=tf.float64, dropout=dropout, memory_budget=budget)
+    assert_close(double, exact, 1e-13)
+    single = compute(blocked_poca, arrays, dropout=dropout, memory_budget=budget)
+    assert_close(single, compute(poca.poca, arrays, dropout=dropout), 2e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "xla"])
+@pytest.mark.parametrize("budget", [LARGE, TINY])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_eager_and_xla_give_what_a_graph_gives(mode, budget, dropout):
+    options = {"dropout": dropout, "memory_budget": budget}
+    graph = compute(blocked_poca, problem(), **options)
+    assert_close(compute(blocked_poca, problem(), mode, **options), graph, 2e-6)
+    direct = compute(poca.poca, problem(), mode, dropout=dropout)
+    assert_close(direct, graph, 2e-6)
+
+
+@pytest.mark.parametrize("budget", [LARGE, TINY])
+def test_many_classes_are_a_loop_and_the_same_numbers(budget):
+    arrays = problem(classes=20 * MASK_OUTPUTS + 1)
+    for dropout in (0.0, 0.3):
+        wanted = compute(poca.poca, arrays, dropout=dropout)
+        got = compute(blocked_poca, arrays, dropout=dropout, memory_budget=budget)
+        assert_close(got, wanted, 2e-6)
+
+
+@pytest.mark.parametrize("block_outputs", [MASK_OUTPUTS, 2 * MASK_OUTPUTS, None])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_blocks_do_not_change_the_direct_form(block_outputs, dropout):
+    wanted = compute(poca.poca, problem(), dropout=dropout)
+    got = compute(poca.poca, problem(), dropout=dropout, block_outputs=block_outputs)
+    assert_close(got, wanted, 1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 10.0, 1e3, 1e18])
+@pytest.mark.parametrize("budget", [LARGE, TINY])
+def test_keys_of_any_size_are_finite_and_right(scale, budget):
+    arrays = problem(scale=scale)
+    wanted = compute(poca.poca, arrays)
+    got = compute(blocked_poca, arrays, memory_budget=budget)
+    assert all(np.isfinite(array).all() for array in got)
+    assert_close(got[:1], wanted[:1], 2e-6)
+    exact = compute(poca.poca, arrays, dtype=tf.float64)
+    for a, b, c in zip(got, wanted, exact, strict=True):
+        assert np.abs(a - c).max() <= 2 * np.abs(b - c).max() + 2e-6 * np.abs(c).max()
+
+
+def test_not_a_number_stays_one():
+    arrays = problem()
+    arrays[0][0, 0, 0] = np.nan
+    logits = compute(blocked_poca, arrays)[0]
+    assert np.isnan(logits[0]).any()
+    assert np.isfinite(logits[1]).all()
+
+
+@pytest.mark.parametrize(("products", "tolerance"), [(tf.float16, 5e-3), (tf.bfloat16, 3e-2)])
+@pytest.mark.parametrize("budget", [LARGE, TINY])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_mixed_precision(products, tolerance, budget, dropout):
+    wanted = compute(poca.poca, problem(), products=products, dropout=dropout)
+    options = {"dropout": dropout, "memory_budget": budget}
+    got = compute(blocked_poca, problem(), products=products, **options)
+    assert_close(got[:1], wanted[:1], 1e-6)
+    assert_close(got, wanted, tolerance)
+
+
+@pytest.mark.parametrize("implementation", ["direct", "blocked"])
+@pytest.mark.parametrize("spec", [(None, None, None, 16), (None, None, 16)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_unknown_batch_and_positions(implementation, spec, compiled):
+    # By direct differentiation, eagerly, of known sizes.
+    reference = NOAHHead(CLASSES, dropout=0.2, seed=1, implementation="direct")
+    head = NOAHHead(CLASSES, dropout=0.2, seed=1, implementation=implementation, memory_budget=TINY)
+    for each in (reference, head):
+        each.build(spec)
+    head.set_weights(reference.get_weights()[: len(head.get_weights())])
+
+    def step(head, features):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logits = head(features, training=True)
+            loss = tf.reduce_sum(logits**2)
+        return logits, *tape.gradient(loss, [features, *head.trainable_variables])
+
+    traced = tf.function(
+        lambda features: step(head, features),
+        input_signature=[tf.TensorSpec(spec)],
+        jit_compile=compiled,
+    )
+    for size in (1, 3):
+        shape = (size, *(size + n for n in range(len(spec) - 2)), 16)
+        features = tf.random.stateless_normal(shape, (1, size))
+        wanted = [array.numpy() for array in step(reference, features)]
+        assert_close([array.numpy() for array in traced(features)], wanted, 3e-6)
+
+
+# Which path
+
+
+def second_derivative(head, features, compiled=False, **options):
+    """Of the logits' sum of squares, by the features."""
+
+    def compute(features):
+        with tf.GradientTape() as outer:
+            outer.watch(features)
+            with tf.GradientTape() as tape:
+                tape.watch(features)
+                loss = tf.reduce_sum(head(features, **options) ** 2)
+            slope = tf.reduce_sum(tape.gradient(loss, features) ** 2)
+        return outer.gradient(slope, features)
+
+    return (tf.function(compute) if compiled else compute)(features)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("implementation", "classes", "training", "blocked"),
+    [
+        ("auto", 10, True, False),
+        ("auto", 6000, True, True),
+        ("auto", 6000, False, False),
+        ("blocked", 10, False, True),
+        ("direct", 6000, True, False),
+    ],
+)
+def test_the_path_is_chosen_by_size_and_refuses_second_derivatives_only_where_it_has_none(
+    implementation, classes, training, blocked, compiled
+):
+    # 4 * 12 * 4 * 6000 numbers are more than 4 MiB.
+    head = NOAHHead(classes, implementation=implementation)
+    features = tf.random.stateless_normal((4, 12, 16), (1, 2))
+    head(features)
+    refused = pytest.raises(NotImplementedError, match="implementation='direct'")
+    with refused if blocked else contextlib.nullcontext():
+        assert np.isfinite(second_derivative(head, features, compiled, training=training)).all()
+
+
+@pytest.mark.parametrize("by", ["features", "key_kernel", "value_kernel"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_second_derivatives_of_a_linear_loss_are_refused_too(by, compiled):
+    head = NOAHHead(10, implementation="blocked")
+    features = tf.random.stateless_normal((2, 9, 16), (1, 2))
+    head(features)
+
+    def mixed(features):
+        with tf.GradientTape() as outer:
+            outer.watch(features)
+            with tf.GradientTape() as tape:
+                tape.watch(features)
+                loss = tf.reduce_sum(head(features, training=True))
+            slope = tf.reduce_sum(tape.gradient(loss, features))
+        return outer.gradient(slope, features if by == "features" else getattr(head, by))
+
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        (tf.function(mixed) if compiled else mixed)(features)
+
+
+# Memory
+
+MEMORY = """
+import pathlib, sys
+import tensorflow as tf
+from noah_tf import NOAHHead
+
+classes, implementation, budget = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+head = NOAHHead(classes, implementation=implementation, memory_budget=budget)
+features = tf.random.normal((8, 196, 16))
+head(features[:1])
+
+@tf.function
+def step(features):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(head(features, training=True) ** 2)
+    return tape.gradient(loss, head.trainable_variables)
+
+def resident(key):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+before = resident("VmRSS")
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+for _ in range(3):
+    step(features)
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_training_step_does_not_grow_with_the_classes():
+    def peak(*arguments):
+        process = head_helpers.run_python(MEMORY, *map(str, arguments))
+        assert process.returncode == 0, process.stderr[-3000:]
+        return float(process.stdout)
+
+    few, many = peak(4000, "blocked", 32), peak(32000, "blocked", 32)
+    # Its weights, their gradients and logits take some 7 MiB of it.
+    assert many < few + 40
+    # 4 * 8 * 196 * 4000 numbers are 96 MiB, of which several are there at once.
+    assert peak(4000, "direct", 32) > 2 * few

@@ -1,0 +1,84 @@
+"""How work is cut into blocks: sizes, budgets and order."""
+
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noah_tf import blocks
+from noah_tf.blocks import MASK_OUTPUTS
+
+MIB = 2**20
+sizes = st.integers(1, 300)
+
+
+@given(sizes, sizes, st.integers(1, 10**6), st.sampled_from([4, 8]), st.integers(1, 2**31))
+def test_blocks_cover_the_outputs_and_begin_where_masks_do(
+    batch, positions, outputs, itemsize, budget
+):
+    width = blocks.block_outputs(batch, positions, outputs, itemsize, budget)
+    assert width == outputs or (width < outputs and width % MASK_OUTPUTS == 0)
+    ranges = blocks.ranges(outputs, width)
+    assert [number for first, last in ranges for number in (first, last)][
+        :: len(ranges) * 2 - 1
+    ] == [0, outputs]
+    assert len(ranges) <= 64
+    tile = blocks.tensor_bytes(batch, positions, width, itemsize)
+    assert tile <= min(budget, 8 * MIB) or width <= MASK_OUTPUTS or len(ranges) > 32
+
+
+@pytest.mark.parametrize(
+    ("batch", "positions", "outputs", "expected"),
+    [(32, 49, 1000, 1000), (32, 196, 1000, 256), (8, 196, 21843, 1280), (256, 49, 1000, 128)],
+)
+def test_blocks_of_common_heads(batch, positions, outputs, expected):
+    assert blocks.block_outputs(batch, positions, outputs, itemsize=4) == expected
+
+
+def test_unknown_sizes_count_as_32_images_and_256_positions():
+    assert blocks.tensor_bytes(None, None, 10, 4) == blocks.tensor_bytes(32, 256, 10, 4)
+    unknown = blocks.training_plan(None, None, 1000, 4, 4, 64 * MIB)
+    assert unknown == blocks.training_plan(32, 256, 1000, 4, 4, 64 * MIB)
+
+
+@given(sizes, sizes, st.integers(1, 30000), st.integers(1, 8), st.integers(1, 10**10))
+def test_a_plan_stays_within_its_budget(batch, positions, outputs, channel_blocks, budget):
+    plan = blocks.training_plan(batch, positions, outputs, channel_blocks, 4, budget)
+    tile = blocks.tensor_bytes(batch, positions, plan.block_outputs, 4)
+    held = 4 * tile * plan.at_once
+    if plan.keep_tiles:
+        held += 2 * blocks.tensor_bytes(batch, positions, channel_blocks * outputs, 4)
+    if plan.keep_tiles or plan.block_outputs > MASK_OUTPUTS:
+        assert held <= budget
+    assert plan.at_once >= 1
+    assert plan.keep_sums or not plan.keep_tiles
+
+
+def test_larger_budgets_keep_more():
+    plans = [blocks.training_plan(32, 49, 1000, 8, 4, mib * MIB) for mib in (1, 16, 32, 256)]
+    assert [plan.block_outputs for plan in plans] == [128, 512, 1000, 1000]
+    assert [plan.keep_tiles for plan in plans] == [False, False, False, True]
+    assert [plan.keep_sums for plan in plans] == [False, True, True, True]
+    assert plans[-1].at_once > 1
+
+
+def test_columns_of_a_tensor():
+    tensor = tf.random.stateless_normal((2, 3, 5), (1, 2))
+    assert blocks.columns(tensor, 0, 5) is tensor
+    for first in (1, tf.constant(1)):
+        tf.debugging.assert_equal(blocks.columns(tensor, first, 3), tensor[..., 1:4])
+
+
+def test_in_a_graph_tensors_wait_and_eagerly_they_are_there():
+    tensor = tf.constant(1.0)
+    assert blocks.after([tensor], [tensor])[0] is tensor
+
+    @tf.function
+    def traced(first, second):
+        done = tf.exp(first)
+        (waiting,) = blocks.after([second], [done])
+        assert [op.name for op in waiting.op.control_inputs] == [done.op.name]
+        assert blocks.after([second], [])[0] is second
+        return waiting
+
+    assert traced(tensor, tensor + 1) == 2

@@ -18,13 +18,15 @@ def seconds_of(call, calls=1):
     return (clocks() - before) / calls
 
 
-def seconds_in_turns(turns, repeats, calls=1):
+def seconds_in_turns(turns, repeats, calls=1, warm_up=False):
     """Seconds that each call takes, by both clocks.
 
     Args:
         turns: dict of name to a function without arguments.
         repeats: how often each has its turn.
         calls: how often it is called in a turn.
+        warm_up: whether each turn begins with a rest, as threads of the one before may still spin,
+            and with a call that is not measured, as its own may sleep.
 
     Returns:
         Dict of name to an array (repeats, 2).
@@ -33,5 +35,8 @@ def seconds_in_turns(turns, repeats, calls=1):
     for repeat in range(repeats):
         # Each goes first as often as the other.
         for name in list(turns)[:: 1 if repeat % 2 else -1]:
+            if warm_up:
+                time.sleep(0.05)
+                turns[name]()
             times[name].append(seconds_of(turns[name], calls))
     return {name: np.array(rows) for name, rows in times.items()}

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from benchmarks import head_cases  # noqa: E402
 from noah_tf import NOAHHead, checkpoint_files, create_model, official  # noqa: E402
 from noah_tf.official import load_official_weights, save_official_weights, state_dict  # noqa: E402
 
@@ -499,3 +500,25 @@ def test_files_are_read_without_warnings(tmp_path):
         content = checkpoint_files.read_checkpoint(path)
         load_official_weights(keras_net(), content)
     assert isinstance(content, collections.abc.Mapping)
+
+
+def test_torch_reference_of_the_benchmark_is_the_head_that_it_is_compared_with():
+    shape, batch = head_cases.Shape(9, 16, 5, 2, 1 / 4), 3
+    forward, train = head_cases.reference(shape, batch)
+    module = forward.module
+    head = NOAHHead(shape.classes, shape.groups, shape.ratio)
+    features, labels = head_cases.problem(shape, batch)
+    head.build(features.shape)
+    weights = {
+        f"{ours}.{kind}": getattr(getattr(module, theirs), kind).detach().numpy()
+        for ours, theirs in (("query", "keys"), ("value", "values"))
+        for kind in ("weight", "bias")
+    }
+    load_official_weights(head, weights)
+    np.testing.assert_allclose(forward(), head(features), rtol=1e-5, atol=1e-5)
+    train()
+    with tf.GradientTape() as tape:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, head(features))
+        loss = tf.reduce_mean(losses)
+    gradient = tape.gradient(loss, head.value_bias).numpy().ravel()
+    np.testing.assert_allclose(module.values.bias.grad, gradient, atol=1e-6)

@@ -1,0 +1,125 @@
+"""The heads that `head.py` measures, each as a forward pass and a training step of its own.
+
+A training step is the gradient of the mean cross-entropy with regard to the features and all
+weights. The reference is rebuilt from its description: two grouped 1x1 convolutions, a softmax
+over positions of the keys, the values summed by it, and a sum over groups.
+"""
+
+import collections
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from noah_tf import InferenceForm, NOAHHead
+
+Shape = collections.namedtuple("Shape", ["positions", "channels", "classes", "groups", "ratio"])
+
+SHAPES = {
+    "mobilenetv2": Shape(49, 1280, 1000, 8, 1 / 4),
+    "resnet18": Shape(49, 512, 1000, 4, 1 / 2),
+    "resnet50": Shape(49, 2048, 1000, 4, 1 / 8),
+    "deit_tiny": Shape(196, 192, 1000, 4, 1 / 2),
+    "imagenet21k": Shape(196, 768, 21843, 4, 1 / 2),
+}
+BATCH_SIZES = {name: 8 if name == "imagenet21k" else 32 for name in SHAPES}
+
+
+def problem(shape, batch):
+    """Features (B, L, C) and labels (B,)."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(batch, shape.positions, shape.channels)).astype(np.float32)
+    return features, rng.integers(0, shape.classes, batch)
+
+
+def products(shape, batch):
+    """Floating-point operations of the forward pass's matrix products."""
+    return 2 * batch * shape.positions * shape.channels * shape.classes
+
+
+def noah(shape, batch, export=False, **options):
+    """(forward, training step) of a NOAHHead, functions without arguments.
+
+    With `export`, the forward pass is in the `noah_tf.InferenceForm`.
+    """
+    head = NOAHHead(shape.classes, shape.groups, shape.ratio, **options)
+    head.build((batch, shape.positions, shape.channels))
+    return _steps(head, shape, batch, InferenceForm(head) if export else None)
+
+
+def gap(shape, batch):
+    """The same of global average pooling and a linear layer."""
+    layers = [tf.keras.layers.GlobalAveragePooling1D(), tf.keras.layers.Dense(shape.classes)]
+    return _steps(tf.keras.Sequential(layers), shape, batch)
+
+
+def _steps(layer, shape, batch, form=None):
+    features, labels = (tf.constant(array) for array in problem(shape, batch))
+    if not layer.built:
+        layer.build((batch, shape.positions, shape.channels))
+
+    @tf.function
+    def forward(features):
+        with form.used() if form else contextlib.nullcontext():
+            return layer(features, training=False)
+
+    @tf.function
+    def train(features, labels):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logits = layer(features, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(losses)
+        return loss, tape.gradient(loss, [features, *layer.trainable_weights])
+
+    return lambda: forward(features), lambda: train(features, labels)
+
+
+def reference(shape, batch, dropout=0.0):
+    """The same of the reference in PyTorch, eager, two threads; None without PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(2)
+
+    class Reference(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.key_channels = int(shape.channels * shape.ratio)
+            outputs = shape.groups * shape.classes
+            value_channels = shape.channels - self.key_channels
+            self.keys = torch.nn.Conv2d(self.key_channels, outputs, 1, groups=shape.groups)
+            self.values = torch.nn.Conv2d(value_channels, outputs, 1, groups=shape.groups)
+            self.dropout = torch.nn.Dropout(dropout)
+
+        def forward(self, features):
+            keys = self.keys(features[:, : self.key_channels]).flatten(2).softmax(dim=-1)
+            values = self.dropout(self.values(features[:, self.key_channels :]).flatten(2))
+            sums = (keys * values).sum(dim=-1)
+            return sums.reshape(len(features), shape.groups, shape.classes).sum(dim=1)
+
+    features, labels = problem(shape, batch)
+    side = int(shape.positions**0.5)
+    features = np.ascontiguousarray(features.transpose(0, 2, 1)).reshape(batch, -1, side, side)
+    features, labels = torch.tensor(features, requires_grad=True), torch.tensor(labels)
+    module = Reference()
+
+    def forward():
+        with torch.no_grad():
+            return module(features)
+
+    def train():
+        module.zero_grad()
+        features.grad = None
+        torch.nn.functional.cross_entropy(module(features), labels).backward()
+
+    forward.module = module
+    return forward, train
+
+
+def matrix_product(side=2048):
+    """A large product to know the machine's rate by: a function, and its operations."""
+    matrix = tf.random.stateless_normal((side, side), seed=(1, 2))
+    multiply = tf.function(lambda: tf.matmul(matrix, matrix))
+    return multiply, 2 * side**3

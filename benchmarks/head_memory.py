@@ -1,0 +1,59 @@
+"""How much memory a training step of a head takes, each in a fresh process."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import head_cases
+import numpy as np
+
+STEPS = 5
+
+
+def peak(shape, batch, kind, repeats=5, **options):
+    """Median of the highest resident size in training over that before the first step, in MiB.
+
+    Args:
+        shape: `head_cases.Shape`.
+        batch: B.
+        kind: "noah", "gap" or "reference".
+        repeats: processes to take the median of.
+        **options: of the head.
+
+    Returns:
+        Array (repeats,).
+    """
+    order = json.dumps([shape, batch, kind, options])
+    return np.array([_in_a_process(order) for _ in range(repeats)])
+
+
+def _in_a_process(order):
+    here = pathlib.Path(__file__).resolve()
+    done = subprocess.run(
+        [sys.executable, str(here), order], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"The measurement of {order} failed: {done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def _status(key):
+    for line in pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(f"/proc/self/status has no {key}.")
+
+
+def _measure(order):
+    shape, batch, kind, options = json.loads(order)
+    _, train = getattr(head_cases, kind)(head_cases.Shape(*shape), batch, **options)
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM
+    before = _status("VmRSS")
+    for _ in range(STEPS):
+        train()
+    print(_status("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    _measure(sys.argv[1])

@@ -75,13 +75,9 @@ def _steps(layer, shape, batch, form=None):
     return lambda: forward(features), lambda: train(features, labels)
 
 
-def reference(shape, batch, dropout=0.0):
-    """The same of the reference in PyTorch, eager, two threads; None without PyTorch."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    torch.set_num_threads(2)
+def reference_module(shape):
+    """The reference as a torch.nn.Module, whose tensors have the names of the authors' files."""
+    import torch
 
     class Reference(torch.nn.Module):
         def __init__(self):
@@ -89,21 +85,30 @@ def reference(shape, batch, dropout=0.0):
             self.key_channels = int(shape.channels * shape.ratio)
             outputs = shape.groups * shape.classes
             value_channels = shape.channels - self.key_channels
-            self.keys = torch.nn.Conv2d(self.key_channels, outputs, 1, groups=shape.groups)
-            self.values = torch.nn.Conv2d(value_channels, outputs, 1, groups=shape.groups)
-            self.dropout = torch.nn.Dropout(dropout)
+            self.query = torch.nn.Conv2d(self.key_channels, outputs, 1, groups=shape.groups)
+            self.value = torch.nn.Conv2d(value_channels, outputs, 1, groups=shape.groups)
 
         def forward(self, features):
-            keys = self.keys(features[:, : self.key_channels]).flatten(2).softmax(dim=-1)
-            values = self.dropout(self.values(features[:, self.key_channels :]).flatten(2))
+            keys = self.query(features[:, : self.key_channels]).flatten(2).softmax(dim=-1)
+            values = self.value(features[:, self.key_channels :]).flatten(2)
             sums = (keys * values).sum(dim=-1)
             return sums.reshape(len(features), shape.groups, shape.classes).sum(dim=1)
 
+    return Reference()
+
+
+def reference(shape, batch, module=None):
+    """The same of the reference in PyTorch, eager, two threads; None without PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(2)
+    module = module or reference_module(shape)
     features, labels = problem(shape, batch)
     side = int(shape.positions**0.5)
     features = np.ascontiguousarray(features.transpose(0, 2, 1)).reshape(batch, -1, side, side)
     features, labels = torch.tensor(features, requires_grad=True), torch.tensor(labels)
-    module = Reference()
 
     def forward():
         with torch.no_grad():
@@ -114,7 +119,6 @@ def reference(shape, batch, dropout=0.0):
         features.grad = None
         torch.nn.functional.cross_entropy(module(features), labels).backward()
 
-    forward.module = module
     return forward, train
 
 

@@ -12,17 +12,17 @@ STEPS = 5
 
 
 def peak(shape, batch, kind, repeats=5, **options):
-    """Median of the highest resident size in training over that before the first step, in MiB.
+    """The highest resident size in training over that before the first step, in MiB.
 
     Args:
         shape: `head_cases.Shape`.
         batch: B.
         kind: "noah", "gap" or "reference".
-        repeats: processes to take the median of.
+        repeats: how many processes to measure.
         **options: of the head.
 
     Returns:
-        Array (repeats,).
+        Array (repeats,), one of each process.
     """
     order = json.dumps([shape, batch, kind, options])
     return np.array([_in_a_process(order) for _ in range(repeats)])

@@ -50,7 +50,6 @@ def blocked_poca(
     Raises:
         NotImplementedError: second derivatives are asked for.
     """
-    num_groups, num_classes = value_bias.shape
     work = _Work(features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget)
     value_bias = tf.cast(value_bias, accumulate_dtype)
     inputs = [features, key_kernel, value_kernel]
@@ -72,10 +71,7 @@ def blocked_poca(
 
         return result, gradient
 
-    logits = scores(*inputs)
-    if num_groups > work.blocks:
-        logits = tf.reduce_sum(tf.reshape(logits, (-1, num_groups, num_classes)), axis=1)
-    return logits if dropout else logits + tf.reduce_sum(value_bias, axis=0)
+    return poca.to_logits(scores(*inputs), value_bias, dropout)
 
 
 _Inputs = collections.namedtuple("_Inputs", ["parts", "kernels", "bias", "small"])
@@ -91,7 +87,7 @@ class _Work:
         self, features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget
     ):
         self.blocks, _, self.outputs = key_kernel.shape
-        self._batch, self._positions = poca.size(features, 0), poca.size(features, 1)
+        self._sizes = poca.size(features, 0), poca.size(features, 1)
         self._dropout, self._seed = dropout, seed
         self._dtype = tf.as_dtype(accumulate_dtype)
         self._plan = blocks.training_plan(
@@ -115,7 +111,7 @@ class _Work:
             for block in range(self.blocks):
                 unit = block, first, width
                 tile = self._tile(inputs, self._kernels(inputs, unit, done), unit)
-                total, mean = _sums(*tile[:2])
+                total, mean = poca.attend(*tile[:2])
                 done.append([mean])
                 totals.append(total)
                 means.append(mean)
@@ -146,7 +142,7 @@ class _Work:
                 if sums:
                     total, mean = (blocks.columns(part[block], first, width) for part in sums)
                 else:
-                    total, mean = _sums(exponentials, values)
+                    total, mean = poca.attend(exponentials, values)
                 d_values = exponentials * (d_scores / total)
                 d_keys = d_values * (values - mean)
                 if mask is not None:
@@ -171,7 +167,7 @@ class _Work:
         if parts[0] is parts[self.blocks]:
             pairs = zip(d_parts[: self.blocks], d_parts[self.blocks :], strict=True)
             d_parts = [of_key + of_value for of_key, of_value in pairs]
-        return tf.cast(_concatenated(d_parts), dtype), *d_weights
+        return tf.cast(poca.joined(d_parts), dtype), *d_weights
 
     def _over_runs(self, run, sums_like, dtypes):
         """Calls a function for each run of outputs, one after another.
@@ -188,7 +184,8 @@ class _Work:
         width = self._plan.block_outputs
         whole_runs = self.outputs // width
         first, sums, found, done = 0, [None] * len(sums_like), [], []
-        if whole_runs * self.blocks > _MOST_UNITS and not self._plan.keep_tiles:
+        loop = whole_runs > 1 and whole_runs * self.blocks > _MOST_UNITS
+        if loop and not self._plan.keep_tiles:
             # A loop, as a graph that spells out all runs takes more memory than a run.
             def body(number, sums, arrays):
                 sums, tensors = run(number * width, width, sums, [])
@@ -212,7 +209,7 @@ class _Work:
         whole = []
         for pieces in zip(*found, strict=True):
             # One after another, as each is there twice for a moment.
-            whole.append(_concatenated(blocks.after(pieces, whole[-1:]) if whole else pieces))
+            whole.append(poca.joined(blocks.after(pieces, whole[-1:]) if whole else pieces))
         return sums, whole
 
     def _kernels(self, inputs, unit, done):
@@ -225,27 +222,13 @@ class _Work:
     def _tile(self, inputs, kernels, unit):
         """Exponentials of the keys, values, and which of them dropout left: (B, L, m) each."""
         block, first, width = unit
-        keys, values = (
-            tf.cast(poca.project(parts[block], kernel, self._batch, self._positions), self._dtype)
-            for parts, kernel in zip(inputs.parts, kernels, strict=True)
-        )
-        exponentials = poca.exponentials(keys, inputs.small[block])
+        parts = [parts[block] for parts in inputs.parts]
+        weights, values = poca.tile(parts, kernels, inputs.small[block], self._sizes, self._dtype)
         if not self._dropout:
-            return exponentials, values, None
+            return weights, values, None
+        bias = blocks.columns(inputs.bias[block], first, width)
         seed = poca.fold_in(self._seed, block)
-        mask = poca.kept((self._batch, self._positions, width), self._dropout, seed, first)
-        values += blocks.columns(inputs.bias[block], first, width)
-        return exponentials, poca.dropped(values, mask, self._dropout), mask
-
-
-def _sums(exponentials, values):
-    """Sum of the exponentials over positions, and the values' mean by them: (B, 1, m) each."""
-    total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
-    return total, tf.reduce_sum(exponentials * values, axis=1, keepdims=True) / total
-
-
-def _concatenated(tensors):
-    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
+        return weights, *poca.drop(values, bias, self._dropout, seed, first)
 
 
 def _refuse(*_):

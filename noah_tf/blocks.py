@@ -1,8 +1,8 @@
 """How the work of a head is cut into blocks, so that memory does not grow with the classes.
 
-A unit of work is one channel block and a run of its outputs: B*L x m numbers of each kind. All
-units are written into the graph, and a unit begins when an earlier one is done: that, and nothing
-else, keeps TensorFlow from making all of them at once.
+A unit of work is one channel block and a run of its outputs: B*L x m numbers of each kind. Each
+begins when an earlier one is done: that, and nothing else, keeps TensorFlow from making all of
+them at once.
 """
 
 import collections

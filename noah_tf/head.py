@@ -139,7 +139,8 @@ class NOAHHead(tf.keras.layers.Layer):
         if seed is not None and not isinstance(seed, numbers.Integral):
             raise ValueError(f"seed must be an integer or None, got {seed!r}.")
         self.seed = None if seed is None else int(seed)
-        # A function that gives the head's part of an `inference.InferenceForm` while that is used.
+        # Gives the head's part of an `inference.InferenceForm` while that is used; a function, as
+        # Keras would track the variables of the form itself.
         self.inference_form = None
         if self.dropout:
             hold_seed_stream(self, self.seed)
@@ -275,15 +276,12 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def _chosen(self, features, training):
         """The function that computes the logits, and its options."""
-        blocked = self.implementation == "blocked"
-        if self.implementation == "auto" and training:
-            blocked = self._key_bytes(features) > _MOST_DIRECT_BYTES
-        if blocked:
+        large = self.implementation == "auto" and self._key_bytes(features) > _MOST_DIRECT_BYTES
+        if self.implementation == "blocked" or (large and training):
             return blocked_poca, {"memory_budget": self.memory_budget}
         options = {"block_outputs": self._block_outputs(features)}
-        large = self._key_bytes(features) > _MOST_DIRECT_BYTES
         # Where sizes are unknown, this may be an export: those do without branches.
-        if large and self.implementation != "direct" and None not in features.shape:
+        if large and None not in features.shape:
             options["key_norms"] = poca.largest_norms(self._kernel(self.key_kernel))
         return poca.poca, options
 

@@ -134,9 +134,10 @@ def attend(weights, values):
         values: (B, L, m), of the same dtype.
 
     Returns:
-        (B, m).
+        The sum of the weights, and the average: (B, 1, m) each.
     """
-    return tf.reduce_sum(weights * values, axis=1) / tf.reduce_sum(weights, axis=1)
+    total = tf.reduce_sum(weights, axis=1, keepdims=True)
+    return total, tf.reduce_sum(weights * values, axis=1, keepdims=True) / total
 
 
 def kept(shape, rate, seed, first=0):
@@ -166,7 +167,7 @@ def kept(shape, rate, seed, first=0):
             alg="philox",
         )
         parts.append(drawn >= least)
-    return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
+    return joined(parts)
 
 
 def fold_in(seed, number):
@@ -186,6 +187,61 @@ def dropped(values, mask, rate):
         (B, L, m).
     """
     return tf.where(mask, values / (1 - rate), tf.zeros_like(values))
+
+
+def drop(values, bias, rate, seed, first):
+    """Dropout as the reference has it: of elements of the biased values, so the bias cannot wait.
+
+    Args:
+        values: (B, L, m), without their bias.
+        bias: (m,).
+        rate, seed, first: as of `kept`.
+
+    Returns:
+        What is left of the biased values, (B, L, m), and the mask.
+    """
+    mask = kept([size(values, axis) for axis in range(3)], rate, seed, first)
+    return dropped(values + bias, mask, rate), mask
+
+
+def tile(parts, kernels, small, sizes, dtype):
+    """Exponentials and values of one channel block.
+
+    Args:
+        parts: channels of the keys and of the values, (B*L, c) each.
+        kernels: of both, (c, m) each.
+        small: as of `exponentials`.
+        sizes: B and L.
+        dtype: of the result.
+
+    Returns:
+        (B, L, m) each; the values without their bias.
+    """
+    keys, values = (
+        tf.cast(project(part, kernel, *sizes), dtype)
+        for part, kernel in zip(parts, kernels, strict=True)
+    )
+    return exponentials(keys, small), values
+
+
+def to_logits(scores, value_bias, dropout):
+    """Logits of what the channel blocks sum up to.
+
+    Args:
+        scores: (B, O), ordered by group, then class.
+        value_bias: (N, M), or (M,) of their sums over the groups.
+        dropout: the rate. Where it is not 0, the values had their bias.
+
+    Returns:
+        (B, M).
+    """
+    outputs, num_classes = scores.shape[-1], value_bias.shape[-1]
+    if outputs > num_classes:
+        groups = outputs // num_classes
+        scores = tf.reduce_sum(tf.reshape(scores, (-1, groups, num_classes)), axis=1)
+    if dropout:
+        return scores
+    return scores + (value_bias if value_bias.shape.rank == 1 else tf.reduce_sum(value_bias, 0))
 
 
 def poca(
@@ -221,43 +277,29 @@ def poca(
         Logits (B, M).
     """
     blocks, _, outputs = key_kernel.shape
-    num_classes = value_bias.shape[-1]
     value_bias = tf.cast(value_bias, accumulate_dtype)
-    batch, positions = size(features, 0), size(features, 1)
-    keys, values = split_channels(features, key_kernel, value_kernel)
-    width = block_outputs or outputs
+    sizes = size(features, 0), size(features, 1)
+    parts = list(zip(*split_channels(features, key_kernel, value_kernel), strict=True))
     small = [None] * blocks
     if key_norms is not None:
         small = keys_are_small(features, key_kernel, key_norms)
-    kernels_of = list(zip(tf.unstack(key_kernel), tf.unstack(value_kernel), strict=True))
+    whole = list(zip(tf.unstack(key_kernel), tf.unstack(value_kernel), strict=True))
+    width = block_outputs or outputs
     scores, before = [], []
     for first, last in ranges(outputs, width):
-        parts = []
+        means = []
         for block in range(blocks):
-            kernels = [columns(kernel, first, last - first) for kernel in kernels_of[block]]
+            kernels = [columns(kernel, first, last - first) for kernel in whole[block]]
             if width < outputs:
                 kernels = after(kernels, before)
-            key, value = (
-                tf.cast(project(flat[block], kernel, batch, positions), accumulate_dtype)
-                for flat, kernel in zip((keys, values), kernels, strict=True)
-            )
+            weights, values = tile(parts[block], kernels, small[block], sizes, accumulate_dtype)
             if dropout:
-                # The reference drops elements of the biased value, so the bias cannot wait.
-                value += tf.reshape(value_bias, (blocks, outputs))[block, first:last]
-                block_seed = fold_in(seed, block)
-                shape = batch, positions, last - first
-                value = dropped(value, kept(shape, dropout, block_seed, first), dropout)
-            parts.append(attend(exponentials(key, small[block]), value))
-            before = parts[-1:]
-        scores.append(tf.add_n(parts))
-    logits = scores[0] if len(scores) == 1 else tf.concat(scores, axis=1)
-    if outputs > num_classes:
-        logits = tf.reduce_sum(
-            tf.reshape(logits, (batch, outputs // num_classes, num_classes)), axis=1
-        )
-    if dropout:
-        return logits
-    return logits + (value_bias if value_bias.shape.rank == 1 else tf.reduce_sum(value_bias, 0))
+                bias = tf.reshape(value_bias, (blocks, outputs))[block, first:last]
+                values, _ = drop(values, bias, dropout, fold_in(seed, block), first)
+            means.append(attend(weights, values)[1])
+            before = means[-1:]
+        scores.append(tf.add_n(means))
+    return to_logits(tf.squeeze(joined(scores), axis=1), value_bias, dropout)
 
 
 def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
@@ -281,6 +323,11 @@ def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
         keys = project(parts[block], kernel, batch, positions)
         maps.append(attention(tf.cast(keys, accumulate_dtype)))
     return tf.reshape(tf.concat(maps, axis=-1), (batch, positions, blocks * groups, classes))
+
+
+def joined(tensors):
+    """Tensors (..., m) in a row along their last axis."""
+    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
 
 
 def size(tensor, axis):

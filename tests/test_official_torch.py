@@ -24,22 +24,7 @@ from noah_tf.official import load_official_weights, save_official_weights, state
 
 pytestmark = pytest.mark.slow
 SUFFIXES = ("pth", "pt", "pth.tar")
-
-
-class Head(torch.nn.Module):
-    """The reference's head, written from its description."""
-
-    def __init__(self, channels, num_classes, groups):
-        super().__init__()
-        half = channels // 2
-        self.groups = groups
-        self.query = torch.nn.Conv2d(half, groups * num_classes, 1, groups=groups)
-        self.value = torch.nn.Conv2d(half, groups * num_classes, 1, groups=groups)
-
-    def forward(self, x):
-        keys, values = x.chunk(2, dim=1)
-        keys, values = self.query(keys).flatten(2), self.value(values).flatten(2)
-        return (keys.softmax(-1) * values).sum(-1).unflatten(1, (self.groups, -1)).sum(1)
+HEAD = head_cases.Shape(positions=16, channels=8, classes=3, groups=2, ratio=1 / 2)
 
 
 class Block(torch.nn.Module):
@@ -63,7 +48,7 @@ class Net(torch.nn.Module):
         self.layer1 = torch.nn.Sequential(Block())
         pool = torch.nn.AdaptiveAvgPool2d(1)
         linear = torch.nn.Sequential(pool, torch.nn.Flatten(), torch.nn.Linear(8, 3))
-        self.head = Head(8, 3, 2) if noah else linear
+        self.head = head_cases.reference_module(HEAD) if noah else linear
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for name, tensor in self.state_dict().items():
@@ -143,7 +128,7 @@ def test_both_frameworks_load_each_others_files_and_agree(tmp_path, noah):
 
 
 def test_a_head_alone(tmp_path):
-    head = Head(8, 3, 2)
+    head = head_cases.reference_module(HEAD)
     torch.save(head.state_dict(), tmp_path / "head.pt")
     layer = NOAHHead(3, 2, 0.5)
     layer.build((None, 4, 4, 8))
@@ -504,21 +489,16 @@ def test_files_are_read_without_warnings(tmp_path):
 
 def test_torch_reference_of_the_benchmark_is_the_head_that_it_is_compared_with():
     shape, batch = head_cases.Shape(9, 16, 5, 2, 1 / 4), 3
-    forward, train = head_cases.reference(shape, batch)
-    module = forward.module
+    module = head_cases.reference_module(shape)
+    forward, train = head_cases.reference(shape, batch, module)
     head = NOAHHead(shape.classes, shape.groups, shape.ratio)
     features, labels = head_cases.problem(shape, batch)
     head.build(features.shape)
-    weights = {
-        f"{ours}.{kind}": getattr(getattr(module, theirs), kind).detach().numpy()
-        for ours, theirs in (("query", "keys"), ("value", "values"))
-        for kind in ("weight", "bias")
-    }
-    load_official_weights(head, weights)
+    load_official_weights(head, module.state_dict())
     np.testing.assert_allclose(forward(), head(features), rtol=1e-5, atol=1e-5)
     train()
     with tf.GradientTape() as tape:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, head(features))
         loss = tf.reduce_mean(losses)
     gradient = tape.gradient(loss, head.value_bias).numpy().ravel()
-    np.testing.assert_allclose(module.values.bias.grad, gradient, atol=1e-6)
+    np.testing.assert_allclose(module.value.bias.grad, gradient, atol=1e-6)

@@ -26,6 +26,13 @@ def checked_key_ratio(value):
     return float(value)
 
 
+def positive_number(name, value, unit):
+    """`value`, if it is a positive number."""
+    if not is_number(value) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number of {unit}, got {value!r}.")
+    return value
+
+
 def messages_of(*checks):
     """Calls the functions; gives what those that raise ValueError say, without the full stop."""
     for check in checks:

@@ -6,7 +6,7 @@ gradients of values and keys are
     dv[b, l] = a[b, l] * g[b],        dk[b, l] = dv[b, l] * (v[b, l] - z[b]),
 
 for each group and class. So all that the backward pass needs of the forward pass is s and z, one
-number each for an image, a group and a class; k and v can be made again from the features, one
+number each for an image, a group and a class; k and v can be recomputed from the features, one
 unit of work (see `blocks.py`) at a time. Where memory allows, exponentials and values are kept
 instead, which saves two of eight matrix products. Automatic differentiation keeps more than that
 and has more to pass over: it divides by s, and it does not know that the softmax's Jacobian and
@@ -41,14 +41,16 @@ def blocked_poca(
     Args:
         features, key_kernel, value_kernel, value_bias, dropout, seed, accumulate_dtype: as of
             `poca.poca`.
-        memory_budget: MiB that a training step may hold beside its inputs, logits and gradients.
-            What does not fit is computed twice. A unit has at least MASK_OUTPUTS outputs.
+        memory_budget: MiB that a training step may hold beside its inputs, logits and gradients,
+            and the pieces that one of these is joined of. What does not fit is recomputed. A unit
+            has at least MASK_OUTPUTS outputs. XLA does not heed it where units are spelled out, as
+            it merges what is recomputed with what it was.
 
     Returns:
         Logits (B, M).
 
     Raises:
-        NotImplementedError: second derivatives are asked for.
+        NotImplementedError: second or forward-mode derivatives are asked for.
     """
     work = _Work(features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget)
     value_bias = tf.cast(value_bias, accumulate_dtype)
@@ -202,7 +204,7 @@ class _Work:
                 maximum_iterations=whole_runs,
             )
             found = [[array.read(n) for array in arrays] for n in range(whole_runs)]
-            first, done = whole_runs * width, [found[-1]]
+            first, done = whole_runs * width, [found[-1]] * self._plan.at_once
         for start in range(first, self.outputs, width):
             sums, tensors = run(start, min(width, self.outputs - start), sums, done)
             found.append(tensors)
@@ -233,6 +235,6 @@ class _Work:
 
 def _refuse(*_):
     raise NotImplementedError(
-        "NOAHHead has no second derivatives where it computes its gradients in blocks: give it "
-        "implementation='direct'."
+        "NOAHHead has no second and no forward-mode derivatives where it computes its gradients "
+        "in blocks: give it implementation='direct'."
     )

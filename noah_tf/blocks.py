@@ -46,6 +46,8 @@ def block_outputs(
         `outputs`, or a multiple of MASK_OUTPUTS.
     """
     most_bytes = min(most_bytes, _TILE_BYTES)
+    if tensor_bytes(batch, positions, outputs, itemsize) <= most_bytes:
+        return outputs
     chunks = most_bytes // tensor_bytes(batch, positions, MASK_OUTPUTS, itemsize)
     count = min(most_blocks, math.ceil(outputs / (MASK_OUTPUTS * max(1, chunks))))
     return min(outputs, MASK_OUTPUTS * math.ceil(outputs / (MASK_OUTPUTS * count)))
@@ -54,8 +56,8 @@ def block_outputs(
 def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_bytes):
     """Cuts a training step so that what it holds beside inputs and results fits a budget.
 
-    A step that fits keeps all that its backward pass needs. One that does not makes keys and
-    values again.
+    A step that fits keeps all that its backward pass needs. One that does not recomputes keys and
+    values.
 
     Args:
         batch, positions: B and L, or None.
@@ -67,7 +69,7 @@ def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_by
     Returns:
         `Plan`: `block_outputs` of a unit; whether the forward pass keeps exponentials and values
         (`keep_tiles`), and whether their sums over positions (`keep_sums`); and how many units may
-        be under way `at_once`.
+        be under way `at_once`, at most all.
     """
     sizes = batch, positions, outputs, itemsize, budget_bytes // _TILES_OF_A_UNIT
     width = block_outputs(*sizes)
@@ -77,13 +79,19 @@ def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_by
     tiles = tensor_bytes(batch, positions, everything, 2 * itemsize + 1)
     spare = budget_bytes - tiles - under_way
     if spare >= 0:
-        return Plan(width, keep_tiles=True, keep_sums=True, at_once=1 + spare // under_way)
+        at_once = _at_most_all(1 + spare // under_way, channel_blocks, outputs, width)
+        return Plan(width, keep_tiles=True, keep_sums=True, at_once=at_once)
     width = block_outputs(*sizes, most_blocks=outputs)  # A loop may have any number.
     sums = tensor_bytes(batch, 1, everything, 2 * itemsize)
     keep_sums = sums <= budget_bytes // 4
     under_way = _TILES_OF_A_UNIT * tensor_bytes(batch, positions, width, itemsize)
     at_once = max(1, (budget_bytes - keep_sums * sums) // under_way)
+    at_once = _at_most_all(at_once, channel_blocks, outputs, width)
     return Plan(width, keep_tiles=False, keep_sums=keep_sums, at_once=at_once)
+
+
+def _at_most_all(units, channel_blocks, outputs, width):
+    return min(units, channel_blocks * math.ceil(outputs / width))
 
 
 def ranges(outputs, width):

@@ -5,8 +5,9 @@ import numbers
 import tensorflow as tf
 
 from noah_tf import blocks, poca
-from noah_tf.arguments import checked_key_ratio, checked_rate, is_number, positive_int
+from noah_tf.arguments import checked_key_ratio, checked_rate, positive_int, positive_number
 from noah_tf.blocked import blocked_poca
+from noah_tf.channel_split import check_division, key_value_channels
 from noah_tf.dropout import hold_seed_stream, next_seed
 
 # Biases join the sums, which run in float32: under a mixed policy they must not pass through
@@ -42,13 +43,15 @@ class NOAHHead(tf.keras.layers.Layer):
             them; `key_ratio` then has no effect.
         activation: what to apply to the logits, by name or as a callable; None leaves logits.
         implementation: how training computes the gradients. "blocked" is in closed form, a block
-            of classes at a time, within `memory_budget`; it has no second derivatives. "direct"
-            leaves them to automatic differentiation, whose memory grows with B * L * N *
-            num_classes. "auto" is "direct" up to 4 MiB of keys (a size that is unknown while
-            tracing counts as 32 images or 256 positions) and where `training` is not true, and
-            "blocked" beyond. All have the same logits, gradients and dropout masks.
+            of classes at a time, within `memory_budget`; it has no second and no forward-mode
+            derivatives. "direct" leaves them to automatic differentiation, whose memory grows with
+            B * L * N * num_classes. "auto" is "direct" up to 4 MiB of keys (a size that is unknown
+            while tracing counts as 32 images or 256 positions) and where `training` is not true,
+            and "blocked" beyond. All have the same logits, gradients and dropout masks.
         memory_budget: MiB that a blocked training step may hold beside its inputs, logits and
-            gradients. What does not fit is computed twice.
+            gradients, one of which is there twice while its pieces are joined. What does not fit
+            is recomputed. Sizes that are unknown while tracing count as above. XLA need not heed
+            it.
         kernel_initializer: initializer of both kernels; None is the reference's, Kaiming normal
             by fan-out: standard deviation sqrt(2 / (N * M)).
         bias_initializer: initializer of both biases.
@@ -112,15 +115,7 @@ class NOAHHead(tf.keras.layers.Layer):
         self.num_groups = positive_int("num_groups", num_groups)
         self.key_ratio = checked_key_ratio(key_ratio)
         self.dropout = checked_rate("dropout", dropout)
-        if implementation not in ("auto", "direct", "blocked"):
-            raise ValueError(
-                f"implementation must be 'auto', 'direct' or 'blocked', got {implementation!r}."
-            )
         self.implementation = implementation
-        if not is_number(memory_budget) or not 0 < memory_budget < float("inf"):
-            raise ValueError(
-                f"memory_budget must be a positive number of MiB, got {memory_budget!r}."
-            )
         self.memory_budget = memory_budget
         self.split_groups = bool(split_groups)
         self.split_key_value = bool(split_key_value)
@@ -145,12 +140,34 @@ class NOAHHead(tf.keras.layers.Layer):
         if self.dropout:
             hold_seed_stream(self, self.seed)
 
+    @property
+    def implementation(self):
+        """How training computes the gradients; what is traced already does not change."""
+        return self._implementation
+
+    @implementation.setter
+    def implementation(self, value):
+        if value not in ("auto", "direct", "blocked"):
+            raise ValueError(
+                f"implementation must be 'auto', 'direct' or 'blocked', got {value!r}."
+            )
+        self._implementation = value
+
+    @property
+    def memory_budget(self):
+        """MiB that a blocked training step may hold; what is traced already does not change."""
+        return self._memory_budget
+
+    @memory_budget.setter
+    def memory_budget(self, value):
+        self._memory_budget = positive_number("memory_budget", value, "MiB")
+
     def build(self, input_shape):
         """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""
         channels = self._channels(input_shape)
-        self._check_division(channels)
+        check_division(channels, self.num_groups, self._split_ratio)
         self._built_channels = channels
-        key_channels, value_channels = self._split(channels)
+        key_channels, value_channels = key_value_channels(channels, self._split_ratio)
         blocks = self.num_groups if self.split_groups else 1
         outputs = self.num_groups * self.num_classes // blocks
         for name, part, draw in (("key", key_channels, 0), ("value", value_channels, 1)):
@@ -218,13 +235,12 @@ class NOAHHead(tf.keras.layers.Layer):
         Raises:
             ValueError: the layer has no weights yet, or a class is out of range.
         """
-        if not self.built:
-            raise ValueError(f"{self.name} has no weights yet: call it on features first.")
+        self.check_built()
         features = tf.convert_to_tensor(features)
         self._check_features(features)
         keys = self._flat(tf.cast(features, self.compute_dtype))
         if self.split_key_value:
-            keys = keys[..., : self._split(self._built_channels)[0]]
+            keys = keys[..., : key_value_channels(self._built_channels, self._split_ratio)[0]]
         form = self.inference_form
         kernel = self._kernel(self.key_kernel) if form is None else form().tensors()[0]
         blocks, channels, _ = kernel.shape
@@ -236,6 +252,11 @@ class NOAHHead(tf.keras.layers.Layer):
             maps = tf.reduce_mean(maps, axis=2)
         positions = tf.shape(features)[1:-1]
         return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))
+
+    def check_built(self):
+        """Raises a ValueError where the layer has no weights yet."""
+        if not self.built:
+            raise ValueError(f"{self.name} has no weights yet: call it on features first.")
 
     def compute_output_shape(self, input_shape):
         """(B, num_classes)."""
@@ -274,6 +295,10 @@ class NOAHHead(tf.keras.layers.Layer):
     def _logits_dtype(self):
         return logits_dtype(self.compute_dtype)
 
+    @property
+    def _split_ratio(self):
+        return self.key_ratio if self.split_key_value else None
+
     def _chosen(self, features, training):
         """The function that computes the logits, and its options."""
         large = self.implementation == "auto" and self._key_bytes(features) > _MOST_DIRECT_BYTES
@@ -306,12 +331,6 @@ class NOAHHead(tf.keras.layers.Layer):
         if positions is None:
             positions = tf.reduce_prod(tf.shape(features)[1:3])
         return tf.reshape(features, (poca.size(features, 0), positions, features.shape[-1]))
-
-    def _split(self, channels):
-        if not self.split_key_value:
-            return channels, channels
-        key_channels = int(channels * self.key_ratio)
-        return key_channels, channels - key_channels
 
     def _kernel(self, kernel):
         return tf.cast(kernel, self.compute_dtype)
@@ -350,31 +369,6 @@ class NOAHHead(tf.keras.layers.Layer):
             raise ValueError(f"{self.name} needs a known number of channels, got shape {shape}.")
         return shape[-1]
 
-    def _check_division(self, channels):
-        parts = self._split(channels)
-        if all(parts) and not any(part % self.num_groups for part in parts):
-            return
-        raise ValueError(
-            f"num_groups={self.num_groups} must divide the {parts[0]} key and {parts[1]} value "
-            f"channels of C={channels} with key_ratio={self.key_ratio}, and neither may be 0: "
-            f"{self._working_values(channels, parts)}."
-        )
-
-    def _working_values(self, channels, parts):
-        """The nearest num_groups and key_ratio that divide `channels`, as a phrase."""
-        options = []
-        if all(parts):
-            groups = [n for n in range(1, channels + 1) if not any(part % n for part in parts)]
-            groups.sort(key=lambda n: abs(n - self.num_groups))
-            options.append("num_groups=" + " or ".join(str(n) for n in sorted(groups[:2])))
-        if self.split_key_value and channels % self.num_groups == 0:
-            keys = range(self.num_groups, channels, self.num_groups)
-            ratios = [_ratio(k, channels) for k in keys]
-            ratios.sort(key=lambda ratio: abs(ratio - self.key_ratio))
-            if ratios:
-                options.append("key_ratio=" + " or ".join(str(r) for r in sorted(ratios[:2])))
-        return "use " + ", or ".join(options) if options else "use fewer groups or more channels"
-
 
 def _independent(initializer, draw):
     """A copy of an initializer for the `draw`-th weight of its kind.
@@ -395,9 +389,3 @@ def _independent(initializer, draw):
 def logits_dtype(compute_dtype):
     """What sums over features of a dtype, and so the logits, are computed in."""
     return "float64" if compute_dtype == "float64" else "float32"
-
-
-def _ratio(keys, channels):
-    """A short key_ratio of which int(channels * key_ratio) is `keys`: rounded up, not down."""
-    millionths = -(-keys * 10**6 // channels)
-    return next(m / 1e6 for m in (millionths, millionths + 1) if int(channels * (m / 1e6)) == keys)

@@ -21,6 +21,9 @@ class InferenceForm(tf.Module):
         branches: whether graphs may choose at run time, see `poca.keys_are_small`. That is faster
             where TensorFlow runs them; other formats are better off without.
 
+    Raises:
+        ValueError: a head has no weights yet.
+
     Attributes:
         replaced: ids of the raw variables of the heads, which a graph made while the form is
             `used` does not need.
@@ -43,19 +46,25 @@ class InferenceForm(tf.Module):
 
     @contextlib.contextmanager
     def used(self):
-        """While it lasts, the heads compute with these weights where `training` is not true."""
+        """While it lasts, the heads compute with these weights where `training` is not true.
+
+        It is for all threads that call the model: trace what is to use the form, and then share
+        what was traced.
+        """
+        before = [head.inference_form for head in self._heads()]
         for head, form in zip(self._heads(), self._forms, strict=True):
             head.inference_form = lambda form=form: form
         try:
             yield
         finally:
-            for head in self._heads():
-                head.inference_form = None
+            for head, form in zip(self._heads(), before, strict=True):
+                head.inference_form = form
 
 
 class _HeadForm(tf.Module):
     def __init__(self, head, branches):
         super().__init__()
+        head.check_built()
         self.key_norms = None
         if branches:
             norms = poca.largest_norms(raw_variable(head.key_kernel))

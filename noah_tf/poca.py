@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from noah_tf.blocks import MASK_OUTPUTS, after, columns, ranges
 
-_SMALL_KEY = 60.0  # exp(60) times any number of positions, and its inverse, are float32 numbers.
+_SMALL_KEY = 30.0  # exp(30), its inverse, and what they are multiplied with, are float32 numbers.
 
 
 def split_channels(features, key_kernel, value_kernel):

@@ -19,9 +19,8 @@ def test_blocks_cover_the_outputs_and_begin_where_masks_do(
     width = blocks.block_outputs(batch, positions, outputs, itemsize, budget)
     assert width == outputs or (width < outputs and width % MASK_OUTPUTS == 0)
     ranges = blocks.ranges(outputs, width)
-    assert [number for first, last in ranges for number in (first, last)][
-        :: len(ranges) * 2 - 1
-    ] == [0, outputs]
+    firsts, lasts = zip(*ranges, strict=True)
+    assert (firsts[0], lasts[-1]) == (0, outputs) and firsts[1:] == lasts[:-1]
     assert len(ranges) <= 64
     tile = blocks.tensor_bytes(batch, positions, width, itemsize)
     assert tile <= min(budget, 8 * MIB) or width <= MASK_OUTPUTS or len(ranges) > 32
@@ -46,17 +45,21 @@ def test_a_plan_stays_within_its_budget(batch, positions, outputs, channel_block
     plan = blocks.training_plan(batch, positions, outputs, channel_blocks, 4, budget)
     tile = blocks.tensor_bytes(batch, positions, plan.block_outputs, 4)
     held = 4 * tile * plan.at_once
-    if plan.keep_tiles:
-        held += 2 * blocks.tensor_bytes(batch, positions, channel_blocks * outputs, 4)
+    outputs_in_all = channel_blocks * outputs
+    if plan.keep_tiles:  # two numbers and a bool
+        held += blocks.tensor_bytes(batch, positions, outputs_in_all, 9)
+    elif plan.keep_sums:
+        held += blocks.tensor_bytes(batch, 1, outputs_in_all, 8)
     if plan.keep_tiles or plan.block_outputs > MASK_OUTPUTS:
         assert held <= budget
-    assert plan.at_once >= 1
+    assert 1 <= plan.at_once <= channel_blocks * -(-outputs // plan.block_outputs)
     assert plan.keep_sums or not plan.keep_tiles
 
 
 def test_larger_budgets_keep_more():
     plans = [blocks.training_plan(32, 49, 1000, 8, 4, mib * MIB) for mib in (1, 16, 32, 256)]
     assert [plan.block_outputs for plan in plans] == [128, 512, 1000, 1000]
+    assert blocks.training_plan(32, 49, 1000, 8, 4, 24 * MIB).block_outputs == 1000  # just fits
     assert [plan.keep_tiles for plan in plans] == [False, False, False, True]
     assert [plan.keep_sums for plan in plans] == [False, True, True, True]
     assert plans[-1].at_once > 1

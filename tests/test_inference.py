@@ -48,7 +48,6 @@ def test_logits_and_attention_are_those_of_the_layer(policy, tolerance, options)
     with form.used():
         np.testing.assert_allclose(model(FEATURES), logits, atol=tolerance)
         np.testing.assert_allclose(head.attention(FEATURES, [1, 4]), maps, atol=1e-6)
-        assert (model(FEATURES, training=True) != logits).numpy().any()
     np.testing.assert_array_equal(model(FEATURES), logits)
 
 
@@ -69,7 +68,16 @@ def test_it_is_of_the_weights_that_it_was_made_of_and_holds_nothing_else():
     model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
     with form.used():
         np.testing.assert_allclose(model(FEATURES), logits, atol=1e-6)
+        np.testing.assert_array_equal(model(FEATURES, training=True), 0)
+        with InferenceForm(model).used():
+            np.testing.assert_array_equal(model(FEATURES), 0)
+        np.testing.assert_allclose(model(FEATURES), logits, atol=1e-6)
     np.testing.assert_array_equal(model(FEATURES), 0)
+
+
+def test_a_head_without_weights_is_refused():
+    with pytest.raises(ValueError, match="other_head has no weights yet: call it on features"):
+        InferenceForm(NOAHHead(5, name="other_head"))
 
 
 def test_an_error_ends_it():

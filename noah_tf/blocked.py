@@ -20,6 +20,10 @@ import collections
 
 import tensorflow as tf
 
+# Graphs for XLA have an op of their own to write in place, and no public way to be told.
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.python.ops import control_flow_util
+
 from noah_tf import blocks, poca
 
 # With more units than this in a graph, the graph takes more memory than a unit.
@@ -41,10 +45,10 @@ def blocked_poca(
     Args:
         features, key_kernel, value_kernel, value_bias, dropout, seed, accumulate_dtype: as of
             `poca.poca`.
-        memory_budget: MiB that a training step may hold beside its inputs, logits and gradients,
-            and the pieces that one of these is joined of. What does not fit is recomputed. A unit
-            has at least MASK_OUTPUTS outputs. XLA does not heed it where units are spelled out, as
-            it merges what is recomputed with what it was.
+        memory_budget: MiB that a training step may hold beside its inputs, logits and gradients.
+            What does not fit is recomputed. A unit has at least MASK_OUTPUTS outputs. Where units
+            are spelled out, one gradient is there twice while its pieces are joined, and XLA does
+            not heed the budget, as it merges what is recomputed with what it was.
 
     Returns:
         Logits (B, M).
@@ -122,8 +126,10 @@ class _Work:
             sums = [tf.stack(totals), tf.stack(means)] if self._plan.keep_sums else []
             return [], [tf.add_n(means), *sums]
 
-        count = 3 if self._plan.keep_sums else 1
-        _, (scores, *sums) = self._over_runs(run, [], [self._dtype] * count)
+        leading = [(self._sizes[0], 1)]
+        if self._plan.keep_sums:
+            leading += 2 * [(self.blocks, self._sizes[0], 1)]
+        _, (scores, *sums) = self._over_runs(run, [], leading, [self._dtype] * len(leading))
         return tf.squeeze(scores, axis=1), (inputs, tiles, [tf.unstack(part) for part in sums])
 
     def backward(self, upstream, inputs, tiles, sums):
@@ -164,20 +170,24 @@ class _Work:
             return d_parts, [tf.stack(parts) for parts in d_weights]
 
         parts = [*inputs.parts[0], *inputs.parts[1]]
-        dtypes = [dtype, dtype] + [self._dtype] * bool(inputs.bias)
-        d_parts, d_weights = self._over_runs(run, parts, dtypes)
+        leading = [(self.blocks, kernels[0].shape[0]) for kernels in inputs.kernels]
+        dtypes = [dtype, dtype]
+        if inputs.bias:
+            leading, dtypes = [*leading, (self.blocks,)], [*dtypes, self._dtype]
+        d_parts, d_weights = self._over_runs(run, parts, leading, dtypes)
         if parts[0] is parts[self.blocks]:
             pairs = zip(d_parts[: self.blocks], d_parts[self.blocks :], strict=True)
             d_parts = [of_key + of_value for of_key, of_value in pairs]
         return tf.cast(poca.joined(d_parts), dtype), *d_weights
 
-    def _over_runs(self, run, sums_like, dtypes):
+    def _over_runs(self, run, sums_like, leading, dtypes):
         """Calls a function for each run of outputs, one after another.
 
         Args:
             run: (first, width, sums, done) to the new sums and a list of tensors (..., width).
                 Sums of None are 0. To `done` it adds a list of tensors for each of its units.
             sums_like: tensors of the sums' shapes.
+            leading: sizes of the listed tensors' axes before their last.
             dtypes: of the listed tensors.
 
         Returns:
@@ -185,33 +195,53 @@ class _Work:
         """
         width = self._plan.block_outputs
         whole_runs = self.outputs // width
-        first, sums, found, done = 0, [None] * len(sums_like), [], []
-        loop = whole_runs > 1 and whole_runs * self.blocks > _MOST_UNITS
-        if loop and not self._plan.keep_tiles:
-            # A loop, as a graph that spells out all runs takes more memory than a run.
-            def body(number, sums, arrays):
-                sums, tensors = run(number * width, width, sums, [])
-                arrays = [a.write(number, t) for a, t in zip(arrays, tensors, strict=True)]
-                return number + 1, sums, arrays
-
-            zeros = [tf.zeros(tf.shape(like), self._dtype) for like in sums_like]
-            arrays = [tf.TensorArray(dtype, whole_runs) for dtype in dtypes]
-            _, sums, arrays = tf.while_loop(
-                lambda number, *_: number < whole_runs,
-                body,
-                (0, zeros, arrays),
-                parallel_iterations=1,
-                maximum_iterations=whole_runs,
-            )
-            found = [[array.read(n) for array in arrays] for n in range(whole_runs)]
-            first, done = whole_runs * width, [found[-1]] * self._plan.at_once
-        for start in range(first, self.outputs, width):
+        if (
+            whole_runs > 1
+            and whole_runs * self.blocks > _MOST_UNITS
+            and not self._plan.keep_tiles
+            and not tf.executing_eagerly()
+        ):
+            return self._looped(run, sums_like, leading, dtypes)
+        sums, found, done = [None] * len(sums_like), [], []
+        for start in range(0, self.outputs, width):
             sums, tensors = run(start, min(width, self.outputs - start), sums, done)
             found.append(tensors)
         whole = []
         for pieces in zip(*found, strict=True):
             # One after another, as each is there twice for a moment.
             whole.append(poca.joined(blocks.after(pieces, whole[-1:]) if whole else pieces))
+        return sums, whole
+
+    def _looped(self, run, sums_like, leading, dtypes):
+        """`_over_runs` in a loop, as a graph that spells out all runs takes more memory than one.
+
+        The listed tensors are written in place, for the pieces of a gradient would be there twice.
+        """
+        width = self._plan.block_outputs
+        whole_runs = self.outputs // width
+
+        def body(number, sums, whole):
+            sums, tensors = run(number * width, width, sums, [])
+            pairs = zip(whole, tensors, strict=True)
+            return number + 1, sums, [_written(*pair, number * width) for pair in pairs]
+
+        zeros = [tf.zeros(tf.shape(like), self._dtype) for like in sums_like]
+        whole = [
+            tf.zeros((*sizes, self.outputs), dtype)
+            for sizes, dtype in zip(leading, dtypes, strict=True)
+        ]
+        _, sums, whole = tf.while_loop(
+            lambda number, *_: number < whole_runs,
+            body,
+            (0, zeros, whole),
+            parallel_iterations=1,
+            maximum_iterations=whole_runs,
+        )
+        first = whole_runs * width
+        if first < self.outputs:
+            done = [whole] * self._plan.at_once
+            sums, tensors = run(first, self.outputs - first, sums, done)
+            whole = [_written(*pair, first) for pair in zip(whole, tensors, strict=True)]
         return sums, whole
 
     def _kernels(self, inputs, unit, done):
@@ -231,6 +261,23 @@ class _Work:
         bias = blocks.columns(inputs.bias[block], first, width)
         seed = poca.fold_in(self._seed, block)
         return weights, *poca.drop(values, bias, self._dropout, seed, first)
+
+
+def _written(whole, piece, first):
+    """`whole` with its last-axis columns from `first` on replaced, in place."""
+    before = whole.shape.rank - 1
+    begin = [0] * before + [first]
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return gen_xla_ops.xla_dynamic_update_slice(input=whole, update=piece, indices=begin)
+    return tf.raw_ops.TensorStridedSliceUpdate(
+        input=whole,
+        begin=begin,
+        end=[0] * before + [first + piece.shape[-1]],
+        strides=[1] * (before + 1),
+        value=piece,
+        begin_mask=2**before - 1,
+        end_mask=2**before - 1,
+    )
 
 
 def _refuse(*_):

@@ -49,9 +49,8 @@ class NOAHHead(tf.keras.layers.Layer):
             while tracing counts as 32 images or 256 positions) and where `training` is not true,
             and "blocked" beyond. All have the same logits, gradients and dropout masks.
         memory_budget: MiB that a blocked training step may hold beside its inputs, logits and
-            gradients, one of which is there twice while its pieces are joined. What does not fit
-            is recomputed. Sizes that are unknown while tracing count as above. XLA need not heed
-            it.
+            gradients. What does not fit is recomputed. Sizes that are unknown while tracing count
+            as above, and XLA need not heed it.
         kernel_initializer: initializer of both kernels; None is the reference's, Kaiming normal
             by fan-out: standard deviation sqrt(2 / (N * M)).
         bias_initializer: initializer of both biases.

@@ -5,8 +5,15 @@ import numbers
 import tensorflow as tf
 
 from noah_tf import blocks, poca
-from noah_tf.arguments import checked_key_ratio, checked_rate, is_number, positive_int
+from noah_tf.arguments import (
+    checked_key_ratio,
+    checked_rate,
+    class_indices,
+    is_number,
+    positive_int,
+)
 from noah_tf.blocked import blocked_poca
+from noah_tf.division import check_division
 from noah_tf.dropout import hold_seed_stream, next_seed
 
 # Biases join the sums, which run in float32: under a mixed policy they must not pass through
@@ -218,24 +225,46 @@ class NOAHHead(tf.keras.layers.Layer):
         Raises:
             ValueError: the layer has no weights yet, or a class is out of range.
         """
-        if not self.built:
-            raise ValueError(f"{self.name} has no weights yet: call it on features first.")
-        features = tf.convert_to_tensor(features)
-        self._check_features(features)
-        keys = self._flat(tf.cast(features, self.compute_dtype))
-        if self.split_key_value:
-            keys = keys[..., : self._split(self._built_channels)[0]]
+        keys, _ = self._parts(features)
         form = self.inference_form
         kernel = self._kernel(self.key_kernel) if form is None else form().tensors()[0]
-        blocks, channels, _ = kernel.shape
-        kernel = tf.reshape(kernel, (blocks, channels, -1, self.num_classes))
-        if classes is not None:
-            kernel = tf.gather(kernel, self._class_indices(classes), axis=-1)
-        maps = poca.poca_attention(keys, kernel, self._logits_dtype)
-        if not per_group:
-            maps = tf.reduce_mean(maps, axis=2)
-        positions = tf.shape(features)[1:-1]
-        return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))
+        maps = poca.poca_attention(keys, self._columns(kernel, classes), self._logits_dtype)
+        return _placed(maps if per_group else tf.reduce_mean(maps, axis=2), features)
+
+    def contributions(self, features, classes=None, per_group=False):
+        """The evidence for each class at each place: attention times value.
+
+        The value's bias is spread as the attention is, so the map sums over the positions to the
+        logit exactly, as it is without dropout and before `activation`. What speaks against a
+        class is negative.
+
+        Args:
+            features: (B, H, W, C) or (B, L, C), as the layer was called with.
+            classes: indices of the K classes wanted, or None for all `num_classes`.
+            per_group: whether to return one map a group in place of their sum.
+
+        Returns:
+            (B, H, W, K) or (B, L, K); with `per_group` (B, H, W, N, K) or (B, L, N, K), which sums
+            to the logit over positions and groups.
+
+        Raises:
+            ValueError: the layer has no weights yet, or a class is out of range.
+
+        Example:
+
+        >>> maps = head.contributions(features, classes=[3])
+        >>> tf.reduce_sum(maps, axis=[1, 2])  # = head(features)[:, 3:4]
+        """
+        keys, values = self._parts(features)
+        kernels = [self._kernel(kernel) for kernel in (self.key_kernel, self.value_kernel)]
+        maps = poca.poca_contributions(
+            keys,
+            values,
+            *(self._columns(kernel, classes) for kernel in kernels),
+            self._columns(tf.convert_to_tensor(self.value_bias), classes),
+            self._logits_dtype,
+        )
+        return _placed(maps if per_group else tf.reduce_sum(maps, axis=2), features)
 
     def compute_output_shape(self, input_shape):
         """(B, num_classes)."""
@@ -313,18 +342,27 @@ class NOAHHead(tf.keras.layers.Layer):
         key_channels = int(channels * self.key_ratio)
         return key_channels, channels - key_channels
 
+    def _parts(self, features):
+        """What keys and values of a map are made of: (B, L, Ck) and (B, L, Cv)."""
+        if not self.built:
+            raise ValueError(f"{self.name} has no weights yet: call it on features first.")
+        features = tf.convert_to_tensor(features)
+        self._check_features(features)
+        flat = self._flat(tf.cast(features, self.compute_dtype))
+        if not self.split_key_value:
+            return flat, flat
+        return tf.split(flat, self._split(self._built_channels), axis=-1)
+
+    def _columns(self, weight, classes):
+        """Those of some classes: a kernel (G, c, N/G, K), or a bias (N, K)."""
+        if weight.shape.rank == 3:
+            weight = tf.reshape(weight, (*weight.shape[:2], -1, self.num_classes))
+        if classes is None:
+            return weight
+        return tf.gather(weight, class_indices(classes, self.num_classes), axis=-1)
+
     def _kernel(self, kernel):
         return tf.cast(kernel, self.compute_dtype)
-
-    def _class_indices(self, classes):
-        indices = tf.convert_to_tensor(classes)
-        if not indices.dtype.is_integer or indices.shape.rank != 1:
-            raise ValueError(f"classes must be a list of class indices, got {classes!r}.")
-        # None inside a tf.function to which the classes are an argument: tf.gather checks those.
-        known = tf.get_static_value(indices)
-        if known is not None and not all(0 <= index < self.num_classes for index in known):
-            raise ValueError(f"classes must lie in [0, {self.num_classes}), got {known.tolist()}.")
-        return indices
 
     def _check_features(self, features):
         if not tf.as_dtype(features.dtype).is_floating:
@@ -352,28 +390,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def _check_division(self, channels):
         parts = self._split(channels)
-        if all(parts) and not any(part % self.num_groups for part in parts):
-            return
-        raise ValueError(
-            f"num_groups={self.num_groups} must divide the {parts[0]} key and {parts[1]} value "
-            f"channels of C={channels} with key_ratio={self.key_ratio}, and neither may be 0: "
-            f"{self._working_values(channels, parts)}."
-        )
-
-    def _working_values(self, channels, parts):
-        """The nearest num_groups and key_ratio that divide `channels`, as a phrase."""
-        options = []
-        if all(parts):
-            groups = [n for n in range(1, channels + 1) if not any(part % n for part in parts)]
-            groups.sort(key=lambda n: abs(n - self.num_groups))
-            options.append("num_groups=" + " or ".join(str(n) for n in sorted(groups[:2])))
-        if self.split_key_value and channels % self.num_groups == 0:
-            keys = range(self.num_groups, channels, self.num_groups)
-            ratios = [_ratio(k, channels) for k in keys]
-            ratios.sort(key=lambda ratio: abs(ratio - self.key_ratio))
-            if ratios:
-                options.append("key_ratio=" + " or ".join(str(r) for r in sorted(ratios[:2])))
-        return "use " + ", or ".join(options) if options else "use fewer groups or more channels"
+        check_division(channels, parts, self.num_groups, self.key_ratio, self.split_key_value)
 
 
 def _independent(initializer, draw):
@@ -392,12 +409,12 @@ def _independent(initializer, draw):
     return type(initializer).from_config({**config, "seed": None if seed is None else seed + draw})
 
 
+def _placed(maps, features):
+    """Maps (B, L, ...) at the positions of features (B, H, W, C) or (B, L, C)."""
+    positions = tf.shape(features)[1:-1]
+    return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))
+
+
 def logits_dtype(compute_dtype):
     """What sums over features of a dtype, and so the logits, are computed in."""
     return "float64" if compute_dtype == "float64" else "float32"
-
-
-def _ratio(keys, channels):
-    """A short key_ratio of which int(channels * key_ratio) is `keys`: rounded up, not down."""
-    millionths = -(-keys * 10**6 // channels)
-    return next(m / 1e6 for m in (millionths, millionths + 1) if int(channels * (m / 1e6)) == keys)

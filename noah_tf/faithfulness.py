@@ -6,7 +6,7 @@ import tensorflow as tf
 from noah_tf.arguments import positive_int
 from noah_tf.datasets.corrupt import naming_corrupt_examples
 from noah_tf.datasets.source import random_order
-from noah_tf.explain import Explainer
+from noah_tf.explainer import Explainer
 
 CURVES = ("deletion", "insertion")
 # The standard deviation of the blur that insertion begins with, as a share of the image's side:
@@ -53,7 +53,7 @@ def faithfulness_curves(
         model: a functional Keras model, images to logits.
         source: a `datasets.source.Source`.
         preprocessing: a `Preprocessing`. Deleted pixels get its mean colour.
-        methods: which maps to measure, of `explain.METHODS`; None for all that the model has.
+        methods: which maps to measure, of `explainer.METHODS`; None for all that the model has.
         count: how many images, drawn by the seed; all, if there are fewer.
         steps: in how many steps the pixels go.
         seed: of the images, and of the noise.

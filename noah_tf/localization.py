@@ -7,8 +7,9 @@ spread evenly.
 import numpy as np
 import tensorflow as tf
 
+from noah_tf.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.datasets.corrupt import naming_corrupt_examples
-from noah_tf.explain import Explainer
+from noah_tf.explainer import Explainer
 
 
 def localize(model, source, preprocessing, methods=None, batch_size=64):
@@ -19,7 +20,7 @@ def localize(model, source, preprocessing, methods=None, batch_size=64):
         source: a `datasets.source.Source` whose examples have boxes, such as "digit_scenes" and
             "digit_scenes/multi".
         preprocessing: a `Preprocessing`.
-        methods: which maps to measure, of `explain.METHODS`; None for all that the model has.
+        methods: which maps to measure, of `explainer.METHODS`; None for all that the model has.
         batch_size: images at once; it does not change the result.
 
     Returns:
@@ -42,13 +43,13 @@ def localize(model, source, preprocessing, methods=None, batch_size=64):
     sums, count = dict.fromkeys(_names(methods), 0.0), 0
     with naming_corrupt_examples(source):
         for images, boxes in _batches(source, preprocessing, batch_size):
-            rows, classes = np.nonzero(_areas(boxes) > 0)
+            rows, classes = np.nonzero(areas(boxes) > 0)
             if not len(rows):
                 continue
             features, _ = explainer.forward(images)
             features, boxes = tf.gather(features, rows), boxes[rows, classes]
             count += len(rows)
-            sums["chance"] += _areas(boxes).sum()
+            sums["chance"] += areas(boxes).sum()
             for method in methods:
                 maps = maps_of[method](features, classes[:, None])[..., 0].numpy()
                 sums[f"{method}_pointing"] += pointing_game(maps, boxes).sum()
@@ -111,21 +112,6 @@ def energy_inside(maps, boxes):
     return np.divide(inside, total, out=np.zeros_like(total), where=total > 0)
 
 
-def boxes_in_view(boxes, region):
-    """Boxes of a photo as boxes of the part of it that a model sees.
-
-    Args:
-        boxes: (..., 4): top, left, bottom, right as shares of the photo's sides.
-        region: (4,), that part, as `Preprocessing.region` gives it.
-
-    Returns:
-        (..., 4) as shares of the part's sides; of a box outside of it, one without area.
-    """
-    top_left, bottom_right = region[:2], region[2:]
-    corner, size = tf.concat([top_left] * 2, 0), tf.concat([bottom_right - top_left] * 2, 0)
-    return tf.clip_by_value((boxes - corner) / size, 0.0, 1.0)
-
-
 def _names(methods):
     return ["chance", *(f"{m}_{what}" for m in methods for what in ("pointing", "energy"))]
 
@@ -143,14 +129,11 @@ def _batches(source, preprocessing, batch_size):
 
     def view(example):
         photo = preprocessing.decode(example["image"])
-        region = preprocessing.region(tf.shape(photo)[:2])
-        boxes = example.get("boxes")
-        if boxes is None:
-            boxes = tf.one_hot(example["label"], source.num_classes)[:, None] * example["bbox"]
-        return preprocessing.evaluation(photo), boxes_in_view(boxes, region)
+        boxes = boxes_in_view(example, tf.shape(photo)[:2], preprocessing, source.num_classes)
+        return preprocessing.evaluation(photo), boxes
 
     examples = source.examples()
-    if not {"bbox", "boxes"} & set(examples.element_spec):
+    if not has_boxes(examples.element_spec):
         raise ValueError(
             f"{source.name!r} has no boxes to measure maps by: give a run on data that has, such "
             "as digit_scenes, or measure its deletion and insertion curves."
@@ -158,7 +141,3 @@ def _batches(source, preprocessing, batch_size):
     batches = examples.map(view, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
     for images, boxes in batches.prefetch(tf.data.AUTOTUNE):
         yield images, boxes.numpy()
-
-
-def _areas(boxes):
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

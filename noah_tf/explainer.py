@@ -129,8 +129,7 @@ class Explainer:
             )
         if per_group and isinstance(self._head, PooledHead):
             raise ValueError(
-                f"Model {self.model_name!r} has a pooled head, which has no groups: leave per_group "
-                "out."
+                f"Model {self.model_name!r} has a pooled head, without groups: leave per_group out."
             )
 
 

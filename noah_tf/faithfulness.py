@@ -38,7 +38,7 @@ def faithfulness(
     curves = faithfulness_curves(
         model, source, preprocessing, methods, count, steps, seed, batch_size
     )
-    return {"examples": min(count, source.num_examples), **areas(curves)}
+    return {"examples": min(count, source.num_examples), **areas_under(curves)}
 
 
 def faithfulness_curves(
@@ -104,7 +104,7 @@ def faithfulness_curves(
     return {name: total / len(images) for name, total in sums.items()}
 
 
-def areas(curves):
+def areas_under(curves):
     """The area under each of some curves over the share of pixels, a dict of floats."""
     from sklearn.metrics import auc
 

@@ -5,14 +5,16 @@ import textwrap
 import numpy as np
 
 _OPACITY = 0.65
+_FOR, _AGAINST = (0.9, 0.1, 0.1), (0.2, 0.4, 1.0)
+_GREY = (0.299, 0.587, 0.114)
 _TITLE_WIDTH = 27  # letters that fit over a picture
 
 
 def attention_grid(photos, maps, titles, boxes=None, signed=None):
     """Draws a grid: a row an image, first the photo, then the photo under each map.
 
-    Every map has its own scale. Maps that may be negative are red where they are positive and blue
-    where they are negative; of the others, dark is zero.
+    Every map has its own scale. Maps that may be negative lie over a grey photo, red where they are
+    positive and blue where they are negative; of the others, dark is zero.
 
     Args:
         photos: (B, height, width, 3), uint8.
@@ -34,8 +36,9 @@ def attention_grid(photos, maps, titles, boxes=None, signed=None):
     figure = Figure(figsize=(2.1 * columns, 2.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, photo in enumerate(photos):
-        for axis, title in zip(axes[row], titles[row], strict=True):
-            axis.imshow(photo)
+        grey = np.repeat((photo @ _GREY / 255)[..., None], 3, axis=-1)
+        for column, (axis, title) in enumerate(zip(axes[row], titles[row], strict=True)):
+            axis.imshow(grey if column and signed[column - 1] else photo)
             axis.set_title(_cut(title), fontsize=9)
             axis.set_axis_off()
         for box in [] if boxes is None else np.reshape(boxes[row], (-1, 4)):
@@ -49,16 +52,16 @@ def attention_grid(photos, maps, titles, boxes=None, signed=None):
 
 def _draw_map(axis, values, shape, negative):
     height, width = shape[:2]
+    place = {
+        "interpolation": "bilinear",
+        "extent": (-0.5, width - 0.5, height - 0.5, -0.5),
+    }
     scale = np.abs(values).max() or 1.0
-    axis.imshow(
-        values,
-        cmap="RdBu_r" if negative else "inferno",
-        alpha=_OPACITY,
-        vmin=-scale if negative else 0,
-        vmax=scale,
-        interpolation="bilinear",
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-    )
+    if not negative:
+        axis.imshow(values, cmap="inferno", alpha=_OPACITY, vmin=0, vmax=scale, **place)
+        return
+    colours = np.where(values[..., None] > 0, _FOR, _AGAINST)
+    axis.imshow(np.concatenate([colours, np.abs(values)[..., None] / scale], axis=-1), **place)
 
 
 def _rectangle(box, shape):

@@ -77,7 +77,7 @@ def faithfulness_curves(
     rng = np.random.default_rng(seed)
     to_scores = tf.sigmoid if source.multi_label else tf.nn.softmax
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def scores(images, classes):
         return tf.gather(to_scores(model(images, training=False)), classes, batch_dims=1)
 
@@ -89,7 +89,9 @@ def faithfulness_curves(
         classes = tf.argmax(logits, axis=-1)
         blurred = _blur(batch)
         maps = {
-            method: explainer.maps(features, classes[:, None], batch.shape[1:3], method)[..., 0]
+            method: explainer.traced_maps(
+                features, classes[:, None], preprocessing.image_size, method
+            )[..., 0]
             for method in methods
         }
         maps["random"] = rng.random(maps[methods[0]].shape, np.float32)

@@ -39,7 +39,6 @@ def localize(model, source, preprocessing, methods=None, batch_size=64):
     """
     explainer = Explainer(model)
     methods = methods or explainer.methods
-    maps_of = {method: _maps_function(explainer, preprocessing, method) for method in methods}
     sums, count = dict.fromkeys(_names(methods), 0.0), 0
     with naming_corrupt_examples(source):
         for images, boxes in _batches(source, preprocessing, batch_size):
@@ -51,7 +50,9 @@ def localize(model, source, preprocessing, methods=None, batch_size=64):
             count += len(rows)
             sums["chance"] += areas(boxes).sum()
             for method in methods:
-                maps = maps_of[method](features, classes[:, None])[..., 0].numpy()
+                maps = explainer.traced_maps(
+                    features, tf.constant(classes[:, None]), preprocessing.image_size, method
+                )[..., 0].numpy()
                 sums[f"{method}_pointing"] += pointing_game(maps, boxes).sum()
                 sums[f"{method}_energy"] += energy_inside(maps, boxes).sum()
     if not count:
@@ -114,14 +115,6 @@ def energy_inside(maps, boxes):
 
 def _names(methods):
     return ["chance", *(f"{m}_{what}" for m in methods for what in ("pointing", "energy"))]
-
-
-def _maps_function(explainer, preprocessing, method):
-    @tf.function(reduce_retracing=True)
-    def maps(features, classes):
-        return explainer.maps(features, classes, preprocessing.image_size, method)
-
-    return maps
 
 
 def _batches(source, preprocessing, batch_size):

@@ -3,7 +3,8 @@
 python trainers/explain.py --workdir runs/noah --images 8
 python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap --arrays maps.npz
 python trainers/explain.py --workdir runs/noah --classes 3,8 --per_group
-python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap --measure
+python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap \\
+        --measure localization,faithfulness
 """
 
 import command_line
@@ -25,8 +26,9 @@ _WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the r
 _CLASSES = flags.DEFINE_list("classes", None, "Names or indices of the classes to draw.")
 _MAPS = flags.DEFINE_list("maps", None, "Which: attention, contribution (NOAH), cam (pooled).")
 _PER_GROUP = flags.DEFINE_bool("per_group", False, "A map for each group of a NOAH head.")
-_MEASURE = flags.DEFINE_bool("measure", False, "Measures the maps in place of drawing them.")
-_MEASURES = flags.DEFINE_list("measures", map_measures.MEASURES, "What --measure measures.")
+_MEASURE = flags.DEFINE_list(
+    "measure", None, "Measures in place of drawing: localization (needs boxes), faithfulness."
+)
 
 
 def main(_):
@@ -35,7 +37,7 @@ def main(_):
     if _MEASURE.value:
         count = _IMAGES.value or 256
         result, path = map_measures.measure_run(
-            _WORKDIR.value, _MEASURES.value, count=count, **shared
+            _WORKDIR.value, _MEASURE.value, count=count, **shared
         )
         print(map_measures.measures_table(result))
     else:

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from noah_tf.arguments import positive_int
 from noah_tf.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order
@@ -59,6 +60,7 @@ def explain_run(
         ValueError: a head has no such maps, there is no such class, or the two runs have other
             classes or crops.
     """
+    positive_int("count", count)
     if arrays is not None and pathlib.Path(arrays).suffix != ".npz":
         raise ValueError(f"Arrays are written to a file that ends in .npz, got {arrays}.")
     runs = load_runs(workdir, compare_workdir, weights)
@@ -158,7 +160,7 @@ def methods_of(explainers, wanted=None, usual=False):
     for explainer, methods in zip(explainers, chosen, strict=True):
         if not methods:
             raise ValueError(
-                f"{explainer.model_name} makes no map by {', '.join(wanted)}: add one of "
+                f"{explainer.model_name} makes no map by {', '.join(wanted) or 'nothing'}: add one of "
                 f"{', '.join(explainer.methods)}."
             )
     return chosen

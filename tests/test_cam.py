@@ -45,7 +45,7 @@ def test_the_maps_sum_to_the_logits_without_the_bias(behind, tokens):
     head = PooledHead(model)
     assert head.num_classes == 4
     images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
-    features = tf.keras.Model(model.inputs, head.input)(images)
+    features = tf.keras.Model(model.input, head.input)(images)
     maps = head.class_activation(features).numpy()
     (dense,) = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
     bias = dense.bias.numpy() if dense.use_bias else 0
@@ -67,7 +67,7 @@ def test_the_map_is_that_of_the_paper_over_the_number_of_positions():
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("mobilenetv3_small", "classifier.0"), ("pvt_tiny_050", "class_token")],
+    [("mobilenetv3_small", "features.14"), ("pvt_tiny_050", "class_token")],
 )
 def test_standard_models_that_do_not_pool_and_project_are_refused(name, layer):
     model = noah_tf.create_model(name, 5, (64, 64, 3))

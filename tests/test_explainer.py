@@ -24,7 +24,7 @@ def test_maps_are_the_attention_of_each_images_own_classes():
     logits, maps = Explainer(model)(IMAGES, classes)
     np.testing.assert_allclose(logits, model(IMAGES), atol=1e-6)
     (head,) = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
-    features = tf.keras.Model(model.inputs, head.input)(IMAGES)
+    features = tf.keras.Model(model.input, head.input)(IMAGES)
     every = head.attention(features).numpy()
     for image, pair in enumerate(classes):
         np.testing.assert_allclose(maps[image], every[image][..., pair], atol=1e-6)

@@ -160,8 +160,8 @@ def methods_of(explainers, wanted=None, usual=False):
     for explainer, methods in zip(explainers, chosen, strict=True):
         if not methods:
             raise ValueError(
-                f"{explainer.model_name} makes no map by {', '.join(wanted) or 'nothing'}: add one of "
-                f"{', '.join(explainer.methods)}."
+                f"{explainer.model_name} makes no map by {', '.join(wanted) or 'nothing'}: add one "
+                f"of {', '.join(explainer.methods)}."
             )
     return chosen
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import pathlib
+from itertools import product
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ from noah_tf.explainer import METHODS, SIGNED, Explainer
 from noah_tf.overlays import attention_grid
 from noah_tf.workdir import save_whole
 
-_WORDS = {"cam": "class activation"}
+_WORDS = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))
 
 
 def explain_run(
@@ -92,24 +93,13 @@ def explain_run(
         for prefix, scores, own in zip(("", "compare_"), logits, maps, strict=False):
             found |= {f"{prefix}{name}": array for name, array in {"logits": scores, **own}.items()}
         _save_arrays(pathlib.Path(arrays), found)
-
-    true_names = [f"true: {', '.join(names) or 'none'}" for names in truth]
-    columns, titles = [], [[("photo" if usual else true)] for true in true_names]
-    for run, scores, own in zip(runs, logits, maps, strict=True):
-        for method, values in own.items():
-            columns += [(method, column) for column in _columns(values)]
-        said = [f"predicted: {run.class_names[row.argmax()]}" for row in scores]
-        labels = [list(pair) for pair in zip(said, true_names, strict=True)]
-        if not usual:
-            labels = _probabilities(run, scores, wanted)
-        for row, label in zip(titles, labels, strict=True):
-            row += _map_titles(label, own, run.workdir.path.resolve().name if compared else None)
+    drawn = [(name, column) for own in maps for name in own for column in _columns(own[name])]
     figure = attention_grid(
         photos,
-        [column for _, column in columns],
-        titles,
+        [column for _, column in drawn],
+        _titles(runs, logits, maps, truth, wanted, usual),
         None if boxes is None else [found[areas(found) > 0] for found in boxes],
-        [method in SIGNED for method, _ in columns],
+        [name in SIGNED for name, _ in drawn],
     )
     output = pathlib.Path(output) if output else first.workdir.path / "explain.png"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -191,29 +181,34 @@ def _columns(maps):
     return [group for own in by_class for group in np.moveaxis(own, -1, 0)]
 
 
-def _map_titles(labels, maps, run_name):
-    """What stands over the columns of a run: each class's label, the kind of map, the group."""
+def _titles(runs, logits, maps, truth, wanted, usual):
+    """For each image what stands over the photo and over each column of `_columns`."""
     titles = []
-    for method, values in maps.items():
-        kind = _WORDS.get(method, method)
-        if run_name is not None:
-            kind = f"{run_name}: {kind}"
-        elif list(maps) == ["attention"]:
-            kind = ""
-        groups = [f"group {n + 1}" for n in range(values.shape[3])] if values.ndim == 5 else [""]
-        titles += [
-            "\n".join(filter(None, (label, kind, group))) for label in labels for group in groups
-        ]
+    for row, names in enumerate(truth):
+        true = f"true: {', '.join(names) or 'none'}"
+        said = f"predicted: {runs[0].class_names[logits[0][row].argmax()]}"
+        if usual:
+            titles.append(["photo"])
+        else:
+            titles.append([true if len(runs) > 1 else f"{true}\n{said}"])
+        for run, scores, own in zip(runs, logits, maps, strict=True):
+            labels = [said, true] if usual else _probabilities(run, scores[row], wanted[row])
+            for name, values in own.items():
+                kind = "" if list(own) == ["attention"] and len(runs) == 1 else _WORDS[name]
+                if len(runs) > 1:
+                    kind = f"{run.workdir.path.resolve().name}: {kind}"
+                groups = range(values.shape[3]) if values.ndim == 5 else ()
+                groups = [f"group {n + 1}" for n in groups] or [""]
+                titles[-1] += [
+                    "\n".join(filter(None, lines)) for lines in product(labels, [kind], groups)
+                ]
     return titles
 
 
-def _probabilities(run, logits, wanted):
-    """For each image the wanted classes with their probabilities."""
-    to_probabilities = tf.sigmoid if run.multi_label else tf.nn.softmax
-    return [
-        [f"{run.class_names[c]}: {row[c]:.0%}" for c in classes]
-        for row, classes in zip(to_probabilities(logits).numpy(), wanted, strict=True)
-    ]
+def _probabilities(run, logits, classes):
+    """Some classes of an image with their probabilities."""
+    probabilities = (tf.sigmoid if run.multi_label else tf.nn.softmax)(logits).numpy()
+    return [f"{run.class_names[c]}: {probabilities[c]:.0%}" for c in classes]
 
 
 def _save_arrays(path, arrays):

@@ -163,6 +163,12 @@ def test_cifar10_by_its_tfds_name(shared, tmp_path):
     assert train.returncode == 0, train.stderr
     assert "examples 100" in train.stdout and "8/8" in train.stdout
     assert "airplane" in (tmp_path / "cifar" / "data.json").read_text()
+    measure = ("--measure=faithfulness", "--images=16", "--maps=contribution")
+    explain = command(tmp_path, "explain", "--workdir=cifar", *measure)
+    assert explain.returncode == 0, explain.stderr
+    path = tmp_path / "cifar" / "maps_test___100_.json"
+    curves = json.loads(path.read_text())["cifar"]["curves"]
+    assert len(curves["contribution_deletion"]) == len(curves["random_insertion"]) == 17
 
 
 @pytest.mark.slow

@@ -235,8 +235,8 @@ class NOAHHead(tf.keras.layers.Layer):
         """The evidence for each class at each place: attention times value.
 
         The value's bias is spread as the attention is, so the map sums over the positions to the
-        logit exactly, as it is without dropout and before `activation`. What speaks against a
-        class is negative.
+        logit, as it is without dropout and before `activation`. What speaks against a class is
+        negative. With `classes`, products in float16 may round otherwise than those of the logits.
 
         Args:
             features: (B, H, W, C) or (B, L, C), as the layer was called with.

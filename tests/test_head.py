@@ -789,7 +789,9 @@ def test_contributions_sum_to_the_logits(shape, split_groups, split_key_value, p
     assert groups.shape == (*shape[:-1], 4, 5)
     np.testing.assert_allclose(np.sum(groups, axis=-2), maps, atol=1e-5)
     some = head.contributions(features, [4, 1, 4])
-    np.testing.assert_allclose(np.sum(some, axis=positions), logits[:, [4, 1, 4]], atol=1e-5)
+    # The float16 products of TensorFlow 2.15's CPU round otherwise where there are fewer columns.
+    rounding = 3e-2 if policy == "mixed_float16" else 1e-5
+    np.testing.assert_allclose(np.sum(some, axis=positions), logits[:, [4, 1, 4]], atol=rounding)
 
 
 def test_contributions_inside_tf_function_and_of_classes_that_do_not_exist():

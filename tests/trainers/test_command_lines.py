@@ -134,7 +134,7 @@ def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
         measure = ("--measure=localization,faithfulness", "--images=16")
         explain = command(tmp_path, "explain", f"--workdir={name}", *measure)
         assert explain.returncode == 0, explain.stderr
-        assert [line.split()[1] for line in explain.stdout.splitlines()[:4]] == [
+        assert [line.split()[1] for line in explain.stdout.splitlines()[-5:-1]] == [
             "maps", "attention", "contribution", "chance",
         ]  # fmt: skip
         found = json.loads((tmp_path / name / "maps_test.json").read_text())[name]
@@ -346,7 +346,7 @@ def test_what_a_user_can_get_wrong_is_one_sentence(tfds_dir, tmp_path, arguments
 def test_what_cannot_be_explained_is_one_sentence(finished_run, tmp_path, flags, message):
     process = command(tmp_path, "explain", f"--workdir={finished_run}", "--output=a.png", *flags)
     assert process.returncode == 1
-    assert last_lines(process).startswith(message) and "Traceback" not in process.stderr
+    assert message in last_lines(process) and "Traceback" not in process.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -166,7 +166,7 @@ def test_cifar10_by_its_tfds_name(shared, tmp_path):
     measure = ("--measure=faithfulness", "--images=16", "--maps=contribution")
     explain = command(tmp_path, "explain", "--workdir=cifar", *measure)
     assert explain.returncode == 0, explain.stderr
-    path = tmp_path / "cifar" / "maps_test___100_.json"
+    path = tmp_path / "cifar" / "maps_test__100_.json"
     curves = json.loads(path.read_text())["cifar"]["curves"]
     assert len(curves["contribution_deletion"]) == len(curves["random_insertion"]) == 17
 

@@ -2,6 +2,8 @@
 
 import numbers
 
+import tensorflow as tf
+
 
 def positive_int(name, value):
     """The argument `name` as an int, or a ValueError."""
@@ -31,6 +33,22 @@ def positive_number(name, value, unit):
     if not is_number(value) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive number of {unit}, got {value!r}.")
     return value
+
+
+def class_indices(classes, num_classes):
+    """A list of class indices as an integer tensor (K,).
+
+    Raises:
+        ValueError: it is no such list, or one of them is not below `num_classes`.
+    """
+    indices = tf.convert_to_tensor(classes)
+    if not indices.dtype.is_integer or indices.shape.rank != 1:
+        raise ValueError(f"classes must be a list of class indices, got {classes!r}.")
+    # None inside a tf.function to which the classes are an argument: tf.gather checks those.
+    known = tf.get_static_value(indices)
+    if known is not None and not all(0 <= index < num_classes for index in known):
+        raise ValueError(f"classes must lie in [0, {num_classes}), got {known.tolist()}.")
+    return indices
 
 
 def messages_of(*checks):

@@ -1,167 +1,38 @@
-"""Pictures of where a NOAH model looked."""
+"""Where trained runs look, as pictures and arrays; `map_measures.py` has it as numbers."""
 
-import math
+import dataclasses
+import difflib
 import pathlib
+from itertools import product
 
 import numpy as np
 import tensorflow as tf
 
+from noah_tf.arguments import positive_int
+from noah_tf.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.head import NOAHHead
+from noah_tf.explainer import METHODS, SIGNED, Explainer
+from noah_tf.overlays import attention_grid
+from noah_tf.workdir import save_whole
+
+_WORDS = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))
 
 
-class Explainer:
-    """Attention of a model whose head is a NOAHHead.
-
-    Args:
-        model: a functional Keras model, images to logits.
-
-    Raises:
-        ValueError: the model has no NOAHHead.
-    """
-
-    def __init__(self, model):
-        heads = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
-        if not heads:
-            raise ValueError(
-                f"Model {model.name!r} has no NOAHHead, so it has no attention to show: "
-                "give one made by attach_noah with head='noah'."
-            )
-        self._head = heads[-1]
-        self._features = tf.keras.Model(model.input, [self._head.input, model.output])
-
-    def __call__(self, images, classes=None):
-        """Predictions of a batch, and where some classes were seen in it.
-
-        Args:
-            images: (B, height, width, 3), preprocessed.
-            classes: (B, K) class indices of each image, or None for the predicted class, K = 1.
-
-        Returns:
-            logits (B, M), and attention (B, H, W, K), which sums to 1 over the positions; both
-            numpy arrays. Tokens come as the grid of square patches that they were.
-
-        Raises:
-            ValueError: the tokens are no such grid, or a class is out of range.
-        """
-        features, logits = self.forward(images)
-        if classes is None:
-            classes = tf.argmax(logits, axis=-1)[:, None]
-        return logits.numpy(), self.maps(features, classes, np.shape(images)[1:3]).numpy()
-
-    def forward(self, images):
-        """Predicts, and keeps what attention is computed from.
-
-        Args:
-            images: float32 (B, H, W, 3), preprocessed.
-
-        Returns:
-            The feature map that the head takes, and the logits (B, M), as tensors.
-        """
-        return self._features(images, training=False)
-
-    def has_maps(self, image_size):
-        """Whether `maps` has a grid to show.
-
-        Args:
-            image_size: (height, width) of the images in pixels.
-
-        Returns:
-            Bool.
-        """
-        shape = self._head.input.shape
-        return len(shape) == 4 or (shape[1] is not None and _rows(shape[1], image_size) is not None)
-
-    def maps(self, features, classes, image_size):
-        """The attention of `__call__` as a tensor, in TensorFlow ops alone.
-
-        Args:
-            features: the head's, as `forward` gives them.
-            classes: int (B, K).
-            image_size: (height, width) of the images, in pixels.
-        """
-
-        def attention(image):
-            own_features, own_classes = image
-            maps = self._head.attention(own_features[None], classes=own_classes)[0]
-            if maps.shape.rank == 2:
-                maps = _as_grid(maps, image_size)
-            return tf.cast(maps, tf.float32)
-
-        spec = tf.TensorSpec((None, None, None), tf.float32)
-        return tf.map_fn(
-            attention, (features, tf.convert_to_tensor(classes)), fn_output_signature=spec
-        )
-
-
-def _as_grid(maps, image_size):
-    """(H, W, K) of the maps (L, K) of patches that tile an image row by row."""
-    tokens = maps.shape[0]
-    rows = _rows(tokens, image_size)
-    if rows is None:
-        raise ValueError(
-            f"{tokens} tokens do not tile an image of {image_size[0]}x{image_size[1]} pixels with "
-            "square patches, so there is no picture of them: use NOAHHead.attention."
-        )
-    return tf.reshape(maps, (rows, tokens // rows, -1))
-
-
-def _rows(tokens, image_size):
-    """How many rows of square patches an image has, or None where they do not tile it."""
-    height, width = image_size
-    rows = round(math.sqrt(tokens * height / width))
-    fits = rows and not tokens % rows and rows * width == tokens // rows * height
-    return rows if fits else None
-
-
-def attention_grid(photos, maps, titles, boxes=None):
-    """Draws a grid: a row an image, first the photo, then the photo under each attention map.
-
-    Args:
-        photos: (B, height, width, 3), uint8.
-        maps: (B, H, W, K).
-        titles: B rows of K + 1 strings, over the photo and over each map.
-        boxes: (B, 4) as ymin, xmin, ymax, xmax in shares of the image, drawn on the photos; or
-            None.
-
-    Returns:
-        A `matplotlib.figure.Figure`; `figure.savefig("grid.png")` writes it.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    rows, columns = len(photos), maps.shape[-1] + 1
-    figure = Figure(figsize=(2.1 * columns, 2.3 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
-        height, width = photos[row].shape[:2]
-        for column in range(columns):
-            axis = axes[row, column]
-            axis.imshow(photos[row])
-            axis.set_title(titles[row][column], fontsize=9)
-            axis.set_axis_off()
-            if column:
-                axis.imshow(
-                    maps[row, :, :, column - 1],
-                    cmap="inferno",
-                    alpha=0.65,
-                    vmin=0,
-                    interpolation="bilinear",
-                    extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-                )
-            elif boxes is not None:
-                top, left, bottom, right = boxes[row] * (height, width, height, width)
-                axis.add_patch(
-                    Rectangle(
-                        (left, top), right - left, bottom - top, fill=False, color="white", lw=1.5
-                    )
-                )
-    return figure
-
-
-def explain_run(workdir, output=None, split=None, count=6, seed=0, weights="last"):
+def explain_run(
+    workdir,
+    output=None,
+    split=None,
+    count=6,
+    seed=0,
+    weights="last",
+    compare_workdir=None,
+    classes=None,
+    methods=None,
+    per_group=False,
+    arrays=None,
+):
     """Draws, for some images of a run's data set, where it saw the predicted and the true class.
 
     Args:
@@ -171,36 +42,208 @@ def explain_run(workdir, output=None, split=None, count=6, seed=0, weights="last
         count: how many images.
         seed: which ones.
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
+        compare_workdir: the folder of another run on the same classes and crops, such as one with
+            the other head. Its maps are drawn beside the first one's, of the true class alone.
+        classes: names or indices of the classes to draw in place of these.
+        methods: which maps, of `explainer.METHODS`; None for the head's usual one, or where two
+            runs are compared for all that each head has.
+        per_group: whether to draw a map for each of a NOAH head's groups; of the true class alone,
+            unless `classes` says which.
+        arrays: an .npz file to write as well. It has `photos`, `index` (places in the split),
+            `label`, `class_names`, `classes` (B, K), `logits` (B, M) and each method's maps
+            (B, H, W, K), with `per_group` (B, H, W, N, K); and `boxes` (B, M, 4), of each class,
+            where the data has them. What is the other run's begins with `compare_`.
 
     Returns:
         `pathlib.Path` of the PNG.
 
     Raises:
-        ValueError: the run's head is not NOAH.
+        ValueError: a head has no such maps, there is no such class, or the two runs have other
+            classes or crops.
     """
-    run = load_run(workdir, weights)
-    output = pathlib.Path(output) if output else run.workdir.path / "explain.png"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    explainer = Explainer(run.model)
-    source = source_from_config(run.config.data, split or run.config.data.eval_split)
+    positive_int("count", count)
+    if arrays is not None and pathlib.Path(arrays).suffix != ".npz":
+        raise ValueError(f"Arrays are written to a file that ends in .npz, got {arrays}.")
+    runs = load_runs(workdir, compare_workdir, weights)
+    first, compared = runs[0], len(runs) > 1
+    _check_crops(runs)
+    explainers = [Explainer(run.model) for run in runs]
+    chosen = methods_of(explainers, methods, usual=not compared)
+    if classes is not None:
+        classes = [_class_index(first.class_names, name) for name in classes]
+    source = source_from_config(first.config.data, split or first.config.data.eval_split)
     examples = source.pick(random_order(seed, size=source.num_examples)[:count])
-    decode, evaluation = run.preprocessing.decode, run.preprocessing.evaluation
-    images = tf.stack([evaluation(decode(e["image"])) for e in examples])
-    predicted = run.model(images, training=False).numpy().argmax(axis=-1)
-    truth = [source.label_names(e["label"]) for e in examples]
-    titles = [
-        ("photo", f"predicted: {run.class_names[guess]}", f"true: {', '.join(names) or 'none'}")
-        for guess, names in zip(predicted, truth, strict=True)
+    photos, images, boxes = _views(runs, source, examples)
+    truth = [source.label_names(example["label"]) for example in examples]
+
+    logits = [e.forward(x)[1].numpy() for e, x in zip(explainers, images, strict=True)]
+    usual = classes is None and not compared and not per_group
+    wanted = []
+    for names, scores in zip(truth, logits[0], strict=True):
+        true = _true_class(first.class_names, names, scores.argmax())
+        wanted.append(classes or ([scores.argmax(), true] if usual else [true]))
+    maps = [
+        {method: explainer(x, wanted, method, per_group)[1] for method in names}
+        for explainer, x, names in zip(explainers, images, chosen, strict=True)
     ]
-    classes = [
-        (guess, _true_class(run.class_names, names, guess))
-        for guess, names in zip(predicted, truth, strict=True)
-    ]
-    _, maps = explainer(images, classes)
-    boxes = [e["bbox"].numpy() for e in examples] if "bbox" in examples[0] else None
-    figure = attention_grid(run.preprocessing.denormalize(images).numpy(), maps, titles, boxes)
+    if arrays is not None:
+        found = {"class_names": first.class_names, "photos": photos, "classes": wanted}
+        found |= {key: np.stack([e[key] for e in examples]) for key in ("index", "label")}
+        found |= {} if boxes is None else {"boxes": boxes}
+        for prefix, scores, own in zip(("", "compare_"), logits, maps, strict=False):
+            found |= {f"{prefix}{name}": array for name, array in {"logits": scores, **own}.items()}
+        _save_arrays(pathlib.Path(arrays), found)
+    drawn = [(name, column) for own in maps for name in own for column in _columns(own[name])]
+    figure = attention_grid(
+        photos,
+        [column for _, column in drawn],
+        _titles(runs, logits, maps, truth, wanted, usual),
+        None if boxes is None else [found[areas(found) > 0] for found in boxes],
+        [name in SIGNED for name, _ in drawn],
+    )
+    output = pathlib.Path(output) if output else first.workdir.path / "explain.png"
+    output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=80)
     return output
+
+
+def load_runs(workdir, compare_workdir=None, weights="last"):
+    """Loads a run, and another one if it has the same classes: a list of `checkpoint.Run`.
+
+    Raises:
+        ValueError: they have other classes.
+    """
+    folders = [workdir, *([compare_workdir] if compare_workdir else [])]
+    runs = [load_run(folder, weights) for folder in folders]
+    if runs[0].class_names != runs[-1].class_names:
+        raise ValueError(
+            f"{workdir} has the classes {_some(runs[0].class_names)} and {compare_workdir} "
+            f"{_some(runs[-1].class_names)}: compare runs on the same data."
+        )
+    return runs
+
+
+def methods_of(explainers, wanted=None, usual=False):
+    """Which maps each of some explainers shall make.
+
+    Args:
+        explainers: `Explainer`s.
+        wanted: names of maps, which one of the explainers at least can make, and each of them one;
+            None for all that they can, or with `usual` the first.
+
+    Returns:
+        A tuple of names for each.
+
+    Raises:
+        ValueError: nobody makes a map of that name, or somebody makes none.
+    """
+    if wanted is None:
+        return [e.methods[:1] if usual else e.methods for e in explainers]
+    known = {method for explainer in explainers for method in explainer.methods}
+    for method in wanted:
+        if method not in known:
+            raise ValueError(
+                f"No head here makes maps by {method!r}: there are "
+                f"{', '.join(m for m in METHODS if m in known)}."
+            )
+    chosen = [tuple(m for m in wanted if m in e.methods) for e in explainers]
+    for explainer, methods in zip(explainers, chosen, strict=True):
+        if not methods:
+            raise ValueError(
+                f"{explainer.model_name} makes no map by {', '.join(wanted) or 'nothing'}: add one "
+                f"of {', '.join(explainer.methods)}."
+            )
+    return chosen
+
+
+def _views(runs, source, examples):
+    """Photos as the models see them, uint8; each run's images; and boxes (B, M, 4) or None."""
+    preprocessing = runs[0].preprocessing
+    decoded = [preprocessing.decode(example["image"]) for example in examples]
+    photos = tf.stack([preprocessing.centre_crop(photo) for photo in decoded])
+    boxes = None
+    if has_boxes(examples[0]):
+        boxes = np.stack(
+            [
+                boxes_in_view(example, photo.shape[:2], preprocessing, source.num_classes)
+                for example, photo in zip(examples, decoded, strict=True)
+            ]
+        )
+    images = [run.preprocessing.normalize(photos) for run in runs]
+    return tf.cast(tf.round(photos), tf.uint8).numpy(), images, boxes
+
+
+def _columns(maps):
+    """The single maps (B, H, W) of (B, H, W, K) or (B, H, W, N, K): by class, then group."""
+    by_class = np.moveaxis(maps, -1, 0)
+    if maps.ndim == 4:
+        return list(by_class)
+    return [group for own in by_class for group in np.moveaxis(own, -1, 0)]
+
+
+def _titles(runs, logits, maps, truth, wanted, usual):
+    """For each image what stands over the photo and over each column of `_columns`."""
+    titles = []
+    for row, names in enumerate(truth):
+        true = f"true: {', '.join(names) or 'none'}"
+        said = f"predicted: {runs[0].class_names[logits[0][row].argmax()]}"
+        if usual:
+            titles.append(["photo"])
+        else:
+            titles.append([true if len(runs) > 1 else f"{true}\n{said}"])
+        for run, scores, own in zip(runs, logits, maps, strict=True):
+            labels = [said, true] if usual else _probabilities(run, scores[row], wanted[row])
+            for name, values in own.items():
+                kind = "" if list(own) == ["attention"] and len(runs) == 1 else _WORDS[name]
+                if len(runs) > 1:
+                    kind = f"{run.workdir.path.resolve().name}: {kind}"
+                groups = range(values.shape[3]) if values.ndim == 5 else ()
+                groups = [f"group {n + 1}" for n in groups] or [""]
+                titles[-1] += [
+                    "\n".join(filter(None, lines)) for lines in product(labels, [kind], groups)
+                ]
+    return titles
+
+
+def _probabilities(run, logits, classes):
+    """Some classes of an image with their probabilities."""
+    probabilities = (tf.sigmoid if run.multi_label else tf.nn.softmax)(logits).numpy()
+    return [f"{run.class_names[c]}: {probabilities[c]:.0%}" for c in classes]
+
+
+def _save_arrays(path, arrays):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_whole(lambda partial: np.savez_compressed(partial, **arrays), path)
+
+
+def _class_index(class_names, wanted):
+    """The index of a class that is named, or given by its index."""
+    if wanted in class_names:
+        return class_names.index(wanted)
+    if str(wanted).isdecimal() and int(wanted) < len(class_names):
+        return int(wanted)
+    near = difflib.get_close_matches(str(wanted), class_names, n=3, cutoff=0)
+    raise ValueError(
+        f"There is no class {wanted!r}: the nearest of the {len(class_names)} names are "
+        f"{', '.join(near)}, and indices go from 0 to {len(class_names) - 1}."
+    )
+
+
+def _check_crops(runs):
+    views = [
+        dataclasses.replace(run.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3) for run in runs
+    ]
+    if views[0] != views[-1]:
+        raise ValueError(
+            f"{runs[0].workdir.path} sees photos at {views[0].image_size} of "
+            f"{views[0].resize_size} pixels and {runs[1].workdir.path} at {views[1].image_size} of "
+            f"{views[1].resize_size}, or scales them otherwise: compare runs with the same "
+            "preprocessing."
+        )
+
+
+def _some(class_names):
+    return f"{', '.join(class_names[:3])} ... ({len(class_names)})"
 
 
 def _true_class(class_names, true_names, predicted):

@@ -12,7 +12,7 @@ from noah_tf.arguments import is_number, positive_int
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.explain import Explainer
+from noah_tf.explainer import Explainer
 from noah_tf.export_variants import VARIANTS, cost, write_variants
 from noah_tf.feature_map import is_functional, layer_before
 from noah_tf.head import NOAHHead

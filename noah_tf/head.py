@@ -5,7 +5,13 @@ import numbers
 import tensorflow as tf
 
 from noah_tf import blocks, poca
-from noah_tf.arguments import checked_key_ratio, checked_rate, positive_int, positive_number
+from noah_tf.arguments import (
+    checked_key_ratio,
+    checked_rate,
+    class_indices,
+    positive_int,
+    positive_number,
+)
 from noah_tf.blocked import blocked_poca
 from noah_tf.channel_split import check_division, key_value_channels
 from noah_tf.dropout import hold_seed_stream, next_seed
@@ -234,23 +240,46 @@ class NOAHHead(tf.keras.layers.Layer):
         Raises:
             ValueError: the layer has no weights yet, or a class is out of range.
         """
-        self.check_built()
-        features = tf.convert_to_tensor(features)
-        self._check_features(features)
-        keys = self._flat(tf.cast(features, self.compute_dtype))
-        if self.split_key_value:
-            keys = keys[..., : key_value_channels(self._built_channels, self._split_ratio)[0]]
+        keys, _ = self._parts(features)
         form = self.inference_form
         kernel = self._kernel(self.key_kernel) if form is None else form().tensors()[0]
-        blocks, channels, _ = kernel.shape
-        kernel = tf.reshape(kernel, (blocks, channels, -1, self.num_classes))
-        if classes is not None:
-            kernel = tf.gather(kernel, self._class_indices(classes), axis=-1)
-        maps = poca.poca_attention(keys, kernel, self._logits_dtype)
-        if not per_group:
-            maps = tf.reduce_mean(maps, axis=2)
-        positions = tf.shape(features)[1:-1]
-        return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))
+        maps = poca.poca_attention(keys, self._columns(kernel, classes), self._logits_dtype)
+        return _placed(maps if per_group else tf.reduce_mean(maps, axis=2), features)
+
+    def contributions(self, features, classes=None, per_group=False):
+        """The evidence for each class at each place: attention times value.
+
+        The value's bias is spread as the attention is, so the map sums over the positions to the
+        logit, as it is without dropout and before `activation`. What speaks against a class is
+        negative. With `classes`, products in float16 may round otherwise than those of the logits.
+
+        Args:
+            features: (B, H, W, C) or (B, L, C), as the layer was called with.
+            classes: indices of the K classes wanted, or None for all `num_classes`.
+            per_group: whether to return one map a group in place of their sum.
+
+        Returns:
+            (B, H, W, K) or (B, L, K); with `per_group` (B, H, W, N, K) or (B, L, N, K), which sums
+            to the logit over positions and groups.
+
+        Raises:
+            ValueError: the layer has no weights yet, or a class is out of range.
+
+        Example:
+
+        >>> maps = head.contributions(features, classes=[3])
+        >>> tf.reduce_sum(maps, axis=[1, 2])  # = head(features)[:, 3:4]
+        """
+        keys, values = self._parts(features)
+        kernels = [self._kernel(kernel) for kernel in (self.key_kernel, self.value_kernel)]
+        maps = poca.poca_contributions(
+            keys,
+            values,
+            *(self._columns(kernel, classes) for kernel in kernels),
+            self._columns(tf.convert_to_tensor(self.value_bias), classes),
+            self._logits_dtype,
+        )
+        return _placed(maps if per_group else tf.reduce_sum(maps, axis=2), features)
 
     def check_built(self):
         """Raises a ValueError where the layer has no weights yet."""
@@ -331,18 +360,27 @@ class NOAHHead(tf.keras.layers.Layer):
             positions = tf.reduce_prod(tf.shape(features)[1:3])
         return tf.reshape(features, (poca.size(features, 0), positions, features.shape[-1]))
 
+    def _parts(self, features):
+        """What keys and values of a map are made of: (B, L, Ck) and (B, L, Cv)."""
+        self.check_built()
+        features = tf.convert_to_tensor(features)
+        self._check_features(features)
+        flat = self._flat(tf.cast(features, self.compute_dtype))
+        if not self.split_key_value:
+            return flat, flat
+        sizes = key_value_channels(self._built_channels, self._split_ratio)
+        return tf.split(flat, sizes, axis=-1)
+
+    def _columns(self, weight, classes):
+        """Those of some classes: a kernel (G, c, N/G, K), or a bias (N, K)."""
+        if weight.shape.rank == 3:
+            weight = tf.reshape(weight, (*weight.shape[:2], -1, self.num_classes))
+        if classes is None:
+            return weight
+        return tf.gather(weight, class_indices(classes, self.num_classes), axis=-1)
+
     def _kernel(self, kernel):
         return tf.cast(kernel, self.compute_dtype)
-
-    def _class_indices(self, classes):
-        indices = tf.convert_to_tensor(classes)
-        if not indices.dtype.is_integer or indices.shape.rank != 1:
-            raise ValueError(f"classes must be a list of class indices, got {classes!r}.")
-        # None inside a tf.function to which the classes are an argument: tf.gather checks those.
-        known = tf.get_static_value(indices)
-        if known is not None and not all(0 <= index < self.num_classes for index in known):
-            raise ValueError(f"classes must lie in [0, {self.num_classes}), got {known.tolist()}.")
-        return indices
 
     def _check_features(self, features):
         if not tf.as_dtype(features.dtype).is_floating:
@@ -383,6 +421,12 @@ def _independent(initializer, draw):
     if seed is not None and not isinstance(seed, numbers.Integral):
         return initializer
     return type(initializer).from_config({**config, "seed": None if seed is None else seed + draw})
+
+
+def _placed(maps, features):
+    """Maps (B, L, ...) at the positions of features (B, H, W, C) or (B, L, C)."""
+    positions = tf.shape(features)[1:-1]
+    return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))
 
 
 def logits_dtype(compute_dtype):

@@ -115,10 +115,10 @@ def attention(keys):
     """Softmax over positions: where each class of each group looks.
 
     Args:
-        keys: (B, L, m), float32 or float64.
+        keys: (B, L, ...), float32 or float64.
 
     Returns:
-        (B, L, m), summing to 1 over axis 1.
+        (B, L, ...), summing to 1 over axis 1.
     """
     weights = exponentials(keys)
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
@@ -313,16 +313,42 @@ def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
     Returns:
         (B, L, N, K), summing to 1 over axis 1.
     """
-    blocks, channels, groups, _ = key_kernel.shape
-    classes = size(key_kernel, 3)
-    batch, positions = size(key_features, 0), size(key_features, 1)
-    parts = tf.split(tf.reshape(key_features, (-1, blocks * channels)), blocks, axis=1)
-    maps = []
-    for block in range(blocks):
-        kernel = tf.reshape(key_kernel[block], (channels, groups * classes))
-        keys = project(parts[block], kernel, batch, positions)
-        maps.append(attention(tf.cast(keys, accumulate_dtype)))
-    return tf.reshape(tf.concat(maps, axis=-1), (batch, positions, blocks * groups, classes))
+    return attention(_project_groups(key_features, key_kernel, accumulate_dtype))
+
+
+def poca_contributions(
+    key_features, value_features, key_kernel, value_kernel, value_bias, accumulate_dtype=tf.float32
+):
+    """The summands of the logits: attention times biased value, of each position and group.
+
+    Args:
+        key_features: (B, L, Ck).
+        value_features: (B, L, Cv).
+        key_kernel: (G, Ck/G, N/G, K), with K classes; K may be unknown.
+        value_kernel: (G, Cv/G, N/G, K).
+        value_bias: (N, K). As the attention sums to 1, so do its shares of the bias.
+        accumulate_dtype: dtype of the softmax and the result.
+
+    Returns:
+        (B, L, N, K), summing to the logits over axes 1 and 2.
+    """
+    weights = poca_attention(key_features, key_kernel, accumulate_dtype)
+    values = _project_groups(value_features, value_kernel, accumulate_dtype)
+    return weights * (values + tf.cast(value_bias, accumulate_dtype))
+
+
+def _project_groups(features, kernel, dtype):
+    """Keys or values (B, L, N, K) of features (B, L, C) and a kernel (G, C/G, N/G, K)."""
+    blocks, channels, groups, _ = kernel.shape
+    classes = size(kernel, 3)
+    batch, positions = size(features, 0), size(features, 1)
+    parts = tf.split(tf.reshape(features, (-1, blocks * channels)), blocks, axis=1)
+    projected = [
+        project(part, tf.reshape(block, (channels, groups * classes)), batch, positions)
+        for part, block in zip(parts, tf.unstack(kernel), strict=True)
+    ]
+    whole = tf.cast(joined(projected), dtype)
+    return tf.reshape(whole, (batch, positions, blocks * groups, classes))
 
 
 def joined(tensors):

@@ -29,7 +29,7 @@ class ServedModel(tf.Module):
             on a class is returned.
         tolerant: whether a bad photo gets a status; else it fails the request.
         max_pixels: a photo with more is a bad one.
-        explainer: the model's `explain.Explainer`, for the signature `explain`, or None.
+        explainer: the model's `explainer.Explainer`, for the signature `explain`, or None.
 
     Attributes:
         functions: dict of signature to function, for `tf.saved_model.save`.

@@ -768,6 +768,42 @@ def test_attention_shapes_sums_and_slices(
     np.testing.assert_allclose(maps, chosen if per_group else chosen.mean(axis=-2), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 16), (2, 6, 16)])
+@pytest.mark.parametrize("split_groups", [True, False])
+@pytest.mark.parametrize("split_key_value", [True, False])
+@pytest.mark.parametrize("policy", ["float32", "float64", "mixed_bfloat16", "mixed_float16"])
+def test_contributions_sum_to_the_logits(shape, split_groups, split_key_value, policy):
+    options = {"split_groups": split_groups, "split_key_value": split_key_value}
+    head = built(5, **options, activation="tanh", dropout=0.5, dtype=policy)
+    features = features_of(*shape)
+    positions = tuple(range(1, len(shape) - 1))
+    maps = head.contributions(features)
+    assert maps.shape == (*shape[:-1], 5)
+    assert maps.dtype == ("float64" if policy == "float64" else "float32")
+    head.activation = tf.keras.activations.get(None)
+    logits = head(tf.cast(features, head.compute_dtype)).numpy()
+    np.testing.assert_allclose(np.sum(maps, axis=positions), logits, atol=1e-5)
+
+    groups = head.contributions(features, per_group=True)
+    assert groups.shape == (*shape[:-1], 4, 5)
+    np.testing.assert_allclose(np.sum(groups, axis=-2), maps, atol=1e-5)
+    some = head.contributions(features, [4, 1, 4])
+    # The float16 products of TensorFlow 2.15's CPU round otherwise where there are fewer columns.
+    rounding = 3e-2 if policy == "mixed_float16" else 1e-5
+    np.testing.assert_allclose(np.sum(some, axis=positions), logits[:, [4, 1, 4]], atol=rounding)
+
+
+def test_contributions_inside_tf_function_and_of_classes_that_do_not_exist():
+    head, features = built(5), features_of(2, 3, 4, 16)
+    traced = tf.function(head.contributions)
+    expected = head.contributions(features, [4, 1])
+    np.testing.assert_allclose(traced(features, tf.constant([4, 1])), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"classes must lie in \[0, 5\), got \[5\]"):
+        head.contributions(features, [5])
+    with pytest.raises(ValueError, match="no weights yet"):
+        NOAHHead(5).contributions(features)
+
+
 def test_attention_inside_tf_function_tf_data_and_as_tensor_classes():
     head, features = built(5), features_of(2, 3, 4, 16)
     expected = head.attention(features, [4, 1])

@@ -71,6 +71,34 @@ def test_logits_and_attention_are_those_of_the_reference(problem):
     np.testing.assert_allclose(maps, attention, rtol=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(problems())
+def test_contributions_sum_to_the_logits(problem):
+    features, key_channels, weights, split_key_value = problem
+    ratio = (key_channels + 0.5) / features.shape[-1]
+    logits, attention = reference(features, weights, ratio, split_key_value)
+    key_kernel, _, value_kernel, value_bias = weights
+    value_channels = features.shape[-1] - key_channels if split_key_value else key_channels
+    kernels = [
+        tf.constant(kernel.reshape(*kernel.shape[:2], -1, logits.shape[-1]))
+        for kernel in (key_kernel, value_kernel)
+    ]
+    maps = poca.poca_contributions(
+        tf.constant(features[..., :key_channels]),
+        tf.constant(features[..., -value_channels:]),
+        *kernels,
+        tf.constant(value_bias),
+        tf.float64,
+    ).numpy()
+    assert maps.shape == attention.shape
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), logits, rtol=1e-9, atol=1e-9)
+    # With no values but the bias, it is spread as the attention is.
+    blank = [kernels[0], tf.zeros_like(kernels[1])]
+    parts = tf.constant(features[..., :key_channels]), tf.constant(features[..., -value_channels:])
+    maps = poca.poca_contributions(*parts, *blank, tf.constant(value_bias), tf.float64)
+    np.testing.assert_allclose(maps, attention * value_bias, rtol=1e-9, atol=1e-12)
+
+
 @settings(max_examples=30, deadline=None)
 @given(problems(), st.floats(-100, 100))
 def test_a_key_bias_changes_nothing(problem, shift):

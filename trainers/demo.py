@@ -27,7 +27,9 @@ def main(_):
     outcome = compare.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
     write_whole(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")
 
-    picture = explain.explain_run(workdir / "noah", workdir / "explain.png")
+    picture = explain.explain_run(
+        workdir / "noah", workdir / "explain.png", compare_workdir=workdir / "gap"
+    )
     exported = export.export_run(workdir / "noah", "saved_models/digits")
 
     source = source_from_config(config.data, config.data.eval_split)
@@ -39,7 +41,7 @@ def main(_):
 
     print(f"\nOn {source.name} {source.split}, {source.num_examples} images:")
     print(compare.comparison_table(outcome))
-    print(f"Where NOAH looked: {picture}")
+    print(f"Where both looked: {picture}")
     print(
         f"Exported {exported}; from a PNG's bytes it predicts {predicted} "
         f"({probability:.1%}), the truth is {' and '.join(source.label_names(example['label']))}."

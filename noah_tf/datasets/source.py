@@ -57,7 +57,8 @@ class Source:
             A dataset of {"image": encoded bytes, "label": int64 scalar, or float32 (num_classes,)
             of zeros and ones where `multi_label`, "index": int64 place in the natural order}, and
             "bbox": float32 (4,) (ymin, xmin, ymax, xmax from 0 to 1) where the set has one box an
-            example.
+            example, or "boxes": float32 (num_classes, 4) where its objects have boxes and classes:
+            of each class the smallest box around all its objects, zeros where there is none.
         """
         return self.read(shuffle_seed, skip, shard)
 

@@ -227,10 +227,13 @@ def _class_labels(features):
 
 
 def _parser(features, image, label):
-    """A function from a serialised record to {"image", "label"} and perhaps "bbox"."""
-    boxes = [k for k, f in features.items() if isinstance(f, tfds.features.BBoxFeature)]
-    wanted = dict.fromkeys((image, *boxes[:1]), True)
+    """A function from a serialised record to {"image", "label"} and perhaps "bbox" or "boxes"."""
+    boxes = [k for k, f in features.items() if isinstance(f, tfds.features.BBoxFeature)][:1]
+    objects = [] if boxes else _labelled_boxes(features, len(label.class_names))
+    wanted = dict.fromkeys((image, *boxes), True)
     wanted[label.path[0]] = {label.path[1]: True} if len(label.path) == 2 else True
+    for key, box, name in objects:
+        wanted[key] = {**wanted.get(key, {}), box: True, name: True}
     decoding = tfds.decode.PartialDecoding(wanted, {image: tfds.decode.SkipDecoding()})
     kept = decoding.extract_features(features)
     num_classes = len(label.class_names)
@@ -244,9 +247,36 @@ def _parser(features, image, label):
         example = {"image": values[image], "label": tf.cast(value, dtype)}
         if boxes:
             example["bbox"] = values[boxes[0]]
+        for key, box, name in objects:
+            example["boxes"] = _class_boxes(values[key][box], values[key][name], num_classes)
         return example
 
     return parse
+
+
+def _labelled_boxes(features, num_classes):
+    """(key, key of the box, key of the label) of the first sequence of boxes with labels."""
+    for key, feature in features.items():
+        inner = getattr(feature, "feature", None)
+        if not isinstance(inner, tfds.features.FeaturesDict):
+            continue
+        boxes = [k for k, f in inner.items() if isinstance(f, tfds.features.BBoxFeature)]
+        labels = [
+            k
+            for k, f in inner.items()
+            if isinstance(f, tfds.features.ClassLabel) and f.num_classes == num_classes
+        ]
+        if boxes and labels:
+            return [(key, boxes[0], labels[0])]
+    return []
+
+
+def _class_boxes(boxes, labels, num_classes):
+    """Of each class the smallest box around all its objects, (num_classes, 4), else zeros."""
+    least = tf.math.unsorted_segment_min(boxes[:, :2], labels, num_classes)
+    most = tf.math.unsorted_segment_max(boxes[:, 2:], labels, num_classes)
+    found = tf.math.unsorted_segment_sum(tf.ones_like(boxes), labels, num_classes) > 0
+    return tf.where(found, tf.concat([least, most], 1), 0.0)
 
 
 def _nearest(wanted, known):

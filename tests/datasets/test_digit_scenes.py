@@ -6,6 +6,8 @@ import tensorflow_datasets as tfds
 
 from noah_tf.datasets import digit_scenes
 from noah_tf.datasets.digit_scenes import SPLITS, draw_scene, split_scans
+from noah_tf.datasets.sources import open_source
+from noah_tf.preprocess import decode
 
 CONFIGS = ("single", "multi")
 
@@ -116,6 +118,16 @@ def test_features_of_single(tfds_dir):
     same = [s for s in scenes if (s.image == example["image"].numpy()).all()]
     assert [s.labels for s in same] == [(int(example["label"]),)]
     np.testing.assert_allclose(example["bbox"] * 64, same[0].boxes[0])
+
+
+def test_boxes_of_multi_are_by_class(tfds_dir):
+    source = open_source("digit_scenes/multi", "test", data_dir=tfds_dir)
+    example = next(iter(source.examples()))
+    scenes = [draw_scene("multi", "test", index) for index in range(200)]
+    image = decode(example["image"]).numpy()
+    (same,) = [s for s in scenes if (s.image == image).all()]
+    for label, box in zip(same.labels, same.boxes, strict=True):
+        np.testing.assert_allclose(example["boxes"][label] * 64, box)
 
 
 def test_features_of_multi(tfds_dir):

@@ -10,7 +10,7 @@ from imagenet_tars import make_imagenet_tars
 
 from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.sources import open_source
-from noah_tf.datasets.tfds_sources import prepare
+from noah_tf.datasets.tfds_sources import _class_boxes, prepare
 from noah_tf.preprocess import Preprocessing, decode
 
 
@@ -105,6 +105,9 @@ def test_digit_scenes_multi(tfds_dir):
         assert found["label"].dtype == tf.float32 and found["label"].shape == (10,)
         np.testing.assert_array_equal(found["label"], stored["label"])
         assert 1 <= tf.reduce_sum(found["label"]) <= 4
+        assert found["boxes"].shape == (10, 4)
+        np.testing.assert_array_equal(found["boxes"].numpy().any(axis=1), found["label"])
+        np.testing.assert_array_equal(found["boxes"], stored["boxes"])
 
 
 def test_slices_and_sums_of_splits(tfds_dir, scenes):
@@ -190,6 +193,14 @@ def test_keys_are_found_by_type(monkeypatch, tmp_path):
     example = next(iter(source.examples()))
     assert int(example["label"]) == int(decode(example["image"])[0, 0, 0]) % 2
     np.testing.assert_array_equal(example["bbox"], [0, 0.25, 0.5, 1])
+
+
+def test_boxes_of_a_class_are_joined_to_the_smallest_around_them():
+    boxes = tf.constant([[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.6, 0.3], [0.0, 0.0, 1.0, 1.0]])
+    found = _class_boxes(boxes, tf.constant([2, 2, 0]), 4)
+    expected = [[0, 0, 1, 1], [0] * 4, [0.1, 0.1, 0.6, 0.4], [0] * 4]
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_array_equal(_class_boxes(boxes[:0], tf.zeros(0, tf.int32), 2), 0)
 
 
 def test_usual_name_wins(monkeypatch, tmp_path):

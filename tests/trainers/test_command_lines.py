@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from head_helpers import child_environment
@@ -69,6 +70,10 @@ def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
     assert explain.returncode == 0, explain.stderr
     picture = tmp_path / "runs" / "shapes" / "explain.png"
     assert tf.io.decode_png(picture.read_bytes()).shape[2] >= 3
+    flags = ("--classes=ring,0", "--per_group", "--maps=contribution", "--arrays=maps.npz")
+    explain = command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2", *flags)
+    assert explain.returncode == 0, explain.stderr
+    assert np.load(tmp_path / "maps.npz")["contribution"].shape[3:] == (4, 2)
 
     export = command(tmp_path, "export", "--workdir=runs/shapes")
     assert export.returncode == 0, export.stderr
@@ -126,6 +131,17 @@ def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
         assert ("mAP" if name == "multi" else "top1") in train.stdout
         explain = command(tmp_path, "explain", f"--workdir={name}", "--images=2")
         assert explain.returncode == 0, explain.stderr
+        measure = ("--measure=localization,faithfulness", "--images=16")
+        explain = command(tmp_path, "explain", f"--workdir={name}", *measure)
+        assert explain.returncode == 0, explain.stderr
+        assert [line.split()[1] for line in explain.stdout.splitlines()[-5:-1]] == [
+            "maps", "attention", "contribution", "chance",
+        ]  # fmt: skip
+        found = json.loads((tmp_path / name / "maps_test.json").read_text())[name]
+        assert found["images"] == 16
+        assert found["boxes"] == SCENES if name == "single" else found["boxes"] > SCENES
+        # An untrained map is at chance; one epoch of 200 scenes need not leave it.
+        assert 0 < found["chance"] < 0.2 and 0 < found["attention_energy"] < 1
 
 
 @pytest.mark.slow
@@ -147,6 +163,12 @@ def test_cifar10_by_its_tfds_name(shared, tmp_path):
     assert train.returncode == 0, train.stderr
     assert "examples 100" in train.stdout and "8/8" in train.stdout
     assert "airplane" in (tmp_path / "cifar" / "data.json").read_text()
+    measure = ("--measure=faithfulness", "--images=16", "--maps=contribution")
+    explain = command(tmp_path, "explain", "--workdir=cifar", *measure)
+    assert explain.returncode == 0, explain.stderr
+    path = tmp_path / "cifar" / "maps_test__100_.json"
+    curves = json.loads(path.read_text())["cifar"]["curves"]
+    assert len(curves["contribution_deletion"]) == len(curves["random_insertion"]) == 17
 
 
 @pytest.mark.slow
@@ -309,6 +331,23 @@ def test_what_a_user_can_get_wrong_is_one_sentence(tfds_dir, tmp_path, arguments
     assert not (tmp_path / "run").exists()
     if "config.train" not in arguments[0]:  # those are refused by ml_collections
         assert "Traceback" not in train.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--classes=rign"], "There is no class 'rign': the nearest of the 3 names are ring"),
+        (["--measure=localization"], "'folder' has no boxes to measure maps by"),
+        (["--maps=cam"], "No head here makes maps by 'cam': there are attention, contribution."),
+        (["--compare_workdir=nowhere"], "nowhere holds no run"),
+    ],
+)
+@pytest.mark.slow
+def test_what_cannot_be_explained_is_one_sentence(finished_run, tmp_path, flags, message):
+    process = command(tmp_path, "explain", f"--workdir={finished_run}", "--output=a.png", *flags)
+    assert process.returncode == 1
+    assert message in last_lines(process) and "Traceback" not in process.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["evaluate", "explain", "export"])

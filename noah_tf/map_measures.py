@@ -1,0 +1,91 @@
+"""Where trained runs look, as numbers: what `localization.py` and `faithfulness.py` measure."""
+
+from noah_tf.datasets.sources import source_from_config
+from noah_tf.explain import load_runs, methods_of
+from noah_tf.explainer import Explainer
+from noah_tf.faithfulness import areas_under, faithfulness_curves
+from noah_tf.localization import localize
+
+MEASURES = ("localization", "faithfulness")
+_COLUMNS = ("pointing", "energy", "deletion", "insertion")
+
+
+def measure_run(
+    workdir,
+    measures=MEASURES,
+    split=None,
+    weights="last",
+    compare_workdir=None,
+    methods=None,
+    count=256,
+    seed=0,
+    batch_size=64,
+):
+    """Measures the maps of a run, or of two on the same data.
+
+    Args:
+        workdir: the run's folder.
+        measures: of `MEASURES`; localization needs data with boxes.
+        split: split of its data set; None for the one it was evaluated on.
+        weights: "last", "ema" or "best", see `checkpoint.load_run`.
+        compare_workdir: the folder of another run on the same classes, or None.
+        methods: which maps, of `explainer.METHODS`; None for all that the heads have.
+        count: how many images the deletion and insertion curves are of; localization takes all.
+        seed: which images these are, and of the noise they are compared with.
+        batch_size: images at once; it does not change the result.
+
+    Returns:
+        Dict of each folder to a dict of floats, see `localization.localize` and
+        `faithfulness.faithfulness`, with the curves under "curves"; and the path of the JSON file
+        that has it, in the first folder.
+
+    Raises:
+        ValueError: there is no such measure, the data has no boxes to measure by, a head has no
+            such maps, or the runs have other classes.
+    """
+    for measure in measures:
+        if measure not in MEASURES:
+            raise ValueError(f"Measures are {' and '.join(MEASURES)}, got {measure!r}.")
+    runs = load_runs(workdir, compare_workdir, weights)
+    config = runs[0].config.data
+    source = source_from_config(config, split or config.eval_split)
+    chosen = methods_of([Explainer(run.model) for run in runs], methods)
+    result = {}
+    for run, names in zip(runs, chosen, strict=True):
+        found = {}
+        options = {"methods": names, "batch_size": batch_size}
+        if "localization" in measures:
+            boxes = localize(run.model, source, run.preprocessing, **options)
+            found |= {"boxes": boxes.pop("examples"), **boxes}
+        if "faithfulness" in measures:
+            curves = faithfulness_curves(
+                run.model, source, run.preprocessing, count=count, seed=seed, **options
+            )
+            found |= {"images": min(count, source.num_examples), **areas_under(curves)}
+            found["curves"] = {name: values.tolist() for name, values in curves.items()}
+        result[str(run.workdir.path)] = found
+    name = "".join(c if c.isalnum() else "_" for c in source.split)
+    suffix = "" if weights == "last" else f"_{weights}"
+    return result, runs[0].workdir.write_result(result, f"maps_{name}{suffix}.json")
+
+
+def measures_table(result):
+    """What `measure_run` returns, as lines of text.
+
+    The rows "chance" have what a map without a preference would get, and what a map of noise got.
+    """
+    width = max(len(name) for name in result)
+    lines = [f"{'run':{width}}  {'maps':12}" + "".join(f" {name:>9}" for name in _COLUMNS)]
+    for run, found in result.items():
+        chance = {"chance_pointing": found.get("chance"), "chance_energy": found.get("chance")}
+        chance |= {f"chance_{c}": found.get(f"random_{c}") for c in ("deletion", "insertion")}
+        figures = {**found, **chance}
+        names = dict.fromkeys(key.rpartition("_")[0] for key in found if key.count("_"))
+        for method in [*(name for name in names if name != "random"), "chance"]:
+            cells = [figures.get(f"{method}_{column}") for column in _COLUMNS]
+            lines.append(f"{run:{width}}  {method:12}" + "".join(map(_cell, cells)))
+    return "\n".join(lines)
+
+
+def _cell(value):
+    return f" {'' if value is None else f'{value:.3f}':>9}"

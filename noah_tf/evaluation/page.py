@@ -1,6 +1,7 @@
 """The report of an evaluation as one HTML page that needs nothing else."""
 
 import base64
+import datetime
 import html
 import json
 
@@ -32,8 +33,8 @@ img { display: block; max-width: 100%; height: auto; }
 .mistakes figure { margin: 0; padding: .75rem; border: 1px solid #e0e0e0; border-radius: 6px;
   min-width: 0; }
 figcaption { font-size: .88rem; margin-top: .5rem; overflow-wrap: anywhere; }
-pre { background: #f5f5f5; padding: .75rem 1rem; border-radius: 6px; overflow-x: auto;
-  font-size: .82rem; line-height: 1.45; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f5; padding: .75rem 1rem;
+  border-radius: 6px; font-size: .82rem; line-height: 1.45; }
 summary { cursor: pointer; margin: .75rem 0; }
 @media (max-width: 30rem) { .mistakes { grid-template-columns: 1fr; } }
 """
@@ -73,9 +74,10 @@ def page(evaluation):
 def _summary(evaluation):
     about = evaluation.about
     steps = ", ".join(f"{weights} after {step:,} steps" for weights, step in about["steps"].items())
+    created = datetime.datetime.fromisoformat(about["created"])
     return (
         f"{about['model']}, {about['parameters']:,} parameters, {len(evaluation.class_names):,} "
-        f"classes. Weights: {steps}. {about['created']}"
+        f"classes. Weights: {steps}. Made on {created:%Y-%m-%d, %H:%M} UTC."
     )
 
 
@@ -123,12 +125,12 @@ def _of_set(evaluation, named_set):
     }
     names, predictions = evaluation.class_names, {w: e.predictions for w, e in entries.items()}
     calibrations = {w: scores.calibration(found) for w, found in predictions.items()}
-    what = "Every class's probability" if evaluation.multi_label else "The predicted class's"
+    what = "Every class's" if evaluation.multi_label else "The predicted class's"
     parts = [
         f"<h2>{_escape(named_set.name)}</h2>",
         "<h3>Is the probability to be trusted?</h3>",
-        f'<p class="note">{what} probability'.replace("probability probability", "probability")
-        + ", and the share that is right. Bars below the line: too sure.</p>",
+        f'<p class="note">{what} probability, and the share that is right. Bars below the line: '
+        "too sure; above it: not sure enough.</p>",
         _figure(plots.reliability(calibrations), f"Reliability diagram of {named_set.name}"),
         "<h3>Classes</h3>",
     ]
@@ -198,18 +200,17 @@ def _how(about):
 
 
 def _table(header, rows, texts=2):
+    left = ' class="left"'
+
     def cells(row, tag):
         return "".join(
-            f"<{tag}{_LEFT if place < texts else ''}>{_escape(cell)}</{tag}>"
+            f"<{tag}{left if place < texts else ''}>{_escape(cell)}</{tag}>"
             for place, cell in enumerate(row)
         )
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     head = f"<thead><tr>{cells(header, 'th')}</tr></thead>"
     return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
-
-
-_LEFT = ' class="left"'
 
 
 def _figure(figure, words):

@@ -23,7 +23,7 @@ class Difference:
         b: B's.
         low: lower end of the 95 % interval of a - b.
         high: its upper end.
-        only_a: images of which A alone is right.
+        only_a: images of which A alone is right; None of a score that is no share of images.
         only_b: images of which B alone is right.
         p_value: of McNemar's exact test that both are right equally often.
     """
@@ -33,9 +33,9 @@ class Difference:
     b: float
     low: float
     high: float
-    only_a: int
-    only_b: int
-    p_value: float
+    only_a: int | None = None
+    only_b: int | None = None
+    p_value: float | None = None
 
 
 def accuracy_interval(right_a, right_b, seed=0, resamples=RESAMPLES):
@@ -145,8 +145,7 @@ def differences(a, b, threshold=0.5, seed=0, resamples=RESAMPLES):
 
     Returns:
         List of `Difference`: of "top1"; of models that give an image several classes of "exact",
-        the share of images whose classes are all right, and of "mAP", whose counts and test are
-        those of "exact".
+        the share of images whose classes are all right, and of "mAP".
 
     Raises:
         ValueError: the images or their classes are not the same.
@@ -170,7 +169,7 @@ def differences(a, b, threshold=0.5, seed=0, resamples=RESAMPLES):
     if a.logits is not None:
         interval = mean_average_precision_interval(truth, a.logits, b.logits, seed, resamples)
         means = [scores.multi_label_scores(p, threshold)["mAP"] for p in (a, b)]
-        found.insert(0, Difference("mAP", *means, *interval, *counts))
+        found.insert(0, Difference("mAP", *means, *interval))
     return found
 
 
@@ -282,12 +281,19 @@ def _data_name(config):
 
 
 def _texts(found):
-    percents = (found.a, found.b)
     signed = (found.a - found.b, found.low, found.high)
     difference, low, high = (f"{100 * value:+.2f}" for value in signed)
-    counts = [f"{found.only_a:,}", f"{found.only_b:,}", f"{found.p_value:.2g}"]
-    shown = [f"{value:.2%}" for value in percents]
-    return [found.metric, *shown, difference, f"[{low}, {high}]", *counts]
+    counts = ["", "", ""]
+    if found.p_value is not None:
+        counts = [f"{found.only_a:,}", f"{found.only_b:,}", f"{found.p_value:.2g}"]
+    return [
+        found.metric,
+        f"{found.a:.2%}",
+        f"{found.b:.2%}",
+        difference,
+        f"[{low}, {high}]",
+        *counts,
+    ]
 
 
 def _percentiles(values):

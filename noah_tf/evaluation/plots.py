@@ -86,7 +86,7 @@ def reliability(calibrations):
         )
         upper.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1)
         upper.set_title(f"{weights}: ECE {found.error:.2%}")
-        upper.set(xlim=(0, 1), ylim=(0, 1))
+        upper.set(xlim=(0, 1), ylim=(0, 1), xticks=(0.0, 0.5, 1.0))
         lower.bar(centres, found.counts / found.counts.sum(), 0.92 * width, color=_GREY)
         lower.set_xlabel("probability")
     axes[0, 0].set_ylabel("right")
@@ -121,7 +121,7 @@ def confusion_matrix(matrix, class_names):
     axis.set_yticks(range(len(shown)), names)
     axis.set(xlabel="predicted", ylabel="true")
     axis.grid(False)
-    for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+    for row, column in zip(*np.nonzero(shares >= 0.01), strict=True):
         share = shares[row, column]
         axis.text(
             column,
@@ -189,7 +189,12 @@ def by_strength(curves, what):
     for axis, (kind, by_weights) in zip(axes, curves.items(), strict=True):
         for weights, values in by_weights.items():
             axis.plot(
-                (0, *STRENGTHS), values, "o-", color=_COLOURS[weights], markersize=4, label=weights
+                (0, *STRENGTHS),
+                values,
+                "o-" if weights == "last" else "o--",  # the one below stays to be seen
+                color=_COLOURS[weights],
+                markersize=4,
+                label=weights,
             )
         axis.set_title(kind)
         axis.set(ylim=(0, 1.02), xticks=(0, *STRENGTHS), xlabel="strength")

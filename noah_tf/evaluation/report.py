@@ -98,14 +98,24 @@ def report_run(
     weights = tuple(dict.fromkeys(weights or usual))
     copies = named_corruptions(corruptions, seed)
     opened = sets.open_sets(folder, set_names, data_dir, label_key)
-    output = pathlib.Path(
-        output
-        or folder.path / "evaluations" / _name(opened, () if weights == usual else weights, copies)
-    )
-    output = new_folder(output)
+    name = _name(opened, () if weights == usual else weights, copies)
+    output = new_folder(output or folder.path / "evaluations" / name)
     loaded = sets.load_runs(folder, weights, strategy)
 
     entries, shown = [], {}
+    run, _ = loaded[weights[0]]
+    about = {
+        "workdir": str(folder.path),
+        "command": command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seed": seed,
+        "threshold": threshold,
+        "model": run.model.name,
+        "parameters": run.model.count_params(),
+        "steps": {name: run.step for name, (run, _) in loaded.items()},
+        "versions": running_versions(),
+        "config": run.config.to_dict(),
+    }
     for name, (run, evaluator) in loaded.items():
         for place, named_set in enumerate(opened):
             for corruption in (None, *(copies if place == 0 else ())):
@@ -121,18 +131,6 @@ def report_run(
                 entries.append(entry)
                 if corruption is None and name == weights[-1] and mistakes:
                     shown[named_set.name] = worst_mistakes(run, entry, mistakes, threshold)
-    about = {
-        "workdir": str(folder.path),
-        "command": command,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "seed": seed,
-        "threshold": threshold,
-        "model": run.model.name,
-        "parameters": run.model.count_params(),
-        "steps": {name: run.step for name, (run, _) in loaded.items()},
-        "versions": running_versions(),
-        "config": run.config.to_dict(),
-    }
     names, several = run.class_names, run.multi_label
     evaluation = Evaluation(entries, opened, names, several, threshold, shown, about)
     write_report(evaluation, output)

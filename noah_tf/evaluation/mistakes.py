@@ -24,6 +24,7 @@ class Mistake:
         loss: its loss.
         picture: bytes of a PNG: the photo, and of a NOAH head the photo under the attention of the
             wrong class and of the true one.
+        panels: how many pictures that is.
     """
 
     where: str
@@ -31,6 +32,7 @@ class Mistake:
     truth: str
     loss: float
     picture: bytes
+    panels: int
 
 
 def worst_rows(predictions, count, threshold=0.5):
@@ -83,7 +85,7 @@ def worst_mistakes(run, entry, count, threshold=0.5):
         figure = attention_grid(photos[[number]], maps[[number]], [titles])
         said, truth = _words(predictions, row, names, threshold)
         loss, picture = float(predictions.loss[row]), plots.as_png(figure, _DPI)
-        mistakes.append(Mistake(source.describe(place), said, truth, loss, picture))
+        mistakes.append(Mistake(source.describe(place), said, truth, loss, picture, len(titles)))
     return mistakes
 
 

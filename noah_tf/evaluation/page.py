@@ -28,15 +28,14 @@ thead th { border-bottom: 2px solid #999; }
 td.left { max-width: 22rem; overflow: hidden; text-overflow: ellipsis; }
 figure { margin: 1rem 0; }
 img { display: block; max-width: 100%; height: auto; }
-.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(25rem, 1fr));
-  gap: 1.25rem; margin: 1rem 0; }
+.mistakes { display: grid; gap: 1.25rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--card)), 1fr)); }
 .mistakes figure { margin: 0; padding: .75rem; border: 1px solid #e0e0e0; border-radius: 6px;
   min-width: 0; }
 figcaption { font-size: .88rem; margin-top: .5rem; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f5; padding: .75rem 1rem;
   border-radius: 6px; font-size: .82rem; line-height: 1.45; }
 summary { cursor: pointer; margin: .75rem 0; }
-@media (max-width: 30rem) { .mistakes { grid-template-columns: 1fr; } }
 """
 
 
@@ -178,11 +177,12 @@ def _mistakes(evaluation, named_set):
         )
         image = _image(mistake.picture, f"said {mistake.said}, is {mistake.truth}")
         cards.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    width = 4 + 7 * found[0].panels
     return [
         f"<h3>The worst mistakes (weights: {_escape(weights)})</h3>",
         '<p class="note">Those of the highest loss, as the model saw them; of a NOAH head also '
         "where it saw the class that is wrong and the one that is true.</p>",
-        f'<div class="mistakes">{"".join(cards)}</div>',
+        f'<div class="mistakes" style="--card: {width}rem">{"".join(cards)}</div>',
     ]
 
 

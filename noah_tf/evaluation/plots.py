@@ -90,8 +90,8 @@ def reliability(calibrations):
         lower.bar(centres, found.counts / found.counts.sum(), 0.92 * width, color=_GREY)
         lower.set_xlabel("probability")
     axes[0, 0].set_ylabel("right")
-    axes[0, 0].legend(loc="upper left", frameon=False, fontsize=8)
     axes[1, 0].set_ylabel("share of all")
+    _legend_above(figure, axes[0, 0])
     return figure
 
 

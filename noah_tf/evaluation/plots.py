@@ -38,17 +38,18 @@ def _styled(draw):
     return styled
 
 
+def short(name):
+    """A class's name as a label of a figure."""
+    text = name if len(name) <= _SHORT else f"{name[: _SHORT - 1]}…"
+    return text.replace("$", r"\$")  # matplotlib takes what stands between two for mathematics
+
+
+@_styled
 def as_png(figure, dpi=_DPI):
     """Bytes of a PNG of a matplotlib figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
-
-
-def short(name):
-    """A class's name as a label of a figure."""
-    text = name if len(name) <= _SHORT else f"{name[: _SHORT - 1]}…"
-    return text.replace("$", r"\$")  # matplotlib takes what stands between two for mathematics
 
 
 @_styled

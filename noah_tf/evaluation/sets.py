@@ -51,7 +51,7 @@ def split_name(text):
     Raises:
         ValueError: it is neither.
     """
-    found = re.fullmatch(f"(?:(.+):)?({_BRACKETS})", text.strip())
+    found = re.fullmatch(rf"(?:([^\[\]]+):)?({_BRACKETS})", text.strip())
     if not found:
         raise ValueError(f"A set is SPLIT or DATA:SPLIT, such as imagenet_v2:test; got {text!r}.")
     return found[1] or None, found[2] or None

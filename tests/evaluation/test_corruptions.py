@@ -27,7 +27,7 @@ def test_a_higher_strength_does_more_damage(kind, side):
         found = damaged(kind, strength, image)
         assert found.shape == image.shape and found.dtype == np.uint8
         errors.append(np.mean((found.astype(float) - image) ** 2))
-    assert 0 < errors[0] and (np.diff(errors) > 0).all()
+    assert errors[0] > 0 and (np.diff(errors) > 0).all()
 
 
 def test_strengths_are_those_of_the_two_benchmarks():

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipes import small_recipe
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from noah_tf.evaluation import paired, scores
-from noah_tf.training import train
 
 
 def of_one_class(right, classes=3):
@@ -33,7 +31,7 @@ def test_the_interval_is_that_of_scipys_bootstrap():
     assert high == pytest.approx(expected.high, abs=0.006)
     assert paired.accuracy_interval(b, a) == pytest.approx((-high, -low), abs=0.006)
     assert paired.accuracy_interval(a, a) == (0, 0)
-    assert paired.accuracy_interval(a, b) == (low, high) != paired.accuracy_interval(a, b, seed=1)
+    assert paired.accuracy_interval(a, b) == (low, high)
 
 
 def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
@@ -75,7 +73,7 @@ def test_the_interval_of_map_is_that_of_a_plain_bootstrap(monkeypatch):
     monkeypatch.setattr(paired, "_BLOCK", 60 * 7)  # not all at once
     low, high = paired.mean_average_precision_interval(truth, a, b, resamples=2_000)
     plain = []
-    for _ in range(2_000):
+    for _ in range(400):
         rows = rng.integers(0, 60, 60)
         plain.append(
             np.mean(
@@ -86,7 +84,7 @@ def test_the_interval_of_map_is_that_of_a_plain_bootstrap(monkeypatch):
                 ]
             )
         )
-    assert (low, high) == pytest.approx(np.percentile(plain, [2.5, 97.5]), abs=0.025)
+    assert (low, high) == pytest.approx(np.percentile(plain, [2.5, 97.5]), abs=0.04)
     assert 0 < low < high
 
 
@@ -119,15 +117,6 @@ def test_other_images_are_refused():
         paired.differences(of_one_class([1, 1, 1]), of_one_class([1, 1]))
 
 
-@pytest.fixture(scope="module")
-def gap_run(shapes, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "gap"
-    config = small_recipe(shapes, "gap")
-    config.train.epochs = 1
-    train(config, workdir)
-    return workdir
-
-
 def test_two_runs_on_the_same_images(finished_run, gap_run, tmp_path):
     table, folder = paired.compare_runs(
         [finished_run, gap_run], ["test", "train"], output=tmp_path / "out"
@@ -146,8 +135,8 @@ def test_two_runs_on_the_same_images(finished_run, gap_run, tmp_path):
 
 
 def test_runs_that_cannot_be_compared(finished_run, gap_run, tmp_path):
-    def changed(name, file, **changes):
-        other = tmp_path / name
+    def changed(folder, file, **changes):
+        other = tmp_path / folder
         other.mkdir()
         for path in gap_run.glob("*.json"):
             (other / path.name).write_bytes(path.read_bytes())

@@ -61,9 +61,12 @@ def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
 
     evaluate = command(tmp_path, "evaluate", "--workdir=runs/shapes", "--split=train")
     assert evaluate.returncode == 0, evaluate.stderr
-    result = json.loads((tmp_path / "runs" / "shapes" / "eval_train.json").read_text())
-    assert result["examples"] == 24
-    assert f"top1 {result['top1']:.6g}" in evaluate.stdout
+    report = tmp_path / "runs" / "shapes" / "evaluations" / "train"
+    written = json.loads((report / "result.json").read_text())
+    (result,) = written["results"]
+    assert result["examples"] == 24 and f"{result['top1']:.2%}" in evaluate.stdout
+    assert written["command"].endswith("evaluate.py --workdir=runs/shapes --split=train")
+    assert "Evaluation of runs/shapes" in (report / "report.html").read_text()
 
     explain = command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2")
     assert explain.returncode == 0, explain.stderr
@@ -170,14 +173,16 @@ def test_imagenet2012_from_its_archives(shared, tmp_path):
     assert "noah_mobilenetv2_035: 1,7" in train.stdout and "3/3" in train.stdout
     result = json.loads((tmp_path / "imagenet" / "result.json").read_text())
     assert (result["steps"], result["examples"], result["ema_examples"]) == (6, 10, 10)
-    for weights in ("last", "ema", "best"):
-        evaluate = command(
-            tmp_path, "evaluate", "--workdir=imagenet", f"--weights={weights}", "--batch_size=4"
-        )
-        assert evaluate.returncode == 0, evaluate.stderr
-        assert "examples 10, loss " in evaluate.stdout
-    loss = json.loads((tmp_path / "imagenet" / "eval_validation_ema.json").read_text())["loss"]
-    assert loss == pytest.approx(result["ema_loss"], rel=1e-5)
+    weights = [f"--weights={name}" for name in ("last", "ema", "best")]
+    evaluate = command(
+        tmp_path, "evaluate", "--workdir=imagenet", *weights, "--batch_size=4", "--output=report"
+    )
+    assert evaluate.returncode == 0, evaluate.stderr
+    found = json.loads((tmp_path / "report" / "result.json").read_text())["results"]
+    assert [entry["weights"] for entry in found] == ["last", "ema", "best"]
+    assert {entry["examples"] for entry in found} == {10}
+    losses = [entry["loss"] for entry in found[:2]]
+    assert losses == pytest.approx([result["loss"], result["ema_loss"]], rel=1e-5)
 
 
 @pytest.mark.slow

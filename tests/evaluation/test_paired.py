@@ -117,6 +117,7 @@ def test_other_images_are_refused():
         paired.differences(of_one_class([1, 1, 1]), of_one_class([1, 1]))
 
 
+@pytest.mark.slow
 def test_two_runs_on_the_same_images(finished_run, gap_run, tmp_path):
     table, folder = paired.compare_runs(
         [finished_run, gap_run], ["test", "train"], output=tmp_path / "out"
@@ -134,11 +135,11 @@ def test_two_runs_on_the_same_images(finished_run, gap_run, tmp_path):
     assert again == table
 
 
-def test_runs_that_cannot_be_compared(finished_run, gap_run, tmp_path):
+def test_runs_that_cannot_be_compared(finished_run, tmp_path):
     def changed(folder, file, **changes):
         other = tmp_path / folder
         other.mkdir()
-        for path in gap_run.glob("*.json"):
+        for path in finished_run.glob("*.json"):
             (other / path.name).write_bytes(path.read_bytes())
         values = json.loads((other / file).read_text())
         for key, value in changes.items():
@@ -155,7 +156,7 @@ def test_runs_that_cannot_be_compared(finished_run, gap_run, tmp_path):
         with pytest.raises(ValueError, match=message):
             paired.compare_runs([finished_run, other])
     with pytest.raises(ValueError, match="one or two --weights; got last, best, ema"):
-        paired.compare_runs([finished_run, gap_run], weights=["last", "best", "ema"])
+        paired.compare_runs([finished_run] * 2, weights=["last", "best", "ema"])
     with pytest.raises(FileNotFoundError, match="holds no run"):
         paired.compare_runs([finished_run, tmp_path / "none"])
     assert not (finished_run / "evaluations").exists()

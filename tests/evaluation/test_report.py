@@ -6,6 +6,7 @@ import html.parser
 import json
 
 import chromium
+import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -162,6 +163,7 @@ def test_nothing_is_left_half_written(written, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_raw_and_averaged_weights_side_by_side_and_a_pooled_head(gap_run, tmp_path):
     evaluation, folder = report.report_run(gap_run, output=tmp_path / "new" / "report")
     own = json.loads((gap_run / "result.json").read_text())
@@ -217,8 +219,7 @@ def several():
         return read_places(fetch, 12, *arguments)
 
     source = Source("drawn", "test", 12, NAMES, True, read, fetch=fetch)
-    config = sets.Workdir  # replaced below; a run's config says only what to do with bad photos
-    config = type("Config", (), {"data": type("Data", (), {"on_corrupt": "error"})})
+    config = ml_collections.ConfigDict({"data": {"on_corrupt": "error"}})
     run = Run(None, config, model, Preprocessing(16), NAMES, True, 5)
     evaluator = Evaluator(model, multi_label=True)
     named_set = sets.NamedSet("drawn:test", source)

@@ -254,7 +254,13 @@ def _check_same_data(folders, set_names):
     """Raises ValueError unless both runs have the same classes, and data where it is needed."""
     a, b = (folder.data() for folder in folders)
     paths = [folder.path for folder in folders]
-    if list(a.class_names) != list(b.class_names) or a.multi_label != b.multi_label:
+    if a.multi_label != b.multi_label:
+        one, several = paths if b.multi_label else paths[::-1]
+        raise ValueError(
+            f"{one} gives an image one class and {several} several: only runs that do the same can "
+            "be compared."
+        )
+    if list(a.class_names) != list(b.class_names):
         raise ValueError(
             f"{paths[0]} has {len(a.class_names)} classes, {', '.join(a.class_names[:3])} ..., and "
             f"{paths[1]} has {len(b.class_names)}, {', '.join(b.class_names[:3])} ...: only runs "

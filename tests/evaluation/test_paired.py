@@ -150,6 +150,10 @@ def test_runs_that_cannot_be_compared(finished_run, tmp_path):
 
     for other, message in (
         (changed("classes", "data.json", class_names=["a", "b"]), "has 3 classes.* has 2, a, b"),
+        (
+            changed("several", "data.json", multi_label=True),
+            "one class and .*several several: only",
+        ),
         (changed("data", "config.json", name="cifar10"), "on folder in .* on cifar10: say what"),
         (changed("split", "config.json", eval_split="train"), "split test and .* on train: say"),
     ):

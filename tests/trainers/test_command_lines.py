@@ -129,6 +129,18 @@ def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
         assert ("mAP" if name == "multi" else "top1") in train.stdout
         explain = command(tmp_path, "explain", f"--workdir={name}", "--images=2")
         assert explain.returncode == 0, explain.stderr
+    sets = ("--sets=test[:50]", "--sets=digit_scenes/single:test[:20]")
+    evaluate = command(tmp_path, "evaluate", "--workdir=multi", *sets, "--mistakes=2")
+    assert evaluate.returncode == 0, evaluate.stderr
+    (folder,) = (tmp_path / "multi" / "evaluations").iterdir()
+    assert folder.name == "test_50_digit_scenes_single_test_20"
+    found = json.loads((folder / "result.json").read_text())["results"]
+    assert [entry["examples"] for entry in found] == [50, 20]
+    for entry in found:
+        assert f"{entry['mAP']:.2%}" in evaluate.stdout
+    refused = command(tmp_path, "evaluate", "--compare", "single", "multi")
+    assert refused.returncode == 1
+    assert "single gives an image one class and multi several" in last_lines(refused)
 
 
 @pytest.mark.slow
@@ -281,6 +293,13 @@ def test_the_demo(tfds_dir, tmp_path):
     assert (runs / "explain.png").exists()
     assert "from a PNG's bytes it predicts" in demo.stdout
 
+    compare = command(runs, "evaluate", "--compare", "noah", "gap", "--sets=test", "--output=both")
+    assert compare.returncode == 0, compare.stderr
+    (found,) = json.loads((runs / "both" / "result.json").read_text())["results"]
+    tops = [outcome[head]["result"]["top1"] for head in ("noah", "gap")]
+    assert [found["a"], found["b"]] == pytest.approx(tops)
+    assert f"{100 * (tops[0] - tops[1]):+.2f}" in compare.stdout
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -322,3 +341,23 @@ def test_a_folder_without_a_run_is_refused(tmp_path, name):
     assert process.returncode == 1
     assert "nowhere holds no run" in last_lines(process)
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir is missing: name a run's folder, or give --compare RUN_A RUN_B."),
+        (["stray"], "Not understood: stray"),
+        (["--compare", "one"], "--compare takes two runs, RUN_A RUN_B, without"),
+        (["--compare", "a", "b", "--corruptions=all"], "without --workdir and --corruptions"),
+        (["--sets=test", "--data=cifar10", "--workdir=run"], "give --sets=DATA:SPLIT for each."),
+        (["--workdir=run", "--weights=first"], "one of <last|ema|best>"),
+        (["--workdir=run", "--threshold=2"], "is not a number in the range"),
+    ],
+)
+def test_what_evaluation_does_not_take_is_one_sentence(tmp_path, arguments, message):
+    process = command(tmp_path, "evaluate", *arguments)
+    assert process.returncode == 1
+    assert message in last_lines(process) and "Traceback" not in process.stderr
+    assert not list(tmp_path.iterdir())

@@ -352,8 +352,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path, name):
         (["--compare", "one"], "--compare takes two runs, RUN_A RUN_B, without"),
         (["--compare", "a", "b", "--corruptions=all"], "without --workdir and --corruptions"),
         (["--sets=test", "--data=cifar10", "--workdir=run"], "give --sets=DATA:SPLIT for each."),
-        (["--workdir=run", "--weights=first"], "one of <last|ema|best>"),
-        (["--workdir=run", "--threshold=2"], "is not a number in the range"),
     ],
 )
 def test_what_evaluation_does_not_take_is_one_sentence(tmp_path, arguments, message):

@@ -66,6 +66,39 @@ class Evaluator:
             FloatingPointError: a logit is not finite.
         """
 
+        batches = self._batches(source, preprocessing, batch_size, on_corrupt, check)
+        measure = self._multi_label_metrics if self._multi_label else self._metrics
+        result, seen = measure(batches, source.num_classes)
+        if seen < source.num_examples:
+            result["skipped"] = int(source.num_examples - seen)
+        return result
+
+    def outputs(self, source, preprocessing, batch_size, on_corrupt="error", change=None):
+        """Labels and logits of all examples of a source, in natural order, batch by batch.
+
+        Args:
+            source: a `datasets.sources.Source`.
+            preprocessing: a `Preprocessing`.
+            batch_size: images at once, over all replicas, which are of this machine.
+            on_corrupt: see `__call__`; "skip" leaves their rows out.
+            change: what is done to each picture, see `datasets.pipeline.eval_batches`.
+
+        Yields:
+            places (B,) in the natural order; labels (B,) or multi-hot (B, M); logits (B, M): numpy
+            arrays.
+
+        Raises:
+            ValueError: a photo does not decode; the message names it.
+        """
+        start = 0
+        batches = self._batches(source, preprocessing, batch_size, on_corrupt, change=change)
+        for labels, logits, seen in self._rows(batches):
+            yield start + np.flatnonzero(seen), labels[seen], logits[seen]
+            start += len(seen)
+
+    def _batches(
+        self, source, preprocessing, batch_size, on_corrupt, check=lambda: None, change=None
+    ):
         def make_batches(shard, replicas):
             return eval_batches(
                 source,
@@ -74,20 +107,19 @@ class Evaluator:
                 shard=shard,
                 replicas=replicas,
                 on_corrupt=on_corrupt,
+                change=change,
             )
 
         with naming_corrupt_examples(source):
-            batches = self._checked(distribute.distributed(self._strategy, make_batches), check)
-            measure = self._multi_label_metrics if self._multi_label else self._metrics
-            result, seen = measure(batches, source.num_classes)
-        if seen < source.num_examples:
-            result["skipped"] = int(source.num_examples - seen)
-        return result
+            for batch in distribute.distributed(self._strategy, make_batches):
+                check()
+                yield batch
 
-    def _checked(self, batches, check):
+    def _rows(self, batches):
+        """Labels, logits, and whether a row is an example, of every batch as numpy arrays."""
         for batch in batches:
-            check()
-            yield batch
+            labels, logits, mask = (value.numpy() for value in self._outputs(*batch))
+            yield labels, logits, mask > 0
 
     def _metrics(self, batches, num_classes):
         # In float64, for thousands of batches add up in it.
@@ -95,38 +127,24 @@ class Evaluator:
         return metrics.from_sums(sums, num_classes), sums[-1]
 
     def _multi_label_metrics(self, batches, num_classes):
-        labels, logits = self.predict(batches)
+        parts = [(labels[seen], logits[seen]) for labels, logits, seen in self._rows(batches)]
+        labels, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
         return metrics.multi_label_metrics(labels, logits), len(labels)
-
-    def predict(self, batches):
-        """Labels, (E,) or multi-hot (E, M), and logits (E, M) of all examples.
-
-        Args:
-            batches: (images, labels, mask) for the replicas, as `distribute.distributed` makes
-                them of `datasets.pipeline.eval_batches`; what the mask has 0 for is left out.
-        """
-        parts = []
-        for batch in batches:
-            labels, logits, mask = (value.numpy() for value in self._outputs(*batch))
-            parts.append((labels[mask > 0], logits[mask > 0]))
-        labels, logits = zip(*parts, strict=True)
-        return np.concatenate(labels), np.concatenate(logits)
 
 
 def evaluate_run(
     workdir, split=None, batch_size=64, weights="last", data=None, data_dir=None, label_key=None
 ):
-    """Evaluates a state of a training run.
+    """The metrics of one state of a training run on one set, without the report.
 
     Args:
         workdir: the run's folder.
         split: split of the data set; None for the one it was evaluated on while it trained.
         batch_size: images at once; it does not change the result.
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
-        data: another data set with the same classes, such as "imagenet_v2" or
-            "imagenet2012_real"; None for the run's own.
-        data_dir: where that is; None for the run's own or TFDS's.
-        label_key: its label, where it has several.
+        data: see `open_set`, as for the next two.
+        data_dir: see there.
+        label_key: see there.
 
     Returns:
         Dict of metrics, and the path of the JSON file that has them.
@@ -136,18 +154,40 @@ def evaluate_run(
     """
     run = load_run(workdir, weights)
     split = split or run.config.data.eval_split
-    if data is None:
-        source = source_from_config(run.config.data, split)
-    else:
-        source = open_source(data, split, data_dir or run.config.data.data_dir, None, label_key)
-        if source.class_names != run.class_names:
-            raise ValueError(
-                f"{data} has {source.num_classes} classes, {', '.join(source.class_names[:3])} "
-                f"..., and the run has {len(run.class_names)}, "
-                f"{', '.join(run.class_names[:3])} ...: give data with the same ones."
-            )
+    source = open_set(run.config.data, run.class_names, split, data, data_dir, label_key)
     evaluator = Evaluator(run.model, multi_label=run.multi_label)
     result = evaluator(source, run.preprocessing, batch_size, run.config.data.on_corrupt)
     parts = [*([data] if data else []), split, *([weights] if weights != "last" else [])]
     name = "".join(c if c.isalnum() else "_" for c in "_".join(parts))
     return result, run.workdir.write_result({**result, "step": run.step}, f"eval_{name}.json")
+
+
+def open_set(config, class_names, split, data=None, data_dir=None, label_key=None):
+    """Opens a set that a run can be evaluated on.
+
+    Args:
+        config: the `data` section of the run's config.
+        class_names: the run's classes.
+        split: split of the data set.
+        data: another data set with the same classes, such as "imagenet_v2" or
+            "imagenet2012_real"; None for the run's own.
+        data_dir: where that is; None for the run's own or TFDS's.
+        label_key: its label, where it has several.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        ValueError: it has other classes, or there is no such set.
+    """
+    if data is None:
+        source = source_from_config(config, split)
+    else:
+        source = open_source(data, split, data_dir or config.data_dir, None, label_key)
+    if tuple(source.class_names) != tuple(class_names):
+        raise ValueError(
+            f"{source.name} has {source.num_classes} classes, {', '.join(source.class_names[:3])} "
+            f"..., and the run has {len(class_names)}, {', '.join(class_names[:3])} ...: give data "
+            "with the same ones."
+        )
+    return source

@@ -102,8 +102,7 @@ def from_sums(sums, num_classes):
     loss, top1, top5, counted, _ = (float(value) for value in sums)
     if not counted:
         raise ValueError("There are no examples with a label to evaluate: choose another split.")
-    if not np.isfinite(loss):
-        raise FloatingPointError(_NOT_FINITE)
+    check_finite(loss)
     result = {"examples": int(counted), "loss": loss / counted, "top1": top1 / counted}
     return {**result, "top5": top5 / counted} if num_classes >= 5 else result
 
@@ -123,22 +122,44 @@ def multi_label_metrics(labels, logits):
         ValueError: there are no examples, or none with a label.
         FloatingPointError: a logit is not finite.
     """
-    from sklearn.metrics import average_precision_score
-
     if len(labels) == 0:
         raise ValueError("There are no examples to evaluate: choose another split.")
-    if not np.isfinite(logits).all():
-        raise FloatingPointError(_NOT_FINITE)
-    occurring = labels.any(axis=0)
-    if not occurring.any():
+    check_finite(logits)
+    if not labels.any():
         raise ValueError("No example has a label, so there is no mAP: choose another split.")
     losses = example_losses(tf.constant(labels, tf.float32), tf.constant(logits), binary=True)
-    scores = average_precision_score(labels[:, occurring], logits[:, occurring], average=None)
     return {
         "examples": len(labels),
         "loss": float(np.mean(losses)),
-        "mAP": float(np.mean(scores)),
+        "mAP": float(np.nanmean(average_precisions(labels, logits))),
     }
+
+
+def average_precisions(labels, logits):
+    """Average precision of each class.
+
+    Args:
+        labels: array of multi-hot labels (E, M).
+        logits: array (E, M).
+
+    Returns:
+        float64 (M,), NaN for a class that does not occur.
+    """
+    from sklearn.metrics import average_precision_score
+
+    occurring = labels.any(axis=0)
+    scores = np.full(len(occurring), np.nan)
+    if occurring.any():
+        scores[occurring] = average_precision_score(
+            labels[:, occurring], logits[:, occurring], average=None
+        )
+    return scores
+
+
+def check_finite(logits):
+    """Raises FloatingPointError unless all logits of an array are finite."""
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(_NOT_FINITE)
 
 
 def primary_metric(metrics):

@@ -19,12 +19,13 @@ _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, MemoryErro
 _WHERE = re.compile("Graph execution error:|Detected at |<stack traces unavailable>|\\s*$")
 
 
-def run(main, required=()):
+def run(main, required=(), positional=False):
     """Runs `main` with absl's flags parsed.
 
     Args:
         main: function of the arguments left over.
         required: names of the flags that have to be given.
+        positional: whether there may be arguments that are no flags; `main` looks at them.
     """
     flags.mark_flags_as_required(required)
 
@@ -32,7 +33,7 @@ def run(main, required=()):
         if not flags.FLAGS["verbosity"].present:
             # app.run has made it INFO, and TFDS warns of its own deprecations.
             logging.set_verbosity(logging.ERROR)
-        if len(arguments) > 1:
+        if len(arguments) > 1 and not positional:
             raise app.UsageError(f"Not understood: {' '.join(arguments[1:])}")
         from tensorflow import errors
 

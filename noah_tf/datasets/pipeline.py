@@ -19,6 +19,7 @@ from noah_tf.datasets.corrupt import (
 )
 from noah_tf.datasets.order import derived_seed, places, repeated, shuffled
 from noah_tf.datasets.source import host_range, random_order
+from noah_tf.pil_ops import to_uint8
 from noah_tf.random_crop import check_crop_options
 
 __all__ = [
@@ -275,6 +276,7 @@ def eval_batches(
     on_corrupt="error",
     prefetch=None,
     threads=None,
+    change=None,
 ):
     """Every example once, in natural order, in batches of one shape.
 
@@ -290,6 +292,9 @@ def eval_batches(
         on_corrupt: "error", or "skip": a photo that does not decode has the mask 0.
         prefetch: batches made ahead.
         threads: how many threads tf.data works with.
+        change: a function, which can be hashed, of what is seen of a photo, uint8
+            (height, width, 3), and of its place in the natural order, to another such picture,
+            before it is normalised.
 
     Returns:
         A `tf.data.Dataset` of (images, labels, mask): the first two as `train_batches` gives them
@@ -299,10 +304,10 @@ def eval_batches(
         ValueError: an argument is out of its range.
     """
     share = _check_batches(batch_size, shard, replicas, on_corrupt)
-    evaluation_view = _evaluation_view(preprocessing)
+    evaluation_view = _evaluation_view(preprocessing, change)
 
     def view(example):
-        return evaluation_view(example["image"]), _label(example)
+        return evaluation_view(example["image"], example["index"]), _label(example)
 
     start, stop = host_range(source.num_examples, shard, even=False)
     if cache:
@@ -353,12 +358,19 @@ def _training_view(preprocessing, augmentation, normalize, **crop_options):
 
 
 @functools.lru_cache(maxsize=8)
-def _evaluation_view(preprocessing):
-    """A function from an encoded photo to what the model is given."""
+def _evaluation_view(preprocessing, change):
+    """A function from an encoded photo and its place to what the model is given."""
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-    def view(image_bytes):
-        return preprocessing.evaluation(preprocessing.decode(image_bytes))
+    @tf.function(
+        input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)],
+        autograph=False,
+    )
+    def view(image_bytes, place):
+        image = preprocessing.decode(image_bytes)
+        if change is None:
+            return preprocessing.evaluation(image)
+        seen = to_uint8(preprocessing.centre_crop(image))
+        return preprocessing.normalize(change(seen, place))
 
     return view
 

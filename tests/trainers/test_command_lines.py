@@ -62,9 +62,12 @@ def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
 
     evaluate = command(tmp_path, "evaluate", "--workdir=runs/shapes", "--split=train")
     assert evaluate.returncode == 0, evaluate.stderr
-    result = json.loads((tmp_path / "runs" / "shapes" / "eval_train.json").read_text())
-    assert result["examples"] == 24
-    assert f"top1 {result['top1']:.6g}" in evaluate.stdout
+    report = tmp_path / "runs" / "shapes" / "evaluations" / "train"
+    written = json.loads((report / "result.json").read_text())
+    (result,) = written["results"]
+    assert result["examples"] == 24 and f"{result['top1']:.2%}" in evaluate.stdout
+    assert written["command"].endswith("evaluate.py --workdir=runs/shapes --split=train")
+    assert "Evaluation of runs/shapes" in (report / "report.html").read_text()
 
     explain = command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2")
     assert explain.returncode == 0, explain.stderr
@@ -142,6 +145,18 @@ def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
         assert found["boxes"] == SCENES if name == "single" else found["boxes"] > SCENES
         # An untrained map is at chance; one epoch of 200 scenes need not leave it.
         assert 0 < found["chance"] < 0.2 and 0 < found["attention_energy"] < 1
+    sets = ("--sets=test[:50]", "--sets=digit_scenes/single:test[:20]")
+    evaluate = command(tmp_path, "evaluate", "--workdir=multi", *sets, "--mistakes=2")
+    assert evaluate.returncode == 0, evaluate.stderr
+    (folder,) = (tmp_path / "multi" / "evaluations").iterdir()
+    assert folder.name == "test_50_digit_scenes_single_test_20"
+    found = json.loads((folder / "result.json").read_text())["results"]
+    assert [entry["examples"] for entry in found] == [50, 20]
+    for entry in found:
+        assert f"{entry['mAP']:.2%}" in evaluate.stdout
+    refused = command(tmp_path, "evaluate", "--compare", "single", "multi")
+    assert refused.returncode == 1
+    assert "single gives an image one class and multi several" in last_lines(refused)
 
 
 @pytest.mark.slow
@@ -192,14 +207,16 @@ def test_imagenet2012_from_its_archives(shared, tmp_path):
     assert "noah_mobilenetv2_035: 1,7" in train.stdout and "3/3" in train.stdout
     result = json.loads((tmp_path / "imagenet" / "result.json").read_text())
     assert (result["steps"], result["examples"], result["ema_examples"]) == (6, 10, 10)
-    for weights in ("last", "ema", "best"):
-        evaluate = command(
-            tmp_path, "evaluate", "--workdir=imagenet", f"--weights={weights}", "--batch_size=4"
-        )
-        assert evaluate.returncode == 0, evaluate.stderr
-        assert "examples 10, loss " in evaluate.stdout
-    loss = json.loads((tmp_path / "imagenet" / "eval_validation_ema.json").read_text())["loss"]
-    assert loss == pytest.approx(result["ema_loss"], rel=1e-5)
+    weights = [f"--weights={name}" for name in ("last", "ema", "best")]
+    evaluate = command(
+        tmp_path, "evaluate", "--workdir=imagenet", *weights, "--batch_size=4", "--output=report"
+    )
+    assert evaluate.returncode == 0, evaluate.stderr
+    found = json.loads((tmp_path / "report" / "result.json").read_text())["results"]
+    assert [entry["weights"] for entry in found] == ["last", "ema", "best"]
+    assert {entry["examples"] for entry in found} == {10}
+    losses = [entry["loss"] for entry in found[:2]]
+    assert losses == pytest.approx([result["loss"], result["ema_loss"]], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -298,6 +315,13 @@ def test_the_demo(tfds_dir, tmp_path):
     assert (runs / "explain.png").exists()
     assert "from a PNG's bytes it predicts" in demo.stdout
 
+    compare = command(runs, "evaluate", "--compare", "noah", "gap", "--sets=test", "--output=both")
+    assert compare.returncode == 0, compare.stderr
+    (found,) = json.loads((runs / "both" / "result.json").read_text())["results"]
+    tops = [outcome[head]["result"]["top1"] for head in ("noah", "gap")]
+    assert [found["a"], found["b"]] == pytest.approx(tops)
+    assert f"{100 * (tops[0] - tops[1]):+.2f}" in compare.stdout
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -356,3 +380,21 @@ def test_a_folder_without_a_run_is_refused(tmp_path, name):
     assert process.returncode == 1
     assert "nowhere holds no run" in last_lines(process)
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir is missing: name a run's folder, or give --compare RUN_A RUN_B."),
+        (["stray"], "Not understood: stray"),
+        (["--compare", "one"], "--compare takes two runs, RUN_A RUN_B, without"),
+        (["--compare", "a", "b", "--corruptions=all"], "without --workdir and --corruptions"),
+        (["--sets=test", "--data=cifar10", "--workdir=run"], "give --sets=DATA:SPLIT for each."),
+    ],
+)
+def test_what_evaluation_does_not_take_is_one_sentence(tmp_path, arguments, message):
+    process = command(tmp_path, "evaluate", *arguments)
+    assert process.returncode == 1
+    assert message in last_lines(process) and "Traceback" not in process.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""What `trainers/evaluate.py` does: scores, corrupted copies, reports, paired differences."""

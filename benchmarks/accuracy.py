@@ -65,7 +65,7 @@ def parsed_arguments():
     add("--output", type=pathlib.Path, required=True, help="folder of the runs; resumes there")
     add("--data_dir", help="TFDS's folder with CIFAR-10; by default TFDS's own")
     add("--setting", choices=accuracy_settings.SETTINGS, action="append", help="by default all")
-    add("--ablations", action="store_true", help="the ablations alone, if no --setting is given")
+    add("--ablations", action="store_true", help="without --setting these alone")
     add("--search", action="store_true", help="the learning rates that were tried, in their place")
     add("--seeds", type=int, default=5)
     add("--processes", type=int, help="trained at a time; by default one a core")
@@ -83,11 +83,12 @@ def parsed_arguments():
         parser.error(f"--output={arguments.output} is no folder, so there is nothing to show.")
     if arguments.processes is None:
         arguments.processes = max(1, (os.cpu_count() or 1) // arguments.threads)
-    everything = not arguments.setting and not arguments.ablations
-    if arguments.ablations and not arguments.setting:
-        arguments.setting = [accuracy_settings.ABLATED]
-    arguments.ablations = arguments.ablations or everything
-    arguments.setting = arguments.setting or list(accuracy_settings.SETTINGS)
+    if not arguments.setting and not arguments.ablations:
+        arguments.setting, arguments.ablations = list(accuracy_settings.SETTINGS), True
+    elif arguments.ablations:
+        # With the heads that they are compared with.
+        chosen = dict.fromkeys([*(arguments.setting or []), accuracy_settings.ABLATED])
+        arguments.setting = list(chosen)
     return arguments
 
 

@@ -8,6 +8,7 @@ import accuracy_settings
 import filelock
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from noah_tf import metrics
 from noah_tf.datasets.sources import source_from_config
@@ -29,6 +30,7 @@ def is_done(output, run):
 
 def use_threads(count):
     """Limits TensorFlow to so many threads, before it runs anything."""
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of its own deprecations
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(count)
 

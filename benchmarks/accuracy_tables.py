@@ -54,12 +54,13 @@ def paired_difference(values, others):
     seeds = sorted(set(values) & set(others))
     if not seeds:
         return None, None, 0
-    mean = statistics.fmean(values[seed] - others[seed] for seed in seeds)
+    differences = [values[seed] - others[seed] for seed in seeds]
+    mean = statistics.fmean(differences)
     if len(seeds) < 2:
         return mean, None, 1
-    test = stats.ttest_rel([values[s] for s in seeds], [others[s] for s in seeds])
-    interval = test.confidence_interval(0.95)
-    return mean, (float(interval.low), float(interval.high)), len(seeds)
+    error = statistics.stdev(differences) / len(seeds) ** 0.5
+    half = float(stats.t.ppf(0.975, len(seeds) - 1)) * error
+    return mean, (mean - half, mean + half), len(seeds)
 
 
 def tables(found):

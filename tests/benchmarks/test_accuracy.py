@@ -17,6 +17,7 @@ from noah_tf.model_config import model_from_config
 # As the command line finds them; last, for other folders have modules of the same names.
 sys.path.append(str(REPOSITORY / "benchmarks"))
 
+import accuracy
 import accuracy_runs
 import accuracy_settings
 import accuracy_tables

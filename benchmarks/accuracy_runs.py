@@ -110,10 +110,11 @@ def train_one(run, folder, data_dir=None, quick=False):
     """
     tf.keras.backend.clear_session()
     config = accuracy_settings.recipe_of(run, data_dir, quick)
-    started = time.monotonic()
+    started, processor_started = time.monotonic(), time.process_time()
     with (folder / "train.log").open("a") as log, contextlib.redirect_stdout(log):
         result = _trained(config, folder, may_diverge=run.part == "search")
     seconds = time.monotonic() - started
+    processor_seconds = time.process_time() - processor_started
     workdir = Workdir(folder)
     metric = metrics.primary_metric(result)
     record = {
@@ -126,6 +127,8 @@ def train_one(run, folder, data_dir=None, quick=False):
         "batch_size": config.train.batch_size,
         "step_ms": step_milliseconds(workdir, config.train.batch_size),
         "seconds": round(seconds, 1),
+        # What other programs take does not count in it.
+        "processor_seconds": round(processor_seconds, 1),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "date": f"{datetime.date.today()}",
         "tensorflow": tf.__version__,

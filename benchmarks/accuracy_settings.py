@@ -37,9 +37,9 @@ class Setting:
         recipe: file in configs/ and its argument, to which the head is added.
         overrides: keys of the recipe as on the command line, and their values.
         splits: the training part and the validation part of the search for the rates.
-        rates: the learning rates that both heads were tried with.
-        best: head → the rate of those that it is trained with.
-        seconds: about what a run takes, one thread of a core to itself.
+        rates: the learning rates that both heads were tried with, for a short training.
+        best: head → the best of those, which it is trained with.
+        seconds: about what a run takes in one thread that has a core to itself.
     """
 
     title: str
@@ -69,16 +69,16 @@ SETTINGS = {
         ("train", "validation"),
         (3e-3, 1e-2, 3e-2),
         {"gap": 1e-2, "noah": 1e-2},
-        70,
+        90,
     ),
     "digit_scenes_multi": Setting(
         "digit_scenes, one to four digits; ResNet, map 8x8",
         ("quickstart", ""),
         {**_SCENES, "data.name": "digit_scenes/multi"},
         ("train", "validation"),
-        (3e-3, 1e-2, 3e-2),
+        (),  # those of one digit
         {"gap": 1e-2, "noah": 1e-2},
-        70,
+        90,
     ),
     "cifar10_resnet": Setting(
         "CIFAR-10; ResNet 16-32-64, map 8x8",
@@ -90,8 +90,8 @@ SETTINGS = {
         },
         _CIFAR_SPLITS,
         (0.03, 0.1, 0.3),
-        {"gap": 0.1, "noah": 0.1},
-        140,
+        {"gap": 0.3, "noah": 0.1},
+        145,
     ),
     "cifar10_mobilenet_v2": Setting(
         "CIFAR-10; MobileNetV2 x0.35, map 4x4",
@@ -104,7 +104,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (0.03, 0.1, 0.3),
         {"gap": 0.1, "noah": 0.1},
-        150,
+        155,
     ),
     "cifar10_vit": Setting(
         "CIFAR-10; ViT, patch 4, width 64, depth 3, map 8x8",
@@ -118,7 +118,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (1e-3, 2e-3, 4e-3),
         {"gap": 2e-3, "noah": 2e-3},
-        150,
+        145,
     ),
 }
 

@@ -25,6 +25,7 @@ COLUMNS = (
     "batch_size",
     "step_ms",
     "seconds",
+    "processor_seconds",
     "threads",
     "date",
     "tensorflow",

@@ -102,8 +102,8 @@ SETTINGS = {
             "model.backbone_args.strides": (2, 2, 2, 1, 1),
         },
         _CIFAR_SPLITS,
-        (0.03, 0.1, 0.3),
-        {"gap": 0.1, "noah": 0.1},
+        (0.01, 0.03, 0.1, 0.3),
+        {"gap": 0.03, "noah": 0.03},
         155,
     ),
     "cifar10_vit": Setting(
@@ -117,7 +117,7 @@ SETTINGS = {
         },
         _CIFAR_SPLITS,
         (1e-3, 2e-3, 4e-3),
-        {"gap": 2e-3, "noah": 2e-3},
+        {"gap": 4e-3, "noah": 2e-3},
         145,
     ),
 }

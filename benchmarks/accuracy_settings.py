@@ -58,7 +58,12 @@ class Setting:
 
 # The quickstart's network with half of the last channels, for the time it takes.
 _SCENES = {"model.backbone_args.stackwise_filters": (64, 64)}
-_CIFAR = {"train.epochs": 2, "train.batch_size": 64, "schedule.warmup_epochs": 0.25}
+_CIFAR = {
+    "data.train_split": "train[:48000]",  # 750 steps an epoch
+    "train.epochs": 2,
+    "train.batch_size": 64,
+    "schedule.warmup_epochs": 0.25,
+}
 _CIFAR_SPLITS = ("train[:45%]", "train[90%:]")
 
 SETTINGS = {
@@ -69,7 +74,7 @@ SETTINGS = {
         ("train", "validation"),
         (3e-3, 1e-2, 3e-2),
         {"gap": 1e-2, "noah": 1e-2},
-        90,
+        93,
     ),
     "digit_scenes_multi": Setting(
         "digit_scenes, one to four digits; ResNet, map 8x8",
@@ -78,7 +83,7 @@ SETTINGS = {
         ("train", "validation"),
         (),  # those of one digit
         {"gap": 1e-2, "noah": 1e-2},
-        90,
+        93,
     ),
     "cifar10_resnet": Setting(
         "CIFAR-10; ResNet 16-32-64, map 8x8",
@@ -91,7 +96,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (0.03, 0.1, 0.3),
         {"gap": 0.3, "noah": 0.1},
-        145,
+        150,
     ),
     "cifar10_mobilenet_v2": Setting(
         "CIFAR-10; MobileNetV2 x0.35, map 4x4",
@@ -104,7 +109,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (0.01, 0.03, 0.1, 0.3),
         {"gap": 0.03, "noah": 0.03},
-        155,
+        160,
     ),
     "cifar10_vit": Setting(
         "CIFAR-10; ViT, patch 4, width 64, depth 3, map 8x8",
@@ -118,7 +123,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (1e-3, 2e-3, 4e-3),
         {"gap": 4e-3, "noah": 2e-3},
-        145,
+        150,
     ),
 }
 

@@ -12,17 +12,17 @@ recipe of `configs/` with the overrides in `accuracy_settings.py`, trained by
 schedule. The test split is looked at after every epoch and nothing is chosen by it: the result is
 that of the last step.
 
-Two processes of one thread take less than one of two: 95 and 185 ms of processor time for a step of
-the ResNet on CIFAR-10 and of that on digit_scenes, data included, in place of 105 and 195 (TensorFlow
-2.21, two shared cores). So a process is started for each core. All of it takes about 75 minutes on two
-cores; on its way it says what is left.
+Two processes of one thread take less than one of two: 95 and 185 ms of processor time for a step
+of the ResNet on CIFAR-10 and of that on digit_scenes, data included, in place of 105 and 195
+(TensorFlow 2.21, two shared cores). So a process is started for each core. All of it takes about
+75 minutes on two cores.
 
 Stopped by Ctrl+C, by SIGTERM or by a power failure, the same command goes on. In the end it prints
 the tables.
 
-The learning rate of each head is the best of those that `--search` tries, with a seed outside of the
-study and a quarter of the steps on CIFAR-10, one of three epochs on digit_scenes, on parts of the
-training data; the tables show all that was tried. With several digits the rates are those of one.
+The learning rate of each head is the best of those that `--search` tries, with a seed outside of
+the study, on parts of the training data: a quarter of the steps on CIFAR-10, one of three epochs on
+digit_scenes. The tables show all that was tried. With several digits the rates are those of one.
 """
 
 import argparse

@@ -47,6 +47,9 @@ class NOAHHead(tf.keras.layers.Layer):
         split_groups: whether group n sees only the n-th run of channels, or all of them.
         split_key_value: whether keys and values share out the channels, or both see all of
             them; `key_ratio` then has no effect.
+        uniform_attention: whether every class looks at all positions alike: the key kernel is zero
+            and not trained, and the head is average pooling and a linear layer of the value
+            channels. For ablations.
         activation: what to apply to the logits, by name or as a callable; None leaves logits.
         implementation: how training computes the gradients. "blocked" is in closed form, a block
             of classes at a time, within `memory_budget`; it has no second and no forward-mode
@@ -103,6 +106,7 @@ class NOAHHead(tf.keras.layers.Layer):
         dropout=0.0,
         split_groups=True,
         split_key_value=True,
+        uniform_attention=False,
         activation=None,
         implementation="auto",
         memory_budget=256,
@@ -124,6 +128,7 @@ class NOAHHead(tf.keras.layers.Layer):
         self.memory_budget = memory_budget
         self.split_groups = bool(split_groups)
         self.split_key_value = bool(split_key_value)
+        self.uniform_attention = bool(uniform_attention)
         self.activation = tf.keras.activations.get(activation)
         if kernel_initializer is None:
             # Keras reads the fan-out of a (G, C/G, N*M/G) kernel as N*M: the reference's.
@@ -176,10 +181,13 @@ class NOAHHead(tf.keras.layers.Layer):
         blocks = self.num_groups if self.split_groups else 1
         outputs = self.num_groups * self.num_classes // blocks
         for name, part, draw in (("key", key_channels, 0), ("value", value_channels, 1)):
+            fixed = self.uniform_attention and name == "key"
+            initializer = "zeros" if fixed else _independent(self.kernel_initializer, draw)
             kernel = self.add_weight(
                 name=f"{name}_kernel",
                 shape=(blocks, part // blocks, outputs),
-                initializer=_independent(self.kernel_initializer, draw),
+                initializer=initializer,
+                trainable=not fixed,
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
             )
@@ -306,6 +314,7 @@ class NOAHHead(tf.keras.layers.Layer):
             dropout=self.dropout,
             split_groups=self.split_groups,
             split_key_value=self.split_key_value,
+            uniform_attention=self.uniform_attention,
             activation=tf.keras.activations.serialize(self.activation),
             implementation=self.implementation,
             memory_budget=self.memory_budget,

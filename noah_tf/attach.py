@@ -19,7 +19,8 @@ from noah_tf.feature_map import (
     positions,
     weighted_layers,
 )
-from noah_tf.head import NOAHHead, logits_dtype
+from noah_tf.head import NOAHHead
+from noah_tf.poca import logits_dtype
 
 # N and r of the families that the paper trains (section 4 and its released code), by the names
 # that Keras applications, KerasCV and KerasHub give their models, in lower case without

@@ -34,6 +34,10 @@ LARGE = re.compile(
 )
 
 
+# Whose training is an ordinary test: one of each library.
+QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
+
+
 def _params(cases, marks=()):
     return [pytest.param(case, id=str(case), marks=(*marks, *_marks(case))) for case in cases]
 
@@ -176,8 +180,14 @@ def _too_long(case):
 @pytest.mark.parametrize(
     "case",
     [
-        *_params([case for case in FIT if case.smallest and not _too_long(case)]),
-        *_params([case for case in FIT if case.smallest and _too_long(case)], [EXHAUSTIVE]),
+        *_params([case for case in FIT if case.smallest and case.name in QUICK]),
+        *_params(
+            [c for c in FIT if c.smallest and c.name not in QUICK and not _too_long(c)],
+            [pytest.mark.slow],
+        ),
+        *_params(
+            [c for c in FIT if c.smallest and c.name not in QUICK and _too_long(c)], [EXHAUSTIVE]
+        ),
     ],
 )
 def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):

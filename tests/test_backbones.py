@@ -190,7 +190,7 @@ GRADIENTS = {
 
 
 # The quick ones, one of each kind; the others are slow tests.
-QUICK = ("noah_resnet18", "noah_mobilenetv3_small", "noah_deit_tiny_050_patch16_224")
+QUICK = ("noah_resnet18", "noah_deit_tiny_050_patch16_224")
 
 
 @pytest.mark.parametrize(

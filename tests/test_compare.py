@@ -8,6 +8,7 @@ from recipes import small_recipe
 from noah_tf import compare
 
 
+@pytest.mark.slow
 def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path):
     config = small_recipe(shapes)
     config.train.epochs = 1

@@ -596,7 +596,9 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("implementation", ["direct", "blocked"])
+@pytest.mark.parametrize(
+    "implementation", [pytest.param("direct", marks=pytest.mark.slow), "blocked"]
+)
 def test_mirrored_strategy_trains_as_one_device_does(implementation):
     process = head_helpers.run_python(MIRRORED, implementation)
     assert process.returncode == 0, process.stderr[-3000:]

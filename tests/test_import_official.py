@@ -30,6 +30,7 @@ def checkpoint(tmp_path_factory):
     return noah_tf.save_official_weights(model, path), model
 
 
+@pytest.mark.slow
 def test_files_answer_as_the_checkpoints_model(checkpoint, shapes, tmp_path):
     path, model = checkpoint
     source = open_source("folder", "test", shapes)

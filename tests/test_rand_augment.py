@@ -124,6 +124,7 @@ def test_distribution_of_other_settings():
     assert draws("rand-n3", 10)[0].shape == (10, 3)
 
 
+@pytest.mark.slow
 def test_seeds_decide():
     augment = RandAugment.parse("rand-m9-p1-inc1")
     function = tf.function(lambda seed: augment(photo(), seed, FILL, "random"))

@@ -180,9 +180,8 @@ def test_each_of_what_is_random_changes_the_weights_and_so_does_the_seed(shapes,
         assert differ(base, other), name
 
 
-@pytest.mark.parametrize(
-    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(shapes, tmp_path, capsys, signum):
     config = small_recipe(shapes)
     process = run(config, tmp_path, steps=2, signum=signum)

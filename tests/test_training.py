@@ -147,6 +147,7 @@ def test_a_damaged_checkpoint_is_passed_over(shapes, tmp_path, monkeypatch):
     assert load_run(tmp_path).step == 6
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_passed_over(shapes, tmp_path, monkeypatch, caplog):
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
@@ -348,6 +349,7 @@ def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
     assert np.isfinite(train(config, tmp_path / "given")["loss"])
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_starts_with_a_fresh_head(shapes, tmp_path, monkeypatch):
     config = paper_recipe(shapes)
     source = noah_tf.create_model("noah_mobilenetv2_035", 10, (32, 32, 3))
@@ -369,6 +371,7 @@ def test_weights_that_are_not_there_are_named(shapes, tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_as_it_is_until_its_epoch(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.frozen_epochs = 1
@@ -441,6 +444,7 @@ def test_corrupt_photos_are_skipped_and_counted_if_the_recipe_says_so(shapes, tm
     assert [int(row["examples"]) for row in read_rows(tmp_path / "run")] == [TRAIN_EXAMPLES - 1] * 2
 
 
+@pytest.mark.slow
 def test_the_last_checkpoints_are_kept(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_every, config.train.keep_checkpoints = 1, 3
@@ -458,6 +462,7 @@ def test_checkpoints_by_the_clock(shapes, tmp_path, monkeypatch):
     assert load_run(tmp_path).step == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_have_other_threads_but_no_other_rate(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
@@ -504,6 +509,7 @@ def test_other_regimes_learn(shapes, tmp_path, changes):
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
@@ -519,6 +525,7 @@ def test_a_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkey
     assert result == train(config, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_rows_of_a_run_that_is_begun_anew_are_its_own(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):

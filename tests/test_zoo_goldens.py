@@ -15,18 +15,20 @@ GOLDENS = shared_folder() / "goldens" / "models"
 # up to 1.4e-5.
 TOLERANCE = 1e-4
 HEAVY = ("_base_", "_b16_", "resnet101", "resnet152")
+# Large graphs, and the same networks again with other epsilons.
+SLOW = (*HEAVY, "gmlp", "epsprobe")
 
 ENTRIES = model_goldens.read_manifest(GOLDENS) if GOLDENS.is_dir() else {}
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if any(part in name for part in HEAVY) else [])
+    pytest.param(name, marks=[pytest.mark.slow] if any(part in name for part in SLOW) else [])
     for name in ENTRIES
 ] or [pytest.param("", marks=pytest.mark.skip(reason=f"no reference data at {GOLDENS}"))]
 
 
 @pytest.fixture
-def one_at_a_time(request, tmp_path_factory):
+def one_at_a_time(name, tmp_path_factory):
     """Keeps the workers of a test run from holding two heavy models at once."""
-    if not any(mark.name == "slow" for mark in request.node.iter_markers()):
+    if not any(part in name for part in HEAVY):
         yield
         return
     with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "heavy.lock"):

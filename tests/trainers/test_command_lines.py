@@ -54,6 +54,7 @@ def folder_flags(shapes):
     )
 
 
+@pytest.mark.slow
 def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
     train = command(tmp_path, "train", *folder_flags(shapes), "--workdir=runs/shapes")
     assert train.returncode == 0, train.stderr

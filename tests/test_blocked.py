@@ -58,8 +58,15 @@ def assert_close(got, wanted, tolerance):
         assert np.abs(a - b).max() <= tolerance * max(np.abs(b).max(), 0.1)
 
 
-@pytest.mark.parametrize("budget", [LARGE, TINY])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("dropout", "budget"),
+    [
+        (0.0, LARGE),
+        (0.3, TINY),
+        pytest.param(0.0, TINY, marks=pytest.mark.slow),
+        pytest.param(0.3, LARGE, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("split_groups", "split_key_value"), itertools.product([True, False], repeat=2)
 )
@@ -75,7 +82,7 @@ def test_logits_and_gradients_are_those_of_automatic_differentiation(
 
 
 @pytest.mark.parametrize(("mode", "dropout"), [("eager", 0.0), ("eager", 0.3), ("xla", 0.3)])
-@pytest.mark.parametrize("budget", [LARGE, TINY])
+@pytest.mark.parametrize("budget", [LARGE, pytest.param(TINY, marks=pytest.mark.slow)])
 def test_eager_and_xla_give_what_a_graph_gives(mode, budget, dropout):
     arrays = problem(classes=LOOPED_CLASSES)
     options = {"dropout": dropout, "memory_budget": budget}

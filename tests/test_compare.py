@@ -26,6 +26,7 @@ def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path
     assert "gap" in table and f"{outcome['noah']['result']['top1']:.2%}" in table
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_left_out(shapes, tmp_path):
     config = small_recipe(shapes)
     config.optimizer.name, config.train.epochs = "sgd", 1

@@ -96,7 +96,7 @@ def test_tensors_give_the_evaluations_logits(served, model):
     np.testing.assert_allclose(answer["logits"], model(prepared, training=False), atol=1e-5)
 
 
-@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("tokens", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_explain_shows_where_each_of_the_best_classes_was_seen(tmp_path, tokens):
     model = small_model(tokens)
     path = export_savedmodel(model, tmp_path / "m", PREPROCESSING, top_k=3, warmup_batch_sizes=())

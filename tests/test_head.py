@@ -607,7 +607,9 @@ def test_mirrored_strategy_trains_as_one_device_does(implementation):
 
 @pytest.mark.parametrize("shape", [(5, 4, 16), (20, 16)])
 @pytest.mark.parametrize("split_groups", [True, False])
-@pytest.mark.parametrize("implementation", ["auto", "blocked"])
+@pytest.mark.parametrize(
+    "implementation", [pytest.param("auto", marks=pytest.mark.slow), "blocked"]
+)
 def test_tflite_with_built_in_ops_only(shape, split_groups, implementation):
     head = NOAHHead(3, 2, split_groups=split_groups, dropout=0.1, implementation=implementation)
     model = tf.keras.Sequential([tf.keras.Input(shape), head])

@@ -236,6 +236,7 @@ def test_weights_that_overflow_do_not_replace_a_checkpoint(shapes, tmp_path):
     assert all(np.isfinite(weight).all() for weight in weights(tmp_path))
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_of_the_other_keras_says_so(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
@@ -392,6 +393,7 @@ def test_a_frozen_backbone_stays_as_it_is_until_its_epoch(shapes, tmp_path, monk
     assert sum(still) <= 1
 
 
+@pytest.mark.slow
 def test_best_and_average_are_kept(shapes, tmp_path):
     config = small_recipe(shapes)
     config.ema.decay = 0.5
@@ -414,6 +416,7 @@ def test_a_run_without_average_says_so(finished_run):
         load_run(finished_run, "ema")
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_has_its_average_and_its_best(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.ema.decay = 0.5
@@ -538,7 +541,14 @@ def test_rows_of_a_run_that_is_begun_anew_are_its_own(shapes, tmp_path, monkeypa
     assert all(0 <= float(row["eval_ema_top1"]) <= 1 for row in read_rows(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["checkpoints/checkpoint", "config.json", "data.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("checkpoints/checkpoint", marks=pytest.mark.slow),
+        "config.json",
+        "data.json",
+    ],
+)
 def test_damaged_small_files_are_named_or_done_without(shapes, tmp_path, monkeypatch, name):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):

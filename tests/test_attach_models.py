@@ -20,6 +20,7 @@ from benchmarks.backbone_cases import (
     all_cases,
 )
 from noah_tf.attach import attach_noah, feature_layer_name
+from noah_tf.feature_map import find_feature_map
 
 CASES = all_cases()
 FIT = [case for case in CASES if case.unfit is None]
@@ -66,17 +67,14 @@ def fresh_session():
     tf.keras.utils.set_random_seed(0)
 
 
-def attach_and_check(case, include_top):
-    """Builds the case with a head; returns the model after the checks that hold for every one."""
-    backbone = case.build(include_top=include_top)
+def attach_and_check(backbone):
+    """Returns the model with a head, after the checks that hold for every one."""
     model = attach_noah(backbone, CLASSES)
     assert model.output_shape == (None, CLASSES)
     assert tf.as_dtype(model.outputs[0].dtype) == tf.float32
     features = model.get_layer("noah_head").input
     assert len(features.shape) in (3, 4)
     assert np.prod(features.shape[1:-1]) >= 4, "NOAH is linear on a map of one position"
-    if include_top == case.has_top:  # some of KerasCV's pool without their classifier, too
-        assert bool(model.noah_discarded_layers) == include_top
     return model
 
 
@@ -87,7 +85,8 @@ def both_forms(case):
 
 @pytest.mark.parametrize("case", _params([case for case in FIT if not both_forms(case)]))
 def test_every_backbone_takes_the_head(case):
-    attach_and_check(case, case.has_top)
+    model = attach_and_check(case.build(include_top=case.has_top))
+    assert bool(model.noah_discarded_layers) == case.has_top
 
 
 @pytest.mark.parametrize("case", _params([case for case in CASES if case.unfit]))
@@ -101,8 +100,11 @@ def test_classifier_and_bare_backbone_give_the_same_map(case):
     found = []
     for include_top in (True, False):
         tf.keras.backend.clear_session()
-        model = attach_and_check(case, include_top)
-        found.append((model.noah_feature_layer, model.get_layer("noah_head").input))
+        backbone = case.build(include_top=include_top)
+        model = attach_and_check(backbone)
+        # Some of KerasCV's pool without their classifier, too.
+        assert model.noah_discarded_layers or not include_top
+        found.append((find_feature_map(backbone).layer.name, model.get_layer("noah_head").input))
     (top_layer, top_map), (bare_layer, bare_map) = found
     assert top_map.shape == bare_map.shape
     if case.family == "ConvNeXt":

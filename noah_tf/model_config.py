@@ -6,16 +6,21 @@ import tensorflow as tf
 
 from noah_tf.arguments import checked_key_ratio, checked_rate, messages_of, positive_int
 from noah_tf.attach import attach_noah
+from noah_tf.backbones import small
 from noah_tf.zoo import ARCHITECTURES, check_weights_options, create_model
 
-LIBRARIES = ("tf.keras.applications", "keras_cv.models")
+LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.backbones.small")
+
+
+_ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
 def library_backbone(name, **arguments):
-    """A backbone of Keras applications or KerasCV.
+    """A backbone of Keras applications, of KerasCV, or of ours for small images.
 
     Args:
-        name: where it is, "tf.keras.applications.MobileNetV2" or "keras_cv.models.ResNetBackbone".
+        name: where it is, "tf.keras.applications.MobileNetV2", "keras_cv.models.ResNetBackbone" or
+            "noah_tf.backbones.small.small_resnet".
         **arguments: what it is called with.
 
     Returns:
@@ -43,7 +48,9 @@ def library_backbone(name, **arguments):
 def _check_backbone(name):
     library, _, model = name.rpartition(".")
     if library not in LIBRARIES:
-        raise ValueError(f"backbone must be of {' or '.join(LIBRARIES)}, got {name!r}.")
+        raise ValueError(
+            f"backbone must be of {', '.join(LIBRARIES[:-1])} or {LIBRARIES[-1]}, got {name!r}."
+        )
     if not callable(getattr(_namespace(library), model, None)):
         raise ValueError(f"{library} has no model {model!r}.")
 
@@ -51,6 +58,8 @@ def _check_backbone(name):
 def _namespace(library):
     if library == "tf.keras.applications":
         return tf.keras.applications
+    if library == "noah_tf.backbones.small":
+        return small
     from keras_cv import models
 
     return models
@@ -84,6 +93,20 @@ def _check_head(config):
             f"model.num_groups={config.num_groups} and model.key_ratio={config.key_ratio} are for "
             "model.head='noah', got 'gap'"
         )
+    for name, value in _head_options(config).items():
+        if config.head == "gap":
+            raise ValueError(f"model.{name}={value} is for model.head='noah', got 'gap'")
+        if config.architecture is not None:
+            raise ValueError(
+                f"model.{name}={value} is for a model.backbone, and {config.architecture} has the "
+                "paper's head: leave it out"
+            )
+
+
+def _head_options(config):
+    """What is set of the options for ablations; runs of before have none of them."""
+    options = {name: config.get(name) for name in _ABLATIONS}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_weights(config):
@@ -121,7 +144,8 @@ def model_from_config(config, image_size, num_classes):
         config: `head` ("noah" or "gap", the standard head), `num_groups`, `key_ratio` and
             `dropout` (None for the paper's choice); and either `architecture`, a key of
             `ARCHITECTURES`, with `drop_path`, `mlp_dropout` and `pre_logits`, or, where that is
-            None, `backbone` (a name for `library_backbone`) and `backbone_args` (its arguments).
+            None, `backbone` (a name for `library_backbone`), `backbone_args` (its arguments) and,
+            for ablations, `split_groups`, `split_key_value` and `uniform_attention`.
         image_size: (height, width) in pixels.
         num_classes: number of classes.
 
@@ -156,4 +180,5 @@ def model_from_config(config, image_size, num_classes):
         key_ratio=config.key_ratio,
         dropout=config.dropout or 0.0,
         head=config.head,
+        **_head_options(config),
     )

@@ -9,17 +9,12 @@ import pytest
 import tensorflow as tf
 from head_helpers import child_environment
 from imagenet_tars import make_imagenet_tars
-from recipes import TEST_EXAMPLES, small_recipe
+from recipes import SMALL, TEST_EXAMPLES, small_recipe
 from shared_data import REPOSITORY, SCENES
 
 import noah_tf
 
 QUICKSTART = str(REPOSITORY / "configs" / "quickstart.py")
-SMALL = (
-    "--config.model.backbone_args.stackwise_filters=(64,)",
-    "--config.model.backbone_args.stackwise_blocks=(1,)",
-    "--config.model.backbone_args.stackwise_strides=(1,)",
-)
 
 
 def command(cwd, name, *arguments):

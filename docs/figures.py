@@ -43,7 +43,9 @@ def head_figure():
     axis.set_axis_off()
 
     def box(x, y, width, height, colour, text, size=9):
-        axis.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor="black", lw=0.8))
+        axis.add_patch(
+            Rectangle((x, y), width, height, facecolor=colour, edgecolor="black", lw=0.8)
+        )
         axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
 
     def arrow(start, end):

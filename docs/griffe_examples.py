@@ -1,21 +1,24 @@
-"""Examples of docstrings as Griffe wants them: indented under their title."""
+"""Examples of docstrings as Griffe wants them: under `Examples:`, indented, code in a block."""
 
 import re
+import textwrap
 
 from griffe import Extension
 
-_EXAMPLE = re.compile(r"^Example:\n\n((?:.+\n?)+)", re.MULTILINE)
+_EXAMPLE = re.compile(r"^Example:\n(\n?)((?:.+\n?)+)", re.MULTILINE)
 
 
 class IndentExamples(Extension):
-    """Reads `Example:` with unindented prompts behind an empty line as a section."""
+    """Reads `Example:` with prompts behind an empty line, or with indented code, as a section."""
 
     def on_instance(self, *, obj, **_):
         """Called with every module, class, function and attribute that was read."""
         if obj.docstring:
-            obj.docstring.value = _EXAMPLE.sub(_indented, obj.docstring.value)
+            obj.docstring.value = _EXAMPLE.sub(_section, obj.docstring.value)
 
 
-def _indented(found):
-    lines = found[1].rstrip("\n").split("\n")
-    return "\n".join(["Example:", *(f"    {line}" for line in lines), ""])
+def _section(found):
+    code = textwrap.dedent(found[2]).rstrip("\n")
+    if not found[1]:
+        code = f"```python\n{code}\n```"
+    return "Examples:\n" + textwrap.indent(code, "    ") + "\n"

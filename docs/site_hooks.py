@@ -23,7 +23,9 @@ _FORMULA = re.compile(
 def on_files(files, config):
     """Adds the pages that no file in docs/ holds."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    files.append(File.generated(config, "index.md", content=re.sub(r"\]\(docs/", "](", readme)))
+    readme = re.sub(r"\]\(docs/", "](", readme).replace("](LICENSE)", "](LICENSE.txt)")
+    files.append(File.generated(config, "index.md", content=readme))
+    files.append(File.generated(config, "LICENSE.txt", abs_src_path=str(ROOT / "LICENSE")))
     page, resources = nbconvert.MarkdownExporter().from_filename(
         str(ROOT / "docs" / f"{NOTEBOOK}.ipynb"),
         {"unique_key": NOTEBOOK, "output_files_dir": f"{NOTEBOOK}_files"},

@@ -15,8 +15,8 @@ import pathlib
 import runpy
 import sys
 
-import noah_tf.evaluation.report  # noqa: F401
-import noah_tf.map_measures  # noqa: F401
+import noah_tf.evaluation.report
+import noah_tf.map_measures
 import noah_tf.plan  # noqa: F401
 
 

@@ -15,8 +15,8 @@ from shared_data import REPOSITORY
 WIDTHS = (1280, 390)
 # Elements that reach over the window's right edge and cannot be scrolled to within a part of it.
 _OUTSIDE = """
-const scrolls = e => e && e !== document.body && (
-    ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+const clips = e => ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX);
+const scrolls = e => e && e !== document.body && (clips(e) || scrolls(e.parentElement));
 return [...document.querySelectorAll(".md-content *")]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e))
     .map(e => e.outerHTML.slice(0, 120));

@@ -2,8 +2,12 @@
 
 import re
 
-import notebook
 import pytest
+
+for module in ("nbclient", "ipykernel"):
+    pytest.importorskip(module, reason=f"{module} is not installed")
+
+import finetune_notebook as notebook  # noqa: E402
 
 
 def code_cells(found):
@@ -24,8 +28,6 @@ def test_it_is_committed_as_it_ran_from_top_to_bottom():
 
 @pytest.mark.slow(minutes=1)
 def test_it_runs(tmp_path):
-    pytest.importorskip("nbclient", reason="nbclient is not installed")
-    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     found = notebook.read()
     shown = [len(cell.outputs) for cell in code_cells(found)]
     notebook.execute(found, tmp_path)

@@ -2,7 +2,7 @@
 
 As a program it writes what the cells show into the file, which the site shows:
 
-    python tests/notebook.py
+    python tests/finetune_notebook.py
 """
 
 import nbformat

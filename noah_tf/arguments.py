@@ -2,8 +2,6 @@
 
 import numbers
 
-import tensorflow as tf
-
 
 def positive_int(name, value):
     """The argument `name` as an int, or a ValueError."""
@@ -41,6 +39,8 @@ def class_indices(classes, num_classes):
     Raises:
         ValueError: it is no such list, or one of them is not below `num_classes`.
     """
+    import tensorflow as tf  # here, as clients of a server need none of it
+
     indices = tf.convert_to_tensor(classes)
     if not indices.dtype.is_integer or indices.shape.rank != 1:
         raise ValueError(f"classes must be a list of class indices, got {classes!r}.")

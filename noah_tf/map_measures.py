@@ -1,10 +1,16 @@
 """Where trained runs look, as numbers: what `localization.py` and `faithfulness.py` measure."""
 
+import io
+import pathlib
+
+import numpy as np
+
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.explain import load_runs, methods_of
 from noah_tf.explainer import Explainer
-from noah_tf.faithfulness import areas_under, faithfulness_curves
+from noah_tf.faithfulness import CURVES, areas_under, faithfulness_curves
 from noah_tf.localization import localize
+from noah_tf.workdir import save_whole
 
 MEASURES = ("localization", "faithfulness")
 _COLUMNS = ("pointing", "energy", "deletion", "insertion")
@@ -37,7 +43,7 @@ def measure_run(
     Returns:
         Dict of each folder to a dict of floats, see `localization.localize` and
         `faithfulness.faithfulness`, with the curves under "curves"; and the path of the JSON file
-        that has it, in the first folder.
+        that has it, in the first folder. Curves are drawn to a PNG beside it.
 
     Raises:
         ValueError: there is no such measure, the data has no boxes to measure by, a head has no
@@ -66,7 +72,49 @@ def measure_run(
         result[str(run.workdir.path)] = found
     name = "".join(c if c.isalnum() else "_" for c in source.split)
     suffix = "" if weights == "last" else f"_{weights}"
-    return result, runs[0].workdir.write_result(result, f"maps_{name}{suffix}.json")
+    path = runs[0].workdir.write_result(result, f"maps_{name}{suffix}.json")
+    if "faithfulness" in measures:
+        png = io.BytesIO()
+        curves_figure(result).savefig(png, dpi=100)
+        save_whole(lambda partial: pathlib.Path(partial).write_bytes(png.getvalue()), picture(path))
+    return result, path
+
+
+def picture(path):
+    """The PNG of the curves, beside the JSON file of the measures."""
+    return path.with_suffix(".png")
+
+
+def curves_figure(result):
+    """Deletion and insertion curves, one panel each.
+
+    Args:
+        result: what `measure_run` returns of runs whose faithfulness it measured.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axis, curve in zip(figure.subplots(1, 2, sharey=True), CURVES, strict=True):
+        for number, (run, found) in enumerate(result.items()):
+            for name, values in found["curves"].items():
+                method, _, kind = name.rpartition("_")
+                if kind == curve:
+                    style = {"linestyle": ":" if method == "random" else "-"}
+                    if method == "random":
+                        style["color"] = f"{0.4 + 0.3 * number}"
+                    shares = np.linspace(0, 100, len(values))
+                    label = f"{pathlib.Path(run).name}: {method}, {found[name]:.3f}"
+                    axis.plot(shares, values, label=label, **style)
+        axis.set_title(f"{curve.capitalize()} (area)")
+        done = "grey" if curve == "deletion" else "sharp"
+        axis.set_xlabel(f"pixels made {done}, the map's highest first, %")
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("score of the predicted class")
+    return figure
 
 
 def measures_table(result):

@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from recipes import CLASSES, TEST_EXAMPLES, small_recipe
 
 from noah_tf import explain
 from noah_tf.checkpoint import load_run
 from noah_tf.explain import explain_run
 from noah_tf.explainer import Explainer
-from noah_tf.map_measures import measure_run, measures_table
+from noah_tf.map_measures import curves_figure, measure_run, measures_table, picture
 from noah_tf.training import train
 
 
@@ -156,8 +157,11 @@ def test_measures_of_two_runs(finished_run, gap_run):
     try:
         assert path == finished_run / "maps_test_best.json"
         assert json.loads(path.read_text()) == result
+        with Image.open(picture(path)) as drawn:
+            assert drawn.size == (900, 360)
     finally:
         path.unlink()
+        picture(path).unlink(missing_ok=True)
     noah, gap = result[str(finished_run)], result[str(gap_run)]
     assert noah["images"] == gap["images"] == TEST_EXAMPLES
     for found, methods in ((noah, ("attention", "contribution")), (gap, ("cam",))):
@@ -165,6 +169,11 @@ def test_measures_of_two_runs(finished_run, gap_run):
             curves = found["curves"]
             assert curves[f"{name}_deletion"][0] == curves["random_insertion"][-1]
             assert 0 < found[f"{name}_deletion"] < 1
+    for axis, curve in zip(curves_figure(result).axes, ("deletion", "insertion"), strict=True):
+        drawn = {line.get_label(): line.get_ydata() for line in axis.get_lines()}
+        name = f"{gap_run.name}: cam, {gap[f'cam_{curve}']:.3f}"
+        np.testing.assert_array_equal(drawn[name], gap["curves"][f"cam_{curve}"])
+        assert len(drawn) == 5
     lines = measures_table(result).split("\n")
     assert [line.split()[1] for line in lines] == [
         "maps", "attention", "contribution", "chance", "cam", "chance",

@@ -40,6 +40,8 @@ def main(_):
             _WORKDIR.value, _MEASURE.value, count=count, **shared
         )
         print(map_measures.measures_table(result))
+        if "faithfulness" in _MEASURE.value:
+            print(f"Wrote {map_measures.picture(path)}.")
     else:
         path = explain.explain_run(
             _WORKDIR.value,

@@ -7,8 +7,8 @@ import tensorflow as tf
 from scipy import special
 
 from noah_tf.evaluation import plots, scores
-from noah_tf.explain import Explainer, attention_grid
-from noah_tf.head import NOAHHead
+from noah_tf.explainer import SIGNED, Explainer
+from noah_tf.overlays import attention_grid
 
 _DPI = 90
 
@@ -22,8 +22,8 @@ class Mistake:
         said: the classes that the model told, with their probability, as text.
         truth: those that it has, as text.
         loss: its loss.
-        picture: bytes of a PNG: the photo, and of a NOAH head the photo under the attention of the
-            wrong class and of the true one.
+        picture: bytes of a PNG: the photo, and the photo under the maps of the wrong class and of
+            the true one: the attention of a NOAH head, or the class activation of a pooled one.
         panels: how many pictures that is.
     """
 
@@ -76,13 +76,15 @@ def worst_mistakes(run, entry, count, threshold=0.5):
     seen = run.preprocessing
     images = tf.stack([seen.evaluation(seen.decode(found[place])) for place in places])
     classes = np.array([_classes(predictions, row) for row in rows])
-    maps = _maps(run.model, images, classes)
+    maps, signed = _maps(run.model, images, classes)
     photos = seen.denormalize(images).numpy()
     names, mistakes = run.class_names, []
     for number, (row, place) in enumerate(zip(rows, places, strict=True)):
         wrong, true = (plots.short(names[c]) for c in classes[number])
         titles = ["photo", f"seen for {wrong}", f"seen for {true}"][: maps.shape[-1] + 1]
-        figure = attention_grid(photos[[number]], maps[[number]], [titles])
+        figure = attention_grid(
+            photos[[number]], maps[[number]], [titles], signed=[signed] * maps.shape[-1]
+        )
         said, truth = _words(predictions, row, names, threshold)
         loss, picture = float(predictions.loss[row]), plots.as_png(figure, _DPI)
         mistakes.append(Mistake(source.describe(place), said, truth, loss, picture, len(titles)))
@@ -101,12 +103,17 @@ def _classes(predictions, row):
 
 
 def _maps(model, images, classes):
-    """Attention (B, H, W, 2), or (B, 1, 1, 0) of a model that has no map to show."""
-    if any(isinstance(layer, NOAHHead) for layer in model.layers):
+    """The head's usual maps (B, H, W, 2), or (B, 1, 1, 0) of a model that has none to show.
+
+    Also whether they can be negative.
+    """
+    try:
         explainer = Explainer(model)
-        if explainer.has_maps(images.shape[1:3]):
-            return explainer(images, classes)[1]
-    return np.zeros((len(images), 1, 1, 0), np.float32)
+    except ValueError:  # Neither head: the mistakes are shown without maps.
+        explainer = None
+    if explainer is None or not explainer.has_maps(images.shape[1:3]):
+        return np.zeros((len(images), 1, 1, 0), np.float32), False
+    return explainer(images, classes)[1], explainer.methods[0] in SIGNED
 
 
 def _words(predictions, row, names, threshold):

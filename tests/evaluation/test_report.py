@@ -174,7 +174,7 @@ def test_raw_and_averaged_weights_side_by_side_and_a_pooled_head(gap_run, tmp_pa
     check_page(folder / "report.html")
     (shown,) = evaluation.mistakes.values()
     wrong = ~evaluation.entries[1].predictions.right
-    assert len(shown) == wrong.sum() > 0 and {mistake.panels for mistake in shown} == {1}
+    assert len(shown) == wrong.sum() > 0 and {mistake.panels for mistake in shown} == {3}
 
 
 def test_the_worst_mistakes_come_first_and_show_where_both_classes_were_seen(written, finished_run):

@@ -6,6 +6,7 @@
 #   make test-torch   the tests that need PyTorch, which has an environment of its own
 #   make test-all, make test-addons-all     every test, with all models of Keras and KerasCV
 #   make lint         ruff
+#   make docs         the site of docs/, to build/site; a warning is an error
 # PYTHON=/path/to/python3 chooses the interpreter, DEMO="--flag=value" passes flags to the demo.
 
 VENV := .venv
@@ -14,7 +15,7 @@ VENV_TORCH := .venv-torch
 PYTEST := -m pytest -n 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-slow test-all test-addons test-addons-all test-addons-slow test-torch lint clean
+.PHONY: demo test test-slow test-all test-addons test-addons-all test-addons-slow test-torch lint docs clean
 .DEFAULT_GOAL := test
 
 # $(call find_python,VERSIONS,WANTED): sets $$python to the first interpreter that runs, has one of
@@ -39,7 +40,7 @@ make_venv = rm -rf $(1).old; [ ! -e $(1) ] || mv $(1) $(1).old; \
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV) (TensorFlow is a large download) ..."
-	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint$(COMMA)hub$(COMMA)serving$(COMMA)onnx$(COMMA)demo)
+	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint$(COMMA)docs$(COMMA)hub$(COMMA)serving$(COMMA)onnx$(COMMA)demo)
 
 $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_ADDONS) (TensorFlow is a large download) ..."
@@ -82,6 +83,9 @@ test-torch: $(VENV_TORCH)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_TORCH) build dist *.egg-info

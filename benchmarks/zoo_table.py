@@ -1,6 +1,6 @@
 """The paper's models as built here: parameters, what the paper reports, and the parity error.
 
-    python benchmarks/zoo_table.py --goldens DIR --output README.md
+    python benchmarks/zoo_table.py --goldens DIR --output docs/models.md
 
 DIR is a folder of model goldens (see `model_goldens.py`). Every model is built, given the golden
 weights, and run on the golden images; its error is the largest difference of a logit from the

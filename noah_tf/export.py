@@ -50,17 +50,19 @@ def export_savedmodel(
     what is there already is never touched.
 
     Signatures:
-        serving_default: `image_bytes`, string (B,): JPEG (grayscale and CMYK, too), PNG, BMP, GIF
-            (its first frame) and, where TensorFlow decodes it, still WebP, of any sizes.
-        serve_tensor: `images`, uint8 (B, H, W, 3).
+        `serving_default` takes `image_bytes`, string (B,): JPEG (grayscale and CMYK, too), PNG,
+        BMP, GIF (its first frame) and, where TensorFlow decodes it, still WebP, of any sizes.
+        `serve_tensor` takes `images`, uint8 (B, H, W, 3).
+
         Both return `classes` int32 (B, k), the indices of the best classes, their `labels` (B, k)
         and `probabilities` (B, k), and the `logits` (B, M) of all. Where several labels can be
         true, the classes are those of at least `threshold`, and k is the largest number of them in
         the batch; rows with fewer end in class -1, label "", probability 0.
-        explain: takes `image_bytes` and returns also `attention` (B, h, w, k), which sums to 1
-            over the positions, and `region` (B, 4): top, left, bottom and right of the part of
-            the photo that the map covers, as shares of its sides. Only of models with a NOAH
-            head over a feature map or a grid of square patches.
+
+        `explain` takes `image_bytes` and returns also `attention` (B, h, w, k), which sums to 1
+        over the positions, and `region` (B, 4): top, left, bottom and right of the part of the
+        photo that the map covers, as shares of its sides. Only of models with a NOAH head over a
+        feature map or a grid of square patches.
 
     Args:
         model: functional Keras model, images to logits.

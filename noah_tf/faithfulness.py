@@ -20,8 +20,14 @@ def faithfulness(
     """The areas under the deletion and insertion curves of a model's maps.
 
     Args:
-        model, source, preprocessing, methods, count, steps, seed, batch_size: as of
-            `faithfulness_curves`.
+        model: a functional Keras model, images to logits.
+        source: a `datasets.source.Source`.
+        preprocessing: a `Preprocessing`. Deleted pixels get its mean colour.
+        methods: which maps to measure, of `explainer.METHODS`; None for all that the model has.
+        count: how many images, drawn by the seed; all, if there are fewer.
+        steps: in how many steps the pixels go.
+        seed: of the images, and of the noise.
+        batch_size: images at once; it does not change the result.
 
     Returns:
         Dict of floats: "examples", and "METHOD_deletion" (less is better) and "METHOD_insertion"
@@ -50,14 +56,7 @@ def faithfulness_curves(
     same size, enlarged as the others are, so that what it deletes hangs together as much.
 
     Args:
-        model: a functional Keras model, images to logits.
-        source: a `datasets.source.Source`.
-        preprocessing: a `Preprocessing`. Deleted pixels get its mean colour.
-        methods: which maps to measure, of `explainer.METHODS`; None for all that the model has.
-        count: how many images, drawn by the seed; all, if there are fewer.
-        steps: in how many steps the pixels go.
-        seed: of the images, and of the noise.
-        batch_size: images at once; it does not change the result.
+        model, source, preprocessing, methods, count, steps, seed, batch_size: as of `faithfulness`.
 
     Returns:
         Dict "METHOD_deletion" and "METHOD_insertion", of each method and of "random", to the mean

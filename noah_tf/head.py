@@ -78,9 +78,9 @@ class NOAHHead(tf.keras.layers.Layer):
         (B, num_classes).
 
     Weights:
-        key_kernel (G, Ck/G, N*M/G) and value_kernel (G, Cv/G, N*M/G), with G = N if the groups are
-        split and 1 otherwise; key_bias and value_bias (N, M). The key bias cannot change the
-        output (softmax cancels it); it is kept because the reference's checkpoints hold it.
+        `key_kernel` (G, Ck/G, N·M/G) and `value_kernel` (G, Cv/G, N·M/G), with G = N if the groups
+        are split and 1 otherwise; `key_bias` and `value_bias` (N, M). The key bias cannot change
+        the output (softmax cancels it); it is kept because the reference's checkpoints hold it.
 
     Raises:
         ValueError: an argument is out of range, the features have another rank than 3 or 4 or an

@@ -1,6 +1,6 @@
 """Headless Chromium, driven by Selenium, for the tests of pages.
 
-As a program it takes the picture of the demo's page in the README, of a page that is open:
+As a program it takes the picture of the demo's page in docs/serving.md, of a page that is open:
 
     python tests/chromium.py http://127.0.0.1:7860/ scene.png docs/demo.png
 """

@@ -8,6 +8,12 @@ from shared_data import REPOSITORY
 
 CLASSES = ("blob", "cross", "ring")
 TRAIN_EXAMPLES, TEST_EXAMPLES = 24, 10
+# Flags that leave a stem and one block of quickstart's network.
+SMALL = (
+    "--config.model.backbone_args.stackwise_filters=(64,)",
+    "--config.model.backbone_args.stackwise_blocks=(1,)",
+    "--config.model.backbone_args.stackwise_strides=(1,)",
+)
 
 
 def recipe(name, *argument):

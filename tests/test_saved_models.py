@@ -1,13 +1,13 @@
-"""The files of saved_models/: TF Serving reads them, and what the README shows works."""
+"""The files of saved_models/: TF Serving reads them, and what docs/serving.md shows works."""
 
 import ast
 import re
-import shlex
 import shutil
 import subprocess
 import urllib.parse
 
 import numpy as np
+import pages
 import pytest
 import requests
 import tensorflow as tf
@@ -29,7 +29,7 @@ from noah_tf.serving import Client
 from noah_tf.serving.__main__ import main
 
 FOLDER = REPOSITORY / "saved_models"
-README = (FOLDER / "README.md").read_text()
+PAGE = "docs/serving.md"
 FIELD = descriptor_pb2.FieldDescriptorProto
 
 # The messages that tensorflow-serving-api leaves out: field -> (number, type). They are those of
@@ -77,7 +77,7 @@ def parsed(name, message):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A model base with two versions of the README's model, and a photo beside it."""
+    """A model base with two versions of the page's model, and a photo beside it."""
     base = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         write_tiny_model(base / "digits" / str(version), tolerant=version == 2)
@@ -105,7 +105,7 @@ def test_the_models_are_a_server_configuration():
     assert versions
     assert set(model.version_labels) == {"stable", "canary"}
     assert set(model.version_labels.values()) <= versions
-    # The step that the README describes: the line that is commented out.
+    # The step that the page describes: the line that is commented out.
     later = text.replace("# versions: 2", "versions: 2")
     config = text_format.Parse(later, model_server_config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
@@ -130,10 +130,10 @@ def test_batches_are_those_that_an_export_warms_up():
     assert tuple(sizes) == tuple(warmed_up)
 
 
-def test_monitoring_is_where_the_readme_says():
+def test_monitoring_is_where_the_page_says():
     monitoring = parsed("monitoring.config", "MonitoringConfig").prometheus_config
     assert monitoring.enable
-    assert f"localhost:8501{monitoring.path}" in README
+    assert f"localhost:8501{monitoring.path}" in pages.text(PAGE)
 
 
 def test_a_field_that_does_not_exist_is_noticed(tmp_path, monkeypatch):
@@ -156,7 +156,9 @@ def test_compose_mounts_this_folder_and_names_its_files():
 
 def test_docker_has_the_same_options_as_compose():
     compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
-    command = next(c for c in commands() if c[0] == "docker" and "--enable_batching=true" in c)
+    command = next(
+        c for c in pages.commands(PAGE) if c[0] == "docker" and "--enable_batching=true" in c
+    )
     after_image = command[command.index("tensorflow/serving") + 1 :]
     assert sorted(after_image) == sorted(compose["services"]["serving"]["command"])
     published = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
@@ -175,27 +177,20 @@ def test_the_health_check_sees_whether_the_model_is_available(server, path, heal
     assert (process.returncode == 0) == healthy
 
 
-def commands():
-    """The README's indented commands, as lists of words; backslashes join lines."""
-    blocks = re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.strip()]
-
-
-def test_the_readmes_curl_lines_are_accepted(server, digits):
+def test_the_pages_curl_lines_are_accepted(server, digits):
     seen = set()
-    for words in commands():
+    for words in pages.commands(PAGE):
         if words[0] != "curl" or "prometheus" in words[1]:
             continue
         _, url = words
         answer = requests.get(url.replace("http://localhost:8501", server.rest), timeout=60)
         assert answer.status_code == 200, answer.text
         seen.add("metadata" if "metadata" in answer.json() else "status")
-    for line in README.replace("\\\n", " ").splitlines():
+    for line in pages.command_lines(PAGE):
         if "base64" not in line:
             continue
         # The shell's own quoting, and a curl that shows where it would send what.
-        shell = f'curl() {{ echo "$3"; cat; }}; {line.strip()}'
+        shell = f'curl() {{ echo "$3"; cat; }}; {line}'
         process = subprocess.run(
             ["bash", "-c", shell],
             cwd=digits,
@@ -220,11 +215,11 @@ def test_the_readmes_curl_lines_are_accepted(server, digits):
     assert seen == {"status", "metadata", "rows", "columns", "explain"}
 
 
-def test_the_readmes_client_commands_run(server, digits, monkeypatch, tmp_path, capsys):
+def test_the_pages_client_commands_run(server, digits, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(digits / "photo.png", "photo.png")
     ran = 0
-    for words in commands():
+    for words in pages.commands(PAGE):
         if words[:3] != ["python", "-m", "noah_tf.serving"] or "..." in words:
             continue
         if words[3] == "demo":  # runs until it is stopped; test_demo.py does that
@@ -243,15 +238,15 @@ def test_the_readmes_client_commands_run(server, digits, monkeypatch, tmp_path, 
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
 
-def test_the_readmes_python_runs(server, digits, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_pages_python_runs(server, digits, monkeypatch, capsys):
+    (block,) = pages.blocks(PAGE, "python")
     monkeypatch.chdir(digits)
-    exec(code.replace("http://localhost:8501", server.rest), {})
+    exec(block.code.replace("http://localhost:8501", server.rest), {})
     assert len(ast.literal_eval(capsys.readouterr().out)) == 2
 
 
 def test_the_signatures_table_is_an_exports(server, tmp_path):
-    rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", pages.text(PAGE), re.MULTILINE)
     table = {name: (takes, set(re.findall(r"`(\w+)`", gives))) for name, takes, gives in rows}
     table["serve_tensor"] = table["serve_tensor"][0], table["serving_default"][1]  # "the same"
     inputs = tf.keras.Input((8, 8, 3))

@@ -8,7 +8,8 @@ from noah_tf.arguments import checked_key_ratio, checked_rate, messages_of, posi
 from noah_tf.attach import attach_noah
 from noah_tf.zoo import ARCHITECTURES, check_weights_options, create_model
 
-LIBRARIES = ("tf.keras.applications", "keras_cv.models")
+# KerasCV keeps its vision transformers, with weights for ImageNet, among the legacy models alone.
+LIBRARIES = ("tf.keras.applications", "keras_cv.models", "keras_cv.src.models.legacy")
 
 
 def library_backbone(name, **arguments):
@@ -43,7 +44,9 @@ def library_backbone(name, **arguments):
 def _check_backbone(name):
     library, _, model = name.rpartition(".")
     if library not in LIBRARIES:
-        raise ValueError(f"backbone must be of {' or '.join(LIBRARIES)}, got {name!r}.")
+        raise ValueError(
+            f"backbone must be of {', '.join(LIBRARIES[:-1])} or {LIBRARIES[-1]}, got {name!r}."
+        )
     if not callable(getattr(_namespace(library), model, None)):
         raise ValueError(f"{library} has no model {model!r}.")
 
@@ -51,9 +54,9 @@ def _check_backbone(name):
 def _namespace(library):
     if library == "tf.keras.applications":
         return tf.keras.applications
-    from keras_cv import models
+    import keras_cv
 
-    return models
+    return keras_cv.models if library == "keras_cv.models" else keras_cv.src.models.legacy
 
 
 def check_model_config(config):

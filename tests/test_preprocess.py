@@ -163,6 +163,39 @@ def test_known_regions():
     np.testing.assert_allclose(thin, [0, 795 / 1600, 1, 805 / 1600], rtol=1e-6)
 
 
+# --- stretch
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(48, 64), (64, 40), (30, 30)])
+def test_a_stretched_photo_is_whole(interpolation, shape):
+    preprocessing = Preprocessing((32, 24), interpolation=interpolation, stretch=True)
+    image = smooth(*shape)
+    got = preprocessing.centre_crop(image).numpy()
+    resample = getattr(Image.Resampling, interpolation.upper())
+    want = np.asarray(Image.fromarray(image).resize((24, 32), resample))
+    assert np.abs(got - want).mean() < 0.6
+    np.testing.assert_array_equal(preprocessing.region(shape), [0, 0, 1, 1])
+    data = encoded(image, "PNG")
+    view = preprocessing.random_crop(data, SEED, crop_scale=None, flip=False)
+    np.testing.assert_array_equal(view, got)
+    in_graph = in_pipeline(lambda one: preprocessing.centre_crop(decode(one)), data)
+    np.testing.assert_array_equal(in_graph, got)
+
+
+def test_a_stretched_photo_is_cut_where_it_is_resized_to_more():
+    whole = Preprocessing((40, 60), stretch=True).centre_crop(smooth(55, 70))
+    got = Preprocessing((32, 48), 40, stretch=True).centre_crop(smooth(55, 70))
+    np.testing.assert_array_equal(got, whole[4:36, 6:54])
+    region = Preprocessing((32, 48), 40, stretch=True).region((55, 70))
+    np.testing.assert_allclose(region, [0.1, 0.1, 0.9, 0.9], rtol=1e-6)
+
+
+def test_a_stretched_photo_of_the_right_size_keeps_exact_pixels():
+    image = noise(32, 48)
+    np.testing.assert_array_equal(Preprocessing((32, 48), stretch=True).centre_crop(image), image)
+
+
 # --- exif_rotation
 
 
@@ -326,7 +359,7 @@ def test_pad_shifts_in_every_direction():
 
 
 def test_dict_round_trip():
-    preprocessing = Preprocessing((96, 64), 80, "bicubic", (0.1, 0.2, 0.3), (1, 1, 0.5), True)
+    preprocessing = Preprocessing((96, 64), 80, "bicubic", (0.1, 0.2, 0.3), (1, 1, 0.5), True, True)
     values = json.loads(json.dumps(preprocessing.to_dict()))
     assert Preprocessing.from_dict(values) == preprocessing
     assert hash(Preprocessing.from_dict(values)) == hash(preprocessing)
@@ -355,6 +388,7 @@ def test_defaults():
         ({"std": 0.5}, "std must be three numbers"),
         ({"exif_rotation": 1}, "exif_rotation must be True or False; received 1."),
         ({"exif_rotation": None}, "exif_rotation must be True or False; received None."),
+        ({"stretch": "yes"}, "stretch must be True or False; received 'yes'."),
         ({"image_sise": 64}, "no 'image_sise'; the nearest is 'image_size'"),
     ],
 )

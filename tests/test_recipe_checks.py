@@ -1,5 +1,6 @@
 """What is refused before any data is touched."""
 
+import math
 import re
 
 import pytest
@@ -45,6 +46,12 @@ def test_all_contradictions_are_named_at_once():
         ("train.accumulate", 5, "accumulate=5 does not divide the 64 images"),
         ("train.frozen_epochs", 3, "frozen_epochs=3 is not shorter"),
         ("train.loss", "mse", "train.loss must be one of auto"),
+        ("train.loss", "asymetric", "binary_focal_crossentropy, asymmetric, got 'asymetric'"),
+        ("train.gamma_negative", -1.0, "train.gamma_negative must be at least 0, got -1.0"),
+        ("train.gamma_positive", math.nan, "train.gamma_positive must be at least 0, got nan"),
+        ("train.focal_gamma", -2.0, "train.focal_gamma must be at least 0, got -2.0"),
+        ("train.probability_margin", 1.0, "train.probability_margin must be in [0, 1), got 1.0"),
+        ("preprocess.stretch", 1, "stretch must be True or False; received 1"),
         ("data.on_corrupt", "ignore", "on_corrupt must be one of error, skip, got 'ignore'"),
         ("ema.decay", 1.0, "ema.decay must be in"),
         ("strategy", "horovod", "strategy must be one of auto, single"),

@@ -19,7 +19,8 @@ from noah_tf.feature_map import (
     positions,
     weighted_layers,
 )
-from noah_tf.head import NOAHHead, logits_dtype
+from noah_tf.head import NOAHHead
+from noah_tf.poca import logits_dtype
 
 # N and r of the families that the paper trains (section 4 and its released code), by the names
 # that Keras applications, KerasCV and KerasHub give their models, in lower case without
@@ -48,6 +49,7 @@ def attach_noah(
     kernel_initializer=None,
     bias_initializer=None,
     name=None,
+    **head_options,
 ):
     """Puts a NOAH head, or a plain one, on the last feature map of a Keras model.
 
@@ -80,6 +82,7 @@ def attach_noah(
             the plain head that of a Keras dense layer.
         bias_initializer: initializer of the head's biases; None is zeros.
         name: name of the new model; by default the backbone's with "_noah" or "_gap" behind it.
+        **head_options: further arguments of `NOAHHead`, as split_groups=False.
 
     Returns:
         A functional `tf.keras.Model` from the backbone's inputs to (B, num_classes), float32
@@ -107,6 +110,8 @@ def attach_noah(
     """
     _check_backbone(backbone)
     _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_class_token)
+    if head_options and head != "noah":
+        raise ValueError(f"{', '.join(head_options)}: these are of head='noah', got {head!r}.")
     if feature_layer is None:
         feature_map = find_feature_map(backbone)
     else:
@@ -130,6 +135,7 @@ def attach_noah(
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer or "zeros",
             name="noah_head",
+            **head_options,
         )
         logits = head_layer(features)
     else:

@@ -15,6 +15,7 @@ from noah_tf.arguments import (
 from noah_tf.blocked import blocked_poca
 from noah_tf.channel_split import check_division, key_value_channels
 from noah_tf.dropout import hold_seed_stream, next_seed
+from noah_tf.initializers import independent, reference_initializer
 
 # Biases join the sums, which run in float32: under a mixed policy they must not pass through
 # float16. Keras 2 has another name for that argument of add_weight.
@@ -47,6 +48,9 @@ class NOAHHead(tf.keras.layers.Layer):
         split_groups: whether group n sees only the n-th run of channels, or all of them.
         split_key_value: whether keys and values share out the channels, or both see all of
             them; `key_ratio` then has no effect.
+        uniform_attention: whether every class looks at all positions alike: the key kernel is zero
+            and not trained, and the head is average pooling and a linear layer of the value
+            channels. For ablations.
         activation: what to apply to the logits, by name or as a callable; None leaves logits.
         implementation: how training computes the gradients. "blocked" is in closed form, a block
             of classes at a time, within `memory_budget`; it has no second and no forward-mode
@@ -103,6 +107,7 @@ class NOAHHead(tf.keras.layers.Layer):
         dropout=0.0,
         split_groups=True,
         split_key_value=True,
+        uniform_attention=False,
         activation=None,
         implementation="auto",
         memory_budget=256,
@@ -124,13 +129,11 @@ class NOAHHead(tf.keras.layers.Layer):
         self.memory_budget = memory_budget
         self.split_groups = bool(split_groups)
         self.split_key_value = bool(split_key_value)
+        self.uniform_attention = bool(uniform_attention)
         self.activation = tf.keras.activations.get(activation)
-        if kernel_initializer is None:
-            # Keras reads the fan-out of a (G, C/G, N*M/G) kernel as N*M: the reference's.
-            kernel_initializer = tf.keras.initializers.VarianceScaling(
-                scale=2.0, mode="fan_out", distribution="untruncated_normal"
-            )
-        self.kernel_initializer = tf.keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = tf.keras.initializers.get(
+            reference_initializer() if kernel_initializer is None else kernel_initializer
+        )
         self.bias_initializer = tf.keras.initializers.get(bias_initializer)
         self.kernel_regularizer = tf.keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = tf.keras.regularizers.get(bias_regularizer)
@@ -176,17 +179,20 @@ class NOAHHead(tf.keras.layers.Layer):
         blocks = self.num_groups if self.split_groups else 1
         outputs = self.num_groups * self.num_classes // blocks
         for name, part, draw in (("key", key_channels, 0), ("value", value_channels, 1)):
+            fixed = self.uniform_attention and name == "key"
+            initializer = "zeros" if fixed else independent(self.kernel_initializer, draw)
             kernel = self.add_weight(
                 name=f"{name}_kernel",
                 shape=(blocks, part // blocks, outputs),
-                initializer=_independent(self.kernel_initializer, draw),
+                initializer=initializer,
+                trainable=not fixed,
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
             )
             bias = self.add_weight(
                 name=f"{name}_bias",
                 shape=(self.num_groups, self.num_classes),
-                initializer=_independent(self.bias_initializer, draw),
+                initializer=independent(self.bias_initializer, draw),
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
                 **_NO_AUTOCAST,
@@ -306,6 +312,7 @@ class NOAHHead(tf.keras.layers.Layer):
             dropout=self.dropout,
             split_groups=self.split_groups,
             split_key_value=self.split_key_value,
+            uniform_attention=self.uniform_attention,
             activation=tf.keras.activations.serialize(self.activation),
             implementation=self.implementation,
             memory_budget=self.memory_budget,
@@ -321,7 +328,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     @property
     def _logits_dtype(self):
-        return logits_dtype(self.compute_dtype)
+        return poca.logits_dtype(self.compute_dtype)
 
     @property
     def _split_ratio(self):
@@ -407,28 +414,7 @@ class NOAHHead(tf.keras.layers.Layer):
         return shape[-1]
 
 
-def _independent(initializer, draw):
-    """A copy of an initializer for the `draw`-th weight of its kind.
-
-    Keras initializers are pure functions of their seed: without this, key and value weights of
-    one shape would start equal. One without a seed of that kind (a constant, a function, one
-    that holds a Keras 3 SeedGenerator) is used as it is.
-    """
-    if not isinstance(initializer, tf.keras.initializers.Initializer):
-        return initializer
-    config = initializer.get_config()
-    seed = config.get("seed", "none to vary")
-    if seed is not None and not isinstance(seed, numbers.Integral):
-        return initializer
-    return type(initializer).from_config({**config, "seed": None if seed is None else seed + draw})
-
-
 def _placed(maps, features):
     """Maps (B, L, ...) at the positions of features (B, H, W, C) or (B, L, C)."""
     positions = tf.shape(features)[1:-1]
     return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))
-
-
-def logits_dtype(compute_dtype):
-    """What sums over features of a dtype, and so the logits, are computed in."""
-    return "float64" if compute_dtype == "float64" else "float32"

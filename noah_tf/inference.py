@@ -5,7 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from noah_tf import poca
-from noah_tf.head import NOAHHead, logits_dtype
+from noah_tf.head import NOAHHead
 from noah_tf.weight_groups import raw_variable
 
 
@@ -72,7 +72,7 @@ class _HeadForm(tf.Module):
         for name in ("key_kernel", "value_kernel"):
             kernel = tf.cast(raw_variable(getattr(head, name)), head.compute_dtype)
             setattr(self, name, tf.Variable(kernel, trainable=False, name=name))
-        bias = tf.cast(raw_variable(head.value_bias), logits_dtype(head.compute_dtype))
+        bias = tf.cast(raw_variable(head.value_bias), poca.logits_dtype(head.compute_dtype))
         self.bias = tf.Variable(tf.reduce_sum(bias, axis=0), trainable=False, name="bias")
 
     def tensors(self):

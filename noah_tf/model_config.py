@@ -6,17 +6,25 @@ import tensorflow as tf
 
 from noah_tf.arguments import checked_key_ratio, checked_rate, messages_of, positive_int
 from noah_tf.attach import attach_noah
+from noah_tf.backbones import small
 from noah_tf.zoo import ARCHITECTURES, check_weights_options, create_model
 
 # KerasCV keeps its vision transformers, with weights for ImageNet, among the legacy models alone.
-LIBRARIES = ("tf.keras.applications", "keras_cv.models", "keras_cv.src.models.legacy")
+LIBRARIES = (
+    "tf.keras.applications",
+    "keras_cv.models",
+    "keras_cv.src.models.legacy",
+    "noah_tf.backbones.small",
+)
+_ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
 def library_backbone(name, **arguments):
-    """A backbone of Keras applications or KerasCV.
+    """A backbone of Keras applications, of KerasCV, or of ours for small images.
 
     Args:
-        name: where it is, "tf.keras.applications.MobileNetV2" or "keras_cv.models.ResNetBackbone".
+        name: where it is, "tf.keras.applications.MobileNetV2", "keras_cv.models.ResNetBackbone" or
+            "noah_tf.backbones.small.small_resnet".
         **arguments: what it is called with.
 
     Returns:
@@ -54,6 +62,8 @@ def _check_backbone(name):
 def _namespace(library):
     if library == "tf.keras.applications":
         return tf.keras.applications
+    if library == "noah_tf.backbones.small":
+        return small
     import keras_cv
 
     return keras_cv.models if library == "keras_cv.models" else keras_cv.src.models.legacy
@@ -87,6 +97,20 @@ def _check_head(config):
             f"model.num_groups={config.num_groups} and model.key_ratio={config.key_ratio} are for "
             "model.head='noah', got 'gap'"
         )
+    for name, value in _head_options(config).items():
+        if config.head == "gap":
+            raise ValueError(f"model.{name}={value} is for model.head='noah', got 'gap'")
+        if config.architecture is not None:
+            raise ValueError(
+                f"model.{name}={value} is for a model.backbone, and {config.architecture} has the "
+                "paper's head: leave it out"
+            )
+
+
+def _head_options(config):
+    """What is set of the options for ablations; runs of before have none of them."""
+    options = {name: config.get(name) for name in _ABLATIONS}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_weights(config):
@@ -124,7 +148,8 @@ def model_from_config(config, image_size, num_classes):
         config: `head` ("noah" or "gap", the standard head), `num_groups`, `key_ratio` and
             `dropout` (None for the paper's choice); and either `architecture`, a key of
             `ARCHITECTURES`, with `drop_path`, `mlp_dropout` and `pre_logits`, or, where that is
-            None, `backbone` (a name for `library_backbone`) and `backbone_args` (its arguments).
+            None, `backbone` (a name for `library_backbone`), `backbone_args` (its arguments) and,
+            for ablations, `split_groups`, `split_key_value` and `uniform_attention`.
         image_size: (height, width) in pixels.
         num_classes: number of classes.
 
@@ -159,4 +184,5 @@ def model_from_config(config, image_size, num_classes):
         key_ratio=config.key_ratio,
         dropout=config.dropout or 0.0,
         head=config.head,
+        **_head_options(config),
     )

@@ -360,3 +360,8 @@ def size(tensor, axis):
     """The length of an axis, static where it is known, so that XLA and TFLite see constants."""
     static = tensor.shape[axis]
     return tf.shape(tensor)[axis] if static is None else static
+
+
+def logits_dtype(compute_dtype):
+    """What sums over features of a dtype, and so the logits, are computed in."""
+    return "float64" if compute_dtype == "float64" else "float32"

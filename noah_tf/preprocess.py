@@ -76,9 +76,7 @@ class Preprocessing:
         object.__setattr__(self, "std", _check_channels("std", self.std, 1e-6))
         for name in ("exif_rotation", "stretch"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"{name} must be True or False; received {getattr(self, name)!r}."
-                )
+                raise ValueError(f"{name} must be True or False; received {getattr(self, name)!r}.")
 
     def to_dict(self):
         """Plain data for JSON: lists, numbers and strings."""

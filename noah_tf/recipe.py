@@ -44,13 +44,17 @@ def base():
     model.drop_path = 0.0  # these three are for an architecture of the paper
     model.mlp_dropout = 0.0
     model.pre_logits = config_dict.placeholder(bool)
-    # Of Keras applications or KerasCV, with its arguments.
+    # Of Keras applications, KerasCV or noah_tf.backbones.small, with its arguments.
     model.backbone = config_dict.placeholder(str)
     model.backbone_args = ml_collections.ConfigDict()
     model.head = "noah"  # or gap, the standard head
     model.num_groups = config_dict.placeholder(int)  # None: the paper's choice
     model.key_ratio = config_dict.placeholder(float)
     model.dropout = config_dict.placeholder(float)  # None: the paper's, else 0
+    # These are for ablations on a backbone; None: as NOAHHead has them.
+    model.split_groups = config_dict.placeholder(bool)
+    model.split_key_value = config_dict.placeholder(bool)
+    model.uniform_attention = config_dict.placeholder(bool)
     # What a new run starts from (.pth, .safetensors, .weights.h5, or the folder of another run); a
     # resumed one goes on from its own checkpoint, and without either the weights are random.
     model.weights = config_dict.placeholder(str)

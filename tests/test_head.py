@@ -922,3 +922,72 @@ def test_without_a_split_the_key_ratio_has_no_effect():
         head.build(features.shape)
         randomize(head)
     np.testing.assert_array_equal(heads[0](features), heads[1](features))
+
+
+@pytest.mark.parametrize("implementation", ["direct", "blocked"])
+@pytest.mark.parametrize("split_groups", [True, False])
+@pytest.mark.parametrize("split_key_value", [True, False])
+def test_with_uniform_attention_it_is_a_pooled_linear_layer(
+    split_key_value, split_groups, implementation
+):
+    rng = np.random.default_rng(0)
+    features = tf.constant(rng.normal(size=(3, 4, 5, 16)), tf.float32)
+    labels = tf.constant([0, 5, 6])
+    head = NOAHHead(
+        7,
+        4,
+        0.25,
+        split_groups=split_groups,
+        split_key_value=split_key_value,
+        uniform_attention=True,
+        implementation=implementation,
+    )
+    head.build(features.shape)
+    head.value_bias.assign(rng.normal(size=head.value_bias.shape))
+    # The linear layer that it is: the groups' parts of the kernel one below the other, or, where
+    # each group sees all channels, added up.
+    kernel = head.value_kernel.numpy()
+    kernel = kernel.reshape(-1, 7) if split_groups else kernel[0].reshape(-1, 4, 7).sum(axis=1)
+    linear = tf.keras.layers.Dense(7)
+    linear.build((3, len(kernel)))
+    linear.set_weights([kernel, head.value_bias.numpy().sum(axis=0)])
+
+    def gradients(logits_of, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logits = logits_of(features)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_sum(losses)
+        return logits, tape.gradient(loss, [features, *weights])
+
+    def pooled(features):
+        return linear(tf.reduce_mean(features, axis=(1, 2))[:, -len(kernel) :])
+
+    logits, (to_features, to_kernel, to_bias) = gradients(
+        lambda x: head(x, training=True), [head.value_kernel, head.value_bias]
+    )
+    expected, (expected_features, expected_kernel, expected_bias) = gradients(
+        pooled, [linear.kernel, linear.bias]
+    )
+    if split_groups:
+        expected_kernel = tf.reshape(expected_kernel, head.value_kernel.shape)
+    else:
+        expected_kernel = tf.tile(expected_kernel, (1, 4))[None]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_features, expected_features, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(to_kernel, expected_kernel, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_bias, np.tile(expected_bias, (4, 1)), rtol=1e-5, atol=1e-6)
+    assert not head.key_kernel.numpy().any()
+    assert not any(weight is head.key_kernel for weight in head.trainable_weights)
+    np.testing.assert_allclose(head.attention(features), np.full((3, 4, 5, 7), 1 / 20), rtol=1e-6)
+
+
+def test_uniform_attention_stays_uniform_while_it_trains():
+    head = NOAHHead(3, 2, uniform_attention=True)
+    model = tf.keras.Sequential([tf.keras.Input((2, 2, 8)), head])
+    model.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = head.value_kernel.numpy()
+    model.fit(np.random.default_rng(0).normal(size=(6, 2, 2, 8)), np.arange(6) % 3, verbose=0)
+    assert not head.key_kernel.numpy().any()
+    assert not np.array_equal(head.value_kernel.numpy(), before)
+    assert NOAHHead.from_config(head.get_config()).uniform_attention

@@ -39,6 +39,7 @@ def test_keras_applications():
         ("tf.keras.applications.ResNet5", "has no model 'ResNet5'"),
         ("keras_cv.models.NoSuchBackbone", "has no model 'NoSuchBackbone'"),
         ("tf.keras.applications.resnet", "has no model 'resnet'"),
+        ("noah_tf.backbones.small.small_resnet50", "has no model 'small_resnet50'"),
     ],
 )
 def test_names_of_nothing_are_refused(name, message):
@@ -66,6 +67,8 @@ def test_an_architecture_of_the_paper_with_either_head():
         ({"head": "linear"}, "model.head must be 'noah' or 'gap', got 'linear'"),
         ({"drop_path": 0.1}, "model.drop_path is for the paper's architectures"),
         ({"pre_logits": True}, "model.pre_logits is for the paper's architectures"),
+        ({"split_groups": False, "head": "gap"}, "split_groups=False is for model.head='noah'"),
+        ({"uniform_attention": True, "architecture": "resnet18"}, "resnet18 has the paper's head"),
         ({"weights_head": "skip"}, "model.weights_head='skip' .* need weights, got none"),
         ({"weights": "a.h5", "weights_head": "no"}, "model.weights_head must be 'load' or 'skip'"),
     ],
@@ -94,3 +97,18 @@ def test_options_of_deit_reach_it():
     config.pre_logits = False
     names = [layer.name for layer in model_config.model_from_config(config, (32, 32), 7).layers]
     assert "pre_logits.fc" not in names
+
+
+def test_options_for_ablations_reach_the_head():
+    config = quickstart().model
+    config.split_groups, config.uniform_attention = False, True
+    head = model_config.model_from_config(config, (64, 64), 7).get_layer("noah_head")
+    assert not head.split_groups and head.uniform_attention and head.split_key_value
+
+
+def test_a_run_of_before_these_options_still_loads():
+    config = quickstart().model
+    for name in ("split_groups", "split_key_value", "uniform_attention"):
+        del config[name]
+    head = model_config.model_from_config(config, (64, 64), 7).get_layer("noah_head")
+    assert head.split_groups and head.split_key_value and not head.uniform_attention

@@ -63,7 +63,7 @@ def build(
     grid = (input_shape[0] // _PATCH, input_shape[1] // _PATCH)
     x = PositionEmbedding(grid, int(class_token), name="pos_embed")(x)
     for index, rate in enumerate(rising(drop_path, _DEPTH)):
-        x = _block(x, heads, f"blocks.{index}", rate, mlp_dropout)
+        x = block(x, heads, f"blocks.{index}", rate, mlp_dropout)
     x = layer_norm(x, "norm")
     if pre_logits or (pre_logits is None and width < _PRE_LOGITS_WIDTH):
         x = linear(x, _PRE_LOGITS_WIDTH, "pre_logits.fc")
@@ -71,7 +71,8 @@ def build(
     return tf.keras.Model(images, x, name=architecture)
 
 
-def _block(x, heads, name, drop_path, mlp_dropout):
+def block(x, heads, name, drop_path=0.0, mlp_dropout=0.0):
+    """A transformer block on tokens (B, L, C): attention, then an MLP, each added."""
     width = x.shape[-1]
     branch = linear(layer_norm(x, f"{name}.norm1"), 3 * width, f"{name}.attn.qkv")
     branch = ChannelSplit((width, 2 * width), name=f"{name}.attn.split")(branch)

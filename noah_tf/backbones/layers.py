@@ -5,7 +5,7 @@ import numbers
 import tensorflow as tf
 
 from noah_tf.dropout import Dropout
-from noah_tf.head import logits_dtype
+from noah_tf.poca import logits_dtype
 
 layers = tf.keras.layers
 initializers = tf.keras.initializers

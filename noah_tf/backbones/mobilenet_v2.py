@@ -30,33 +30,45 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+_REDUCTIONS = 1 + sum(strides > 1 for _, _, _, strides in _STAGES)
 
 
-def build(architecture, input_shape, drop_path=0.0):
-    """A MobileNetV2 up to its last feature map, a 32nd of the image's size.
+def build(architecture, input_shape, drop_path=0.0, strides=(2, 2, 2, 2, 2)):
+    """A MobileNetV2 up to its last feature map.
 
     Args:
         architecture: a key of `VARIANTS`.
         input_shape: (height, width, channels); height and width may be None.
         drop_path: drop rate of the last block; the others rise to it linearly from 0.
+        strides: of the stem and of the four stages that reduce the map in the paper; some of them
+            1 for small images.
 
     Returns:
         A functional Keras model, images to (B, H, W, 1280).
+
+    Raises:
+        ValueError: there is no such architecture, or there are not five strides.
     """
     check_input_shape(architecture, input_shape)
+    if architecture not in VARIANTS:
+        raise ValueError(f"MobileNetV2 is one of {', '.join(VARIANTS)}, got {architecture!r}.")
+    if len(strides) != _REDUCTIONS or not all(stride in (1, 2) for stride in strides):
+        raise ValueError(f"strides must be {_REDUCTIONS} of 1 or 2, got {strides!r}.")
     multiplier = VARIANTS[architecture]
     rates = iter(rising(drop_path, sum(blocks for _, _, blocks, _ in _STAGES)))
     images = tf.keras.Input(input_shape)
-    x = conv(images, _width(32 * multiplier), 3, "features.0.0", strides=2)
+    reductions = iter(strides)
+    x = conv(images, _width(32 * multiplier), 3, "features.0.0", strides=next(reductions))
     x = _activated(x, "features.0.1")
     number = 1
-    for expansion, channels, blocks, strides in _STAGES:
+    for expansion, channels, blocks, stride in _STAGES:
+        stride = next(reductions) if stride > 1 else 1
         for index in range(blocks):
             x = _block(
                 x,
                 expansion,
                 _width(channels * multiplier),
-                strides if index == 0 else 1,
+                stride if index == 0 else 1,
                 f"features.{number}",
                 next(rates),
             )

@@ -45,11 +45,12 @@ def build(architecture, input_shape, drop_path=0.0):
         for index in range(count):
             strides = 2 if stage > 1 and index == 0 else 1
             width = 64 * 2 ** (stage - 1)
-            x = _block(x, kind, width, strides, f"layer{stage}.{index}", next(rates))
+            x = block(x, kind, width, strides, f"layer{stage}.{index}", next(rates))
     return tf.keras.Model(images, x, name=architecture)
 
 
-def _block(x, kind, width, strides, name, drop_path):
+def block(x, kind, width, strides, name, drop_path=0.0):
+    """A residual block, "basic" or "bottleneck", of a width before the expansion."""
     filters = width * _EXPANSION[kind]
     if kind == "basic":
         convolutions = [(width, 3, strides), (filters, 3, 1)]

@@ -1,0 +1,228 @@
+"""The results of `accuracy.py` as Markdown and as CSV."""
+
+import csv
+import io
+import json
+import statistics
+
+from accuracy_runs import RECORD
+from accuracy_settings import ABLATED, ABLATIONS, HEADS, SETTINGS
+from scipy import stats
+
+from noah_tf.workdir import write_whole
+
+COLUMNS = (
+    "setting",
+    "part",
+    "variant",
+    "seed",
+    "rate",
+    "metric",
+    "value",
+    "loss",
+    "parameters",
+    "steps",
+    "batch_size",
+    "step_ms",
+    "seconds",
+    "processor_seconds",
+    "threads",
+    "date",
+    "tensorflow",
+)
+
+
+def records(output):
+    """The records of all runs that are done, in the order of their folders."""
+    return [json.loads(path.read_text()) for path in sorted(output.glob(f"*/*/*/*/{RECORD}"))]
+
+
+def paired_difference(values, others):
+    """What is gained, seed by seed.
+
+    Args:
+        values: dict seed → value.
+        others: the same of what it is compared with.
+
+    Returns:
+        The mean of the differences over the seeds that both have, the bounds of its 95 % interval
+        by Student's t (None for less than two seeds), and how many seeds there are.
+
+    Example:
+
+    >>> paired_difference({0: 0.9, 1: 0.8}, {0: 0.85, 1: 0.77})
+    """
+    seeds = sorted(set(values) & set(others))
+    if not seeds:
+        return None, None, 0
+    differences = [values[seed] - others[seed] for seed in seeds]
+    mean = statistics.fmean(differences)
+    if len(seeds) < 2:
+        return mean, None, 1
+    error = statistics.stdev(differences) / len(seeds) ** 0.5
+    half = float(stats.t.ppf(0.975, len(seeds) - 1)) * error
+    return mean, (mean - half, mean + half), len(seeds)
+
+
+def tables(found):
+    """All tables of some records, as a Markdown text."""
+    parts = [_heads(found), _ablations(found), _search(found)]
+    return "\n\n".join(part for part in parts if part) or "No run is done yet."
+
+
+def csv_text(found):
+    """The records as CSV, one row a run."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for record in found:
+        row = {key: record[key] for key in COLUMNS}
+        for key in ("value", "loss"):
+            row[key] = None if row[key] is None else round(row[key], 6)
+        row["step_ms"] = round(row["step_ms"], 2)
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def write_csv(found, path):
+    """Writes `csv_text` to a file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, csv_text(found))
+
+
+def _heads(found):
+    rows = []
+    for name, setting in SETTINGS.items():
+        runs = {head: _runs(found, name, "heads", head) for head in HEADS}
+        if not any(runs.values()):
+            continue
+        metric = next(run["metric"] for group in runs.values() for run in group)
+        rows.append(
+            [
+                setting.title,
+                metric,
+                *(_spread(runs[head]) for head in HEADS),
+                _difference(runs["noah"], runs["gap"]),
+                " → ".join(_parameters(runs[head]) for head in HEADS),
+                " → ".join(_step(runs[head]) for head in HEADS),
+                " → ".join(f"{setting.best[head]:g}" for head in HEADS),
+            ]
+        )
+    if not rows:
+        return ""
+    header = ["setting", "metric, %", "pooled head", "NOAH", "difference, points"]
+    header += ["parameters", "ms a step", "learning rate"]
+    return _table(header, rows) + "\n\n" + _footer(found, "heads")
+
+
+def _ablations(found):
+    noah = _runs(found, ABLATED, "heads", "noah")
+    variants = {name: _runs(found, ABLATED, "ablations", name) for name in ABLATIONS}
+    if not any(variants.values()):
+        return ""
+    variants = {
+        "pooled head": _runs(found, ABLATED, "heads", "gap"),
+        "NOAH: N = 4, r = 1/2": noah,
+        **variants,
+    }
+    rows = [
+        [
+            name,
+            _spread(runs),
+            "" if runs is noah else _difference(runs, noah),
+            _parameters(runs),
+            _step(runs),
+        ]
+        for name, runs in variants.items()
+        if runs
+    ]
+    metric = next(run["metric"] for runs in variants.values() for run in runs)
+    header = [SETTINGS[ABLATED].title, f"{metric}, %", "against NOAH, points", "parameters"]
+    return _table([*header, "ms a step"], rows) + "\n\n" + _footer(found, "ablations")
+
+
+def _search(found):
+    rows = []
+    for name, setting in SETTINGS.items():
+        for head in HEADS:
+            tried = {run["rate"]: run for run in _runs(found, name, "search", head)}
+            if tried:
+                cells = [
+                    f"{rate:g}: {_percent(tried[rate])}" if rate in tried else f"{rate:g}:"
+                    for rate in setting.rates
+                ]
+                rows.append([setting.title, head, *cells, f"{setting.best[head]:g}"])
+    if not rows:
+        return ""
+    tries = max(len(setting.rates) for setting in SETTINGS.values())
+    rows = [[*row[:-1], *[""] * (tries + 3 - len(row)), row[-1]] for row in rows]
+    header = ["setting", "head", *["learning rate: metric, %"] * tries, "taken"]
+    return _table(header, rows) + "\n\n" + _footer(found, "search")
+
+
+def _runs(found, setting, part, variant):
+    wanted = (setting, part, variant)
+    return [run for run in found if (run["setting"], run["part"], run["variant"]) == wanted]
+
+
+def _by_seed(runs):
+    return {run["seed"]: run["value"] for run in runs}
+
+
+def _difference(runs, others):
+    mean, interval, seeds = paired_difference(_by_seed(runs), _by_seed(others))
+    if not seeds:
+        return ""
+    if interval is None:
+        return f"{100 * mean:+.2f}"
+    low, high = interval
+    return f"{100 * mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def _spread(runs):
+    values = [100 * run["value"] for run in runs]
+    if len(values) < 2:
+        return "".join(f"{value:.2f}" for value in values)
+    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def _percent(run):
+    return "diverged" if run["value"] is None else f"{100 * run['value']:.1f}"
+
+
+def _parameters(runs):
+    return f"{runs[0]['parameters']:,}" if runs else ""
+
+
+def _step(runs):
+    return f"{statistics.median(run['step_ms'] for run in runs):.0f}" if runs else ""
+
+
+def _table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _footer(found, part):
+    runs = [run for run in found if run["part"] == part]
+    dates = sorted({run["date"] for run in runs})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    seeds = len({run["seed"] for run in runs})
+    option = {"heads": "", "ablations": " --ablations", "search": " --search"}[part]
+    what = {
+        "search": "one seed outside of the study, a part of the training data and of the steps",
+        "heads": _HOW,
+        "ablations": _HOW,
+    }[part]
+    return (
+        f"<sub>`python benchmarks/accuracy.py --output DIR --data_dir TFDS_DIR{option}`, {when}, "
+        f"TensorFlow {', '.join(sorted({run['tensorflow'] for run in runs}))}, seeds: {seeds}; "
+        f"{what}</sub>"
+    )
+
+
+_HOW = (
+    "mean ± standard deviation over seeds; the difference is the mean over seeds, in brackets its "
+    "95 % interval by Student's t of the pairs; the time of a step is the median, in a process "
+    "with one thread beside another"
+)

@@ -1,0 +1,241 @@
+"""The study: which runs there are, their recipes, the tables, and the command line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from head_helpers import child_environment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared_data import REPOSITORY
+
+from noah_tf import recipe_checks
+from noah_tf.model_config import model_from_config
+
+# As the command line finds them; last, for other folders have modules of the same names.
+sys.path.append(str(REPOSITORY / "benchmarks"))
+
+import accuracy
+import accuracy_runs
+import accuracy_settings
+import accuracy_tables
+from accuracy_settings import ABLATIONS, SETTINGS, Run, recipe_of, runs_of
+
+values = st.floats(0, 1).map(lambda x: round(x, 4))
+
+
+def record(run, value, **changes):
+    config = {"metric": "top1", "loss": 0.5, "parameters": 1000, "steps": 10, "batch_size": 64}
+    times = {"step_ms": 20.0, "seconds": 5.0, "processor_seconds": 4.0, "threads": 1}
+    made = {"date": "2026-11-23", "tensorflow": "2.21.0"}
+    return {**run._asdict(), "value": value, **config, **times, **made, **changes}
+
+
+def test_a_whole_study():
+    runs = runs_of(SETTINGS, 5, ablations=True)
+    assert len(set(runs)) == len(runs)
+    assert len({run.name for run in runs}) == len(runs)
+    heads = [run for run in runs if run.part == "heads"]
+    assert len(heads) == 5 * 2 * 5
+    for first, second in zip(heads[::2], heads[1::2], strict=True):
+        assert (first.setting, first.seed) == (second.setting, second.seed)
+        assert (first.variant, second.variant) == ("gap", "noah")
+    assert {run.variant for run in runs} == {"gap", "noah", *ABLATIONS}
+    assert all(run.seed < accuracy_settings.SEARCH_SEED for run in runs)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_both_heads_have_the_same_recipe_but_for_head_and_rate(name):
+    gap, noah = (
+        recipe_of(Run(name, "heads", head, 3, 0.01), "data").to_dict() for head in ("gap", "noah")
+    )
+    assert (gap["model"].pop("head"), noah["model"].pop("head")) == ("gap", "noah")
+    assert gap == noah
+    assert gap["data"]["eval_split"] == "test" and gap["seed"] == 3
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if SETTINGS[name].rates])
+def test_the_search_sees_no_test_image(name):
+    for run in runs_of([name], 5, search=True):
+        config = recipe_of(run, "data")
+        recipe_checks.validate(config)
+        assert "test" not in config.data.train_split + config.data.eval_split
+        assert config.data.train_split != config.data.eval_split
+        assert run.rate == config.optimizer.learning_rate in SETTINGS[name].rates
+        assert SETTINGS[name].best[run.variant] in SETTINGS[name].rates
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_last_map_has_at_least_4x4_positions(name):
+    config = recipe_of(Run(name, "heads", "noah", 0, 0.01))
+    model = model_from_config(config.model, config.preprocess.image_size, 10)
+    assert np.prod(model.get_layer("noah_head").input.shape[1:-1]) >= 16
+
+
+@pytest.mark.parametrize("variant", ABLATIONS)
+def test_an_ablation_changes_what_it_says_and_nothing_else(variant):
+    run = Run(accuracy_settings.ABLATED, "ablations", variant, 0, 0.01)
+    config = recipe_of(run)
+    recipe_checks.validate(config)
+    head = model_from_config(config.model, (64, 64), 10).get_layer("noah_head").get_config()
+    usual = model_from_config(recipe_of(run._replace(variant="noah")).model, (64, 64), 10)
+    usual = usual.get_layer("noah_head").get_config()
+    changed = {key: head[key] for key in head if head[key] != usual[key]}
+    assert changed == ABLATIONS[variant]
+    assert (usual["num_groups"], usual["key_ratio"]) == (4, 1 / 2)
+
+
+@given(st.lists(st.tuples(values, values), min_size=2, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_the_interval_is_students_of_the_differences(pairs):
+    first, second = (dict(enumerate(side)) for side in zip(*pairs, strict=True))
+    mean, (low, high), seeds = accuracy_tables.paired_difference(first, second)
+    differences = np.array([a - b for a, b in pairs])
+    assert seeds == len(pairs)
+    assert mean == pytest.approx(differences.mean(), abs=1e-9)
+    # Quantiles of Student's t at 97.5 %, from a printed table.
+    quantile = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058)[seeds - 2]
+    half = quantile * differences.std(ddof=1) / np.sqrt(seeds)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=1e-4 * half + 1e-9)
+
+
+def test_only_seeds_that_both_have_are_compared():
+    assert accuracy_tables.paired_difference({0: 0.5, 1: 0.9}, {1: 0.8, 2: 0.1}) == (
+        pytest.approx(0.1),
+        None,
+        1,
+    )
+    assert accuracy_tables.paired_difference({0: 0.5}, {}) == (None, None, 0)
+
+
+def test_the_tables_say_what_was_found():
+    heads = [Run("cifar10_vit", "heads", head, seed, 0.002) for seed in (0, 1) for head in ("gap",)]
+    found = [record(run, 0.5 + 0.01 * run.seed) for run in heads]
+    found += [record(r._replace(variant="noah"), 0.52 + 0.03 * r.seed) for r in heads]
+    found.append(record(Run("cifar10_vit", "search", "gap", 1000, 0.002), None))
+    ablated = Run(accuracy_settings.ABLATED, "ablations", "N = 1", 0, 0.01)
+    found += [record(ablated, 0.9), record(ablated._replace(part="heads", variant="noah"), 0.93)]
+    text = accuracy_tables.tables(found)
+    assert "| 50.50 ± 0.71 | 53.50 ± 2.12 | +3.00 (" in text
+    assert "| N = 1 | 90.00 | -3.00 | 1,000 | 20 |" in text
+    assert "0.002: diverged" in text
+    assert "python benchmarks/accuracy.py" in text and "2026-11-23" in text
+    for table in text.split("\n\n"):
+        lines = [line for line in table.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+    lines = accuracy_tables.csv_text(found).splitlines()
+    assert len(lines) == len(found) + 1 and lines[0].startswith("setting,part,variant,seed")
+
+
+def test_without_runs_there_is_no_table():
+    assert accuracy_tables.tables([]) == "No run is done yet."
+
+
+def test_what_is_done_is_not_trained_again_and_not_counted(tmp_path, monkeypatch):
+    runs = runs_of(["digit_scenes"], 2)
+    trained = []
+
+    def train_one(run, folder, data_dir, quick):
+        trained.append(run)
+        (folder / accuracy_runs.RECORD).write_text(json.dumps(record(run, 0.5)))
+        return record(run, 0.5)
+
+    monkeypatch.setattr(accuracy_runs, "train_one", train_one)
+    accuracy_runs.train_all(runs[:3], tmp_path)
+    assert "4 runs, of which 3 are done" in accuracy_runs.plan(runs, tmp_path, 2)
+    accuracy_runs.train_all(runs, tmp_path)
+    assert trained == runs
+    assert "the others take about 0 minutes" in accuracy_runs.plan(runs, tmp_path, 2)
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch):
+    import filelock
+
+    first, second = runs_of(["digit_scenes"], 1)
+    trained = []
+
+    def train_one(run, *_):
+        trained.append(run)
+        return record(run, 0.5)
+
+    monkeypatch.setattr(accuracy_runs, "train_one", train_one)
+    folder = accuracy_runs.folder_of(tmp_path, first)
+    folder.mkdir(parents=True)
+    with filelock.FileLock(folder / ".study.lock", thread_local=False):
+        accuracy_runs.train_all([first, second], tmp_path)
+    assert trained == [second]
+
+
+def run_accuracy(*arguments, timeout=300, **environment):
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "accuracy.py"), *map(str, arguments)]
+    return subprocess.run(
+        command,
+        env=child_environment(CUDA_VISIBLE_DEVICES="-1", **environment),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tables"], "is no folder, so there is nothing to show"),
+        (["--seeds=0"], "--seeds must be at least 1, got 0"),
+        (["--processes=-1"], "--processes must be at least 1, got -1"),
+        (["--setting=imagenet"], "invalid choice: 'imagenet'"),
+    ],
+)
+def test_the_command_line_refuses_what_cannot_be(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", f"--output={tmp_path / 'none'}", *arguments])
+    with pytest.raises(SystemExit) as refused:
+        accuracy.main()
+    assert refused.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "ablations"),
+    [
+        ([], list(SETTINGS), True),
+        (["--ablations"], ["digit_scenes"], True),
+        (["--setting=cifar10_vit"], ["cifar10_vit"], False),
+        (["--setting=cifar10_vit", "--ablations"], ["cifar10_vit", "digit_scenes"], True),
+    ],
+)
+def test_what_is_trained_by_default(arguments, settings, ablations, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", "--output=study", *arguments])
+    parsed = accuracy.parsed_arguments()
+    assert (parsed.setting, parsed.ablations) == (settings, ablations)
+
+
+def test_cifar10_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("tensorflow_datasets.core.DatasetBuilder.download_and_prepare", no_network)
+    with pytest.raises(FileNotFoundError, match="cifar10.* could not be prepared .no network"):
+        accuracy_runs.prepare_data(runs_of(["cifar10_vit"], 1), str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_quick_study_by_the_command_line(tmp_path, tfds_dir):
+    arguments = ["--output", tmp_path / "study", "--setting", "digit_scenes", "--seeds", 1]
+    arguments += ["--quick", "--processes", 2]
+    done = run_accuracy(*arguments, TFDS_DATA_DIR=str(tfds_dir))
+    assert done.returncode == 0, done.stderr
+    assert "2 runs, of which 0 are done" in done.stdout
+    assert "digit_scenes, one digit" in done.stdout
+    records = [json.loads(p.read_text()) for p in (tmp_path / "study").glob("*/*/*/*/study.json")]
+    assert {r["variant"] for r in records} == {"gap", "noah"}
+    for found in records:
+        assert found["steps"] == 4 and found["threads"] == 1
+        assert found["step_ms"] > 0 < found["processor_seconds"] and 0 <= found["value"] <= 1
+    table = tmp_path / "docs" / "runs.csv"
+    again = run_accuracy(*arguments, "--csv", table, TFDS_DATA_DIR=str(tfds_dir))
+    assert "2 runs, of which 2 are done" in again.stdout
+    assert len(table.read_text().splitlines()) == 3

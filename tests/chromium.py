@@ -72,8 +72,8 @@ def requested(driver):
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     ]
-    # Without what the browser's own first page loads from within the browser.
-    return [url for url in urls if not url.startswith(("chrome:", "data:", "blob:"))]
+    # Not what the browser loads from within itself, as chrome: and chrome-untrusted: addresses.
+    return [url for url in urls if not url.startswith(("chrome", "data:", "blob:"))]
 
 
 def until(driver, condition, seconds=30):

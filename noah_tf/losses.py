@@ -16,6 +16,8 @@ LOSSES = (
 )
 # Those that take several labels an image.
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "asymmetric")
+# Those that are for these alone; binary cross-entropy serves images of one label as well.
+MULTI_LABEL_LOSSES = ("binary_focal_crossentropy", "asymmetric")
 
 
 def training_loss(config, multi_label):
@@ -96,9 +98,11 @@ def asymmetric_losses(
     if probability_margin:
         shifted = tf.sigmoid(logits) - probability_margin
         counts = shifted > 0
-        # Anything within (0, 1), for the derivative of what does not count is multiplied by 0.
+        # Anything above 0, for the derivative of what does not count is multiplied by 0.
         shifted = tf.where(counts, shifted, 0.5)
-        negative = tf.where(counts, shifted**gamma_negative * tf.math.log1p(-shifted), 0.0)
+        # 1 - q without the rounding of p to 1, which leaves no logarithm where the margin is small.
+        log_rest = tf.math.log(tf.sigmoid(-logits) + probability_margin)
+        negative = tf.where(counts, shifted**gamma_negative * log_rest, 0.0)
     else:
         negative = tf.exp(gamma_negative * log_true) * log_false
     return -tf.reduce_mean(targets * positive + (1 - targets) * negative, axis=-1)

@@ -4,18 +4,13 @@ import difflib
 
 import tensorflow as tf
 
+from noah_tf.architectures import ARCHITECTURES
 from noah_tf.arguments import checked_key_ratio, checked_rate, messages_of, positive_int
 from noah_tf.attach import attach_noah
 from noah_tf.backbones import small
-from noah_tf.zoo import ARCHITECTURES, check_weights_options, create_model
+from noah_tf.zoo import check_weights_options, create_model
 
-# KerasCV keeps its vision transformers, with weights for ImageNet, among the legacy models alone.
-LIBRARIES = (
-    "tf.keras.applications",
-    "keras_cv.models",
-    "keras_cv.src.models.legacy",
-    "noah_tf.backbones.small",
-)
+LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
@@ -64,9 +59,9 @@ def _namespace(library):
         return tf.keras.applications
     if library == "noah_tf.backbones.small":
         return small
-    import keras_cv
+    from keras_cv import models
 
-    return keras_cv.models if library == "keras_cv.models" else keras_cv.src.models.legacy
+    return models
 
 
 def check_model_config(config):

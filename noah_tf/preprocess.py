@@ -27,8 +27,9 @@ class Preprocessing:
 
     Evaluation scales the photo (antialiased) until its short side is `resize_size`, cuts
     `image_size` out of the centre and normalises. Training cuts a random part of the photo instead
-    and scales that to `image_size`. Where every object of a photo counts, as in several labels an
-    image, `stretch` keeps what the centre leaves out. A photo that has the right size already keeps its exact pixels.
+    and scales that to `image_size`. Where every object of a photo counts, as with several labels an
+    image, `stretch` keeps what the centre leaves out. A photo that has the right size already keeps
+    its exact pixels.
 
     Args:
         image_size: (height, width) in pixels, or one int for a square.
@@ -41,7 +42,8 @@ class Preprocessing:
         exif_rotation: whether JPEGs are turned upright as their EXIF data say (off in the paper's
             recipes). Random crops are then crops of the upright photo.
         stretch: whether all of the photo is scaled, to the shape of `image_size` whatever its own
-            is, so that at a `resize_size` of the smaller side nothing is cut off.
+            is, so that at a `resize_size` of the smaller side nothing is cut off. (Of a photo
+            that is stretched more than 16 times, the middle.)
 
     Raises:
         ValueError: an argument is out of its range.
@@ -269,15 +271,12 @@ class Preprocessing:
             the crop begins in that.
         """
         covered = self._covered_size()
-        if self.stretch:
-            top_left = [round((c - s) / 2) for c, s in zip(covered, self.image_size, strict=True)]
-            return tf.zeros_like(size), size, tf.constant(covered), tf.constant(top_left)
         # A row of 65,000 pixels would be scaled to gigabytes. 64 bits, as in _covering_size.
         other = tf.cast(size, tf.int64)[::-1]
         longest = -(-_LONGEST * other * covered // covered[::-1])
         middle = tf.cast(tf.minimum(tf.cast(size, tf.int64), longest), tf.int32)
         begin = (size - middle) // 2
-        scaled = _covering_size(middle, covered)
+        scaled = tf.constant(covered) if self.stretch else _covering_size(middle, covered)
         # Half-way offsets round to even, as PyTorch's CenterCrop does.
         top_left = tf.cast(tf.round((scaled - self.image_size) / 2), tf.int32)
         return begin, middle, scaled, top_left

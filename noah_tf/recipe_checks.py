@@ -7,7 +7,7 @@ from noah_tf import distribute, optim, schedules
 from noah_tf.arguments import messages_of
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.datasets.pipeline import train_options
-from noah_tf.losses import BINARY_LOSSES, LOSSES
+from noah_tf.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
 from noah_tf.model_config import check_model_config
 from noah_tf.preprocess import Preprocessing
 from noah_tf.recipe import mixes
@@ -74,18 +74,16 @@ def validate_data(config, train_source, eval_source):
             f"{found.num_examples}: set it to that, or to None"
         )
     if eval_source.class_names != found.class_names:
-        problems.append(
-            f"the classes of {eval_source.split} are not those of {found.split} in {found.name}"
-        )
+        problems.append(_difference(found, eval_source))
     if found.multi_label and train.loss not in ("auto", *BINARY_LOSSES):
         problems.append(
             f"train.loss={train.loss!r}, and an image of {found.name} can have several labels: "
             f"use {', '.join(map(repr, BINARY_LOSSES[:-1]))} or {BINARY_LOSSES[-1]!r}"
         )
-    if train.loss == "asymmetric" and not found.multi_label:
+    if train.loss in MULTI_LABEL_LOSSES and not found.multi_label:
         problems.append(
-            f"train.loss='asymmetric' is for several labels an image, and one of {found.name} has "
-            "one: use 'auto'"
+            f"train.loss={train.loss!r} is for several labels an image, and one of {found.name} "
+            "has one: use 'auto'"
         )
     for key, source in (("train_split", train_source), ("eval_split", eval_source)):
         if not source.has_labels():
@@ -114,6 +112,19 @@ def _size_problems(config, num_classes, num_examples, multi_label):
             "folders, or data.label_key"
         )
     return problems
+
+
+def _difference(train, evaluation):
+    """In which classes two splits differ."""
+    parts = [
+        f"{', '.join(strangers[:3])}{' and others' if strangers[3:] else ''} only in {one.split}"
+        for one, other in ((train, evaluation), (evaluation, train))
+        if (strangers := [name for name in one.class_names if name not in other.class_names])
+    ]
+    return (
+        f"the classes of {evaluation.split} are not those of {train.split} in {train.name} "
+        f"({'; '.join(parts) or 'they have another order'})"
+    )
 
 
 def _folder_problems(source):

@@ -34,7 +34,7 @@ def test_keras_applications():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("timm.models.resnet18", "must be of tf.keras.applications, keras_cv.models or keras_cv"),
+        ("timm.models.resnet18", "must be of tf.keras.applications, keras_cv.models or noah_tf"),
         ("os.system", "must be of"),
         ("tf.keras.applications.ResNet5", "has no model 'ResNet5'"),
         ("keras_cv.models.NoSuchBackbone", "has no model 'NoSuchBackbone'"),

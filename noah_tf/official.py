@@ -229,13 +229,17 @@ def _matched(weights, tensors, family, token_left_out):
 def _advice(problems, weights, family):
     """What to do about names that do not fit, where they show it; a list of sentences."""
     advice = []
-    if all(family.is_head(name) for names in problems.values() for name in names):
+    tables = {weight.name for weight in weights if isinstance(weight.layer, PositionEmbedding)}
+    tables.intersection_update(problems.get("wrong shape", ()))
+    with_head = set()
+    if _CLASS_TOKEN in problems.get("unexpected", ()):
+        with_head = {_CLASS_TOKEN, *tables}
+    if all(family.is_head(n) or n in with_head for names in problems.values() for n in names):
         advice.append("head='skip' (in create_model weights_head) loads all but the head.")
     for kind, answer in (("missing", False), ("unexpected", True)):
         if any(name.startswith("pre_logits.") for name in problems.get(kind, ())):
             advice.append(f"Create the model with pre_logits={answer}.")
-    tables = {weight.name for weight in weights if isinstance(weight.layer, PositionEmbedding)}
-    if tables.intersection(problems.get("wrong shape", ())):
+    if tables - with_head:
         advice.append("Positions are interpolated from a square grid of as many channels only.")
     return advice
 

@@ -191,6 +191,16 @@ def test_a_stretched_photo_is_cut_where_it_is_resized_to_more():
     np.testing.assert_allclose(region, [0.1, 0.1, 0.9, 0.9], rtol=1e-6)
 
 
+def test_of_a_photo_that_is_stretched_beyond_measure_the_middle_is_seen():
+    """Else a row of 65,000 pixels would be scaled to hundreds of megabytes."""
+    row = np.zeros((2, 60_000, 3), np.uint8)
+    row[:, 30_000 - 16 : 30_000 + 16] = 200
+    preprocessing = Preprocessing((64, 64), stretch=True)
+    np.testing.assert_allclose(preprocessing.centre_crop(row), 200, rtol=1e-5)
+    region = preprocessing.region((2, 60_000)).numpy()
+    np.testing.assert_allclose(region, [0, 0.5 - 16 / 60_000, 1, 0.5 + 16 / 60_000], rtol=1e-5)
+
+
 def test_a_stretched_photo_of_the_right_size_keeps_exact_pixels():
     image = noise(32, 48)
     np.testing.assert_array_equal(Preprocessing((32, 48), stretch=True).centre_crop(image), image)

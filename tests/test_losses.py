@@ -57,9 +57,7 @@ def test_the_example_of_the_docstring():
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.5])
 def test_equal_gammas_without_a_margin_are_keras_focal_loss(gamma):
-    keras = tf.keras.losses.BinaryFocalCrossentropy(
-        gamma=gamma, from_logits=True, reduction="none"
-    )
+    keras = tf.keras.losses.BinaryFocalCrossentropy(gamma=gamma, from_logits=True, reduction="none")
     ours = losses.asymmetric_losses(MULTI_HOT, tf.constant(LOGITS), gamma, gamma, 0.0)
     np.testing.assert_allclose(ours, keras(MULTI_HOT, LOGITS), rtol=2e-5)
     loss = losses.training_loss(train_section("binary_focal_crossentropy", focal_gamma=gamma), True)

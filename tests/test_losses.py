@@ -142,3 +142,20 @@ def test_half_precision_logits_have_the_loss_of_their_values():
     found = loss(tf.constant(MULTI_HOT), half)
     assert found.dtype == tf.float32
     np.testing.assert_array_equal(found, loss(tf.constant(MULTI_HOT), tf.cast(half, tf.float32)))
+
+
+@pytest.mark.parametrize("loss", losses.BINARY_LOSSES)
+def test_a_linear_layer_learns_by_each_loss(loss):
+    loss = losses.training_loss(train_section(loss), multi_label=True)
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(60, 12))
+    inputs = tf.constant(np.pad(features, ((0, 0), (0, 1)), constant_values=1), tf.float32)
+    # Most classes are absent, as in COCO.
+    targets = np.float32(features @ rng.normal(size=(12, 8)) > 4)
+    kernel = tf.Variable(tf.zeros((13, 8)))
+    for _ in range(60):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(loss(tf.constant(targets), inputs @ kernel))
+        kernel.assign_sub(20 * tape.gradient(value, kernel))
+    scores = metrics.multi_label_metrics(targets, (inputs @ kernel).numpy())
+    assert 0.05 < targets.mean() < 0.3 and scores["mAP"] > 0.9

@@ -3,7 +3,10 @@
     python trainers/train.py --config configs/finetune.py --workdir runs/flowers \\
         --config.data.name=oxford_flowers102 --config.data.eval_split=test
     python trainers/train.py --config configs/finetune.py:gap --workdir runs/pets \\
-        --config.data.name=folder --config.data.data_dir=pets
+        --config.data.name=folder --config.data.data_dir=pets --config.data.eval_split=val
+    python trainers/evaluate.py --workdir runs/pets
+
+The second is for photos in pets/train/CLASS/ and pets/val/CLASS/.
 
 At first the backbone is frozen and the head alone is trained; then all of it, with rates that
 decay from the head to the stem (BEiT, arXiv 2106.08254). The argument is the head: noah (the

@@ -24,19 +24,34 @@ def example_losses(targets, logits, binary=False, label_smoothing=0.0):
     """
     logits = tf.cast(logits, tf.float32)
     num_classes = logits.shape[-1]
-    if targets.shape.rank == 1:
-        if not binary and not label_smoothing:
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
-        targets = tf.one_hot(targets, num_classes)
-    targets *= 1 - label_smoothing
     if binary:
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(
-            labels=targets + label_smoothing / 2, logits=logits
-        )
+        labels = binary_targets(targets, num_classes, label_smoothing)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
         return tf.reduce_mean(losses, axis=-1)
+    if targets.shape.rank == 1 and not label_smoothing:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+    labels = _shares(targets, num_classes) * (1 - label_smoothing)
     return tf.nn.softmax_cross_entropy_with_logits(
-        labels=targets + label_smoothing / num_classes, logits=logits
+        labels=labels + label_smoothing / num_classes, logits=logits
     )
+
+
+def binary_targets(targets, num_classes, label_smoothing=0.0):
+    """Targets of M decisions an example, each smoothed towards a half.
+
+    Args:
+        targets: class indices (B,), or the share of every class (B, M).
+        num_classes: M.
+        label_smoothing: in [0, 1), the weight of the half.
+
+    Returns:
+        float32 (B, M).
+    """
+    return _shares(targets, num_classes) * (1 - label_smoothing) + label_smoothing / 2
+
+
+def _shares(targets, num_classes):
+    return tf.one_hot(targets, num_classes) if targets.shape.rank == 1 else targets
 
 
 def hits(targets, logits, k=1):

@@ -115,8 +115,9 @@ def _answers(answers):
 def _preprocessing(values):
     height, width = values["image_size"]
     turned = ", turned upright as its EXIF data say" if values.get("exif_rotation") else ""
+    shape = f"stretched to the shape of {height} x {width} and " if values.get("stretch") else ""
     return (
-        f"Preprocessing, inside the SavedModel: the photo{turned}, scaled "
+        f"Preprocessing, inside the SavedModel: the photo{turned}, {shape}scaled "
         f"({values['interpolation']}) until its short side is {values['resize_size']} pixels, the "
         f"centre {height} x {width} cut out, scaled to 0..1, minus {values['mean']}, divided by "
         f"{values['std']}."

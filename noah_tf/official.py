@@ -18,6 +18,7 @@ from noah_tf.checkpoint_files import (
 )
 from noah_tf.reference_tensors import BARE_HEAD, reference_tensors
 
+_CLASS_TOKEN = "cls_token"
 # Positions along one side of a table that is interpolated: images of 4,096 pixels in PVT.
 _LARGEST_GRID = 1024
 
@@ -43,7 +44,8 @@ def load_official_weights(model_or_head, source, ema=False, head="load", archite
             TensorFlow tensor. The tensors may be under "state_dict" or "model".
         ema: whether to take the averaged weights, "state_dict_ema" or "model_ema".
         head: "load"; or "skip" to leave the model's head as it is, whatever the checkpoint's,
-            for another number of classes.
+            for another number of classes or kind of head. A class token, which the standard
+            head of a transformer reads, is left out as well where the model has none.
         architecture: name of the zoo's model, such as "noah_resnet18", where the model's own name
             does not start with it.
 
@@ -76,8 +78,11 @@ def load_official_weights(model_or_head, source, ema=False, head="load", archite
     if head == "skip":
         weights = [weight for weight in weights if not family.is_head(weight.name)]
         tensors = {name: value for name, value in tensors.items() if not family.is_head(name)}
+    token_left_out = head == "skip" and not any(w.name == _CLASS_TOKEN for w in weights)
+    if token_left_out:
+        token_left_out = tensors.pop(_CLASS_TOKEN, None) is not None
 
-    values, problems = _matched(weights, tensors, family)
+    values, problems = _matched(weights, tensors, family, token_left_out)
     if problems:
         lists = "; ".join(listed(kind, names.values()) for kind, names in problems.items())
         misfit = f"{label} does not fit {model_or_head.name}: {lists}."
@@ -185,7 +190,7 @@ def _head_tensors(tensors, label):
     return tensors
 
 
-def _matched(weights, tensors, family):
+def _matched(weights, tensors, family, token_left_out):
     """The value of every weight, and what does not fit: kind of problem → {name: description}."""
     values, missing, shapes, unreadable = [], {}, {}, {}
     for weight in weights:
@@ -195,7 +200,9 @@ def _matched(weights, tensors, family):
             continue
         # Before the values: a file of a few bytes can claim a tensor of any size.
         shape = tuple(tensors[name].shape)
-        if shape != weight.shape and not _square_side(shape, weight):
+        left_out = int(token_left_out and _begins_with_token(shape, weight))
+        kept = (shape[0], shape[1] - 1, shape[2]) if left_out else shape
+        if kept != weight.shape and not _square_side(kept, weight):
             shapes[name] = f"{name} {shape}, expected {weight.shape}"
             continue
         try:
@@ -206,6 +213,8 @@ def _matched(weights, tensors, family):
         if array.dtype.kind != "f" and array.dtype != tf.bfloat16.as_numpy_dtype:
             unreadable[name] = f"{name} ({array.dtype})"
         else:
+            # The first position is the class token's.
+            array = array[:, 1:] if left_out else array
             values.append(weight.as_weight(_resized(array, weight, family)))
     known = {weight.name for weight in weights}
     problems = {
@@ -220,13 +229,17 @@ def _matched(weights, tensors, family):
 def _advice(problems, weights, family):
     """What to do about names that do not fit, where they show it; a list of sentences."""
     advice = []
-    if all(family.is_head(name) for names in problems.values() for name in names):
+    tables = {weight.name for weight in weights if isinstance(weight.layer, PositionEmbedding)}
+    tables.intersection_update(problems.get("wrong shape", ()))
+    with_head = set()
+    if _CLASS_TOKEN in problems.get("unexpected", ()):
+        with_head = {_CLASS_TOKEN, *tables}
+    if all(family.is_head(n) or n in with_head for names in problems.values() for n in names):
         advice.append("head='skip' (in create_model weights_head) loads all but the head.")
     for kind, answer in (("missing", False), ("unexpected", True)):
         if any(name.startswith("pre_logits.") for name in problems.get(kind, ())):
             advice.append(f"Create the model with pre_logits={answer}.")
-    tables = {weight.name for weight in weights if isinstance(weight.layer, PositionEmbedding)}
-    if tables.intersection(problems.get("wrong shape", ())):
+    if tables - with_head:
         advice.append("Positions are interpolated from a square grid of as many channels only.")
     return advice
 
@@ -246,6 +259,13 @@ def _advice_on_kind(weights, tensors, family):
         f"The checkpoint has {kinds[file]} head and the model {kinds[model]} head: create the "
         f"model {'with' if file else 'without'} 'noah_' before its name."
     ]
+
+
+def _begins_with_token(shape, weight):
+    """Whether a table of this shape has one position more than a square grid."""
+    if not isinstance(weight.layer, PositionEmbedding) or len(shape) != 3 or shape[1] < 2:
+        return False
+    return math.isqrt(shape[1] - 1) ** 2 == shape[1] - 1
 
 
 def _square_side(shape, weight):

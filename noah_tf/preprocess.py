@@ -27,7 +27,9 @@ class Preprocessing:
 
     Evaluation scales the photo (antialiased) until its short side is `resize_size`, cuts
     `image_size` out of the centre and normalises. Training cuts a random part of the photo instead
-    and scales that to `image_size`. A photo that has the right size already keeps its exact pixels.
+    and scales that to `image_size`. Where every object of a photo counts, as with several labels an
+    image, `stretch` keeps what the centre leaves out. A photo that has the right size already keeps
+    its exact pixels.
 
     Args:
         image_size: (height, width) in pixels, or one int for a square.
@@ -39,6 +41,9 @@ class Preprocessing:
         std: three numbers on the 0..1 scale; divides what is left.
         exif_rotation: whether JPEGs are turned upright as their EXIF data say (off in the paper's
             recipes). Random crops are then crops of the upright photo.
+        stretch: whether all of the photo is scaled, to the shape of `image_size` whatever its own
+            is, so that at a `resize_size` of the smaller side nothing is cut off. (Of a photo
+            that is stretched more than 16 times, the middle.)
 
     Raises:
         ValueError: an argument is out of its range.
@@ -55,6 +60,7 @@ class Preprocessing:
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
     exif_rotation: bool = False
+    stretch: bool = False
 
     def __post_init__(self):
         """Brings the arguments to one form and refuses what cannot work."""
@@ -70,10 +76,9 @@ class Preprocessing:
             )
         object.__setattr__(self, "mean", _check_channels("mean", self.mean, 0.0))
         object.__setattr__(self, "std", _check_channels("std", self.std, 1e-6))
-        if not isinstance(self.exif_rotation, bool):
-            raise ValueError(
-                f"exif_rotation must be True or False; received {self.exif_rotation!r}."
-            )
+        for name in ("exif_rotation", "stretch"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False; received {getattr(self, name)!r}.")
 
     def to_dict(self):
         """Plain data for JSON: lists, numbers and strings."""
@@ -154,6 +159,8 @@ class Preprocessing:
 
     def centre_crop(self, image):
         """Scales so that the short side is `resize_size` and cuts `image_size` from the centre.
+
+        With `stretch`, both sides of a photo become what they are of a photo of the right shape.
 
         Args:
             image: uint8 or float (H, W, 3), values 0..255.
@@ -269,7 +276,7 @@ class Preprocessing:
         longest = -(-_LONGEST * other * covered // covered[::-1])
         middle = tf.cast(tf.minimum(tf.cast(size, tf.int64), longest), tf.int32)
         begin = (size - middle) // 2
-        scaled = _covering_size(middle, covered)
+        scaled = tf.constant(covered) if self.stretch else _covering_size(middle, covered)
         # Half-way offsets round to even, as PyTorch's CenterCrop does.
         top_left = tf.cast(tf.round((scaled - self.image_size) / 2), tf.int32)
         return begin, middle, scaled, top_left

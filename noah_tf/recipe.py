@@ -81,6 +81,7 @@ def base():
     preprocess.image_size = (224, 224)
     preprocess.resize_size = config_dict.placeholder(int)  # None: the smaller side
     preprocess.interpolation = "bilinear"  # or bicubic
+    preprocess.stretch = False  # all of the photo, its shape changed, in place of the centre
     preprocess.mean = (0.485, 0.456, 0.406)
     preprocess.std = (0.229, 0.224, 0.225)
     preprocess.exif_rotation = False  # turns JPEGs upright as their EXIF data say
@@ -133,9 +134,13 @@ def base():
     train.epochs = 1
     train.batch_size = 256  # over all replicas
     train.accumulate = 1  # parts that each replica computes its share of a batch in
-    # One of `recipe_checks.LOSSES`; auto: binary for several labels an image, else categorical.
+    # One of `losses.LOSSES`; auto: binary for several labels an image, else categorical.
     train.loss = "auto"
     train.label_smoothing = 0.0
+    train.focal_gamma = 2.0  # of binary_focal_crossentropy
+    train.gamma_positive = 0.0  # these three are of asymmetric, see `losses.asymmetric_losses`
+    train.gamma_negative = 4.0
+    train.probability_margin = 0.05
     train.frozen_epochs = 0  # at the start, in which the head alone is trained
     train.checkpoint_every = 0  # steps between checkpoints; 0: one an epoch
     train.checkpoint_minutes = 0.0  # minutes between checkpoints; 0: none for that

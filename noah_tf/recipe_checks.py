@@ -1,20 +1,16 @@
 """What cannot work in a recipe, all of it at once."""
 
 import math
+import pathlib
 
 from noah_tf import distribute, optim, schedules
 from noah_tf.arguments import messages_of
+from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.datasets.pipeline import train_options
+from noah_tf.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
 from noah_tf.model_config import check_model_config
 from noah_tf.preprocess import Preprocessing
 from noah_tf.recipe import mixes
-
-LOSSES = (
-    "auto",
-    "categorical_crossentropy",
-    "sparse_categorical_crossentropy",
-    "binary_crossentropy",
-)
 
 
 def checked_strategy(config):
@@ -78,14 +74,23 @@ def validate_data(config, train_source, eval_source):
             f"{found.num_examples}: set it to that, or to None"
         )
     if eval_source.class_names != found.class_names:
-        problems.append(
-            f"the classes of {eval_source.split} are not those of {found.split} in {found.name}"
-        )
-    if found.multi_label and "binary" not in train.loss and train.loss != "auto":
+        problems.append(_difference(found, eval_source))
+    if found.multi_label and train.loss not in ("auto", *BINARY_LOSSES):
         problems.append(
             f"train.loss={train.loss!r}, and an image of {found.name} can have several labels: "
-            "use 'binary_crossentropy'"
+            f"use {', '.join(map(repr, BINARY_LOSSES[:-1]))} or {BINARY_LOSSES[-1]!r}"
         )
+    if train.loss in MULTI_LABEL_LOSSES and not found.multi_label:
+        problems.append(
+            f"train.loss={train.loss!r} is for several labels an image, and one of {found.name} "
+            "has one: use 'auto'"
+        )
+    for key, source in (("train_split", train_source), ("eval_split", eval_source)):
+        if not source.has_labels():
+            problems.append(
+                f"no image of {source.name} {source.split} has a label: choose another data.{key}"
+            )
+    problems += _folder_problems(found)
     _raise_all(problems)
 
 
@@ -107,6 +112,31 @@ def _size_problems(config, num_classes, num_examples, multi_label):
             "folders, or data.label_key"
         )
     return problems
+
+
+def _difference(train, evaluation):
+    """In which classes two splits differ."""
+    parts = [
+        f"{', '.join(strangers[:3])}{' and others' if strangers[3:] else ''} only in {one.split}"
+        for one, other in ((train, evaluation), (evaluation, train))
+        if (strangers := [name for name in one.class_names if name not in other.class_names])
+    ]
+    return (
+        f"the classes of {evaluation.split} are not those of {train.split} in {train.name} "
+        f"({'; '.join(parts) or 'they have another order'})"
+    )
+
+
+def _folder_problems(source):
+    """Classes of a folder of photos that nothing can be learnt of."""
+    there = {pathlib.Path(path).parent.name for path in source.files}
+    empty = [name for name in source.class_names if name not in there] if source.files else []
+    if empty:
+        yield (
+            f"{source.name} {source.split} has no photo of the class {', '.join(empty[:5])}"
+            f"{' and others' if empty[5:] else ''}: add some that end in "
+            f"{', '.join(IMAGE_SUFFIXES)}, or remove the folder"
+        )
 
 
 def _sections_problems(config):
@@ -139,6 +169,9 @@ def _range_problems(config):
         "train.checkpoint_minutes": (train.checkpoint_minutes, 0),
         "train.keep_checkpoints": (train.keep_checkpoints, 1),
         "train.log_every": (train.log_every, 1),
+        "train.focal_gamma": (train.focal_gamma, 0),
+        "train.gamma_positive": (train.gamma_positive, 0),
+        "train.gamma_negative": (train.gamma_negative, 0),
         "data.shuffle_buffer": (data.shuffle_buffer, 1),
         "data.num_classes": (data.num_classes, 1),
         "data.num_examples": (data.num_examples, 1),
@@ -152,6 +185,7 @@ def _range_problems(config):
         yield f"seed must be less than 2**32, got {config.seed}"
     for key, value in (
         ("train.label_smoothing", train.label_smoothing),
+        ("train.probability_margin", train.probability_margin),
         ("ema.decay", config.ema.decay),
     ):
         if not 0 <= value < 1:

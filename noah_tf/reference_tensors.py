@@ -89,6 +89,8 @@ _FAMILIES = {
         "stem blocks norm proj mlp_channels fc1 gate fc2 head", "head", script_key="state_dict"
     ),
 }
+# The reference has no ViT. Its DeiT is one, and checkpoints of others have the same names.
+_FAMILIES["vit"] = _FAMILIES["deit"]
 # The family of a NOAHHead by itself, whose tensors' names have no module in front.
 BARE_HEAD = Family("", "", head="")
 

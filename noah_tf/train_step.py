@@ -9,7 +9,7 @@ from noah_tf.preprocess import Preprocessing
 SUMS = ("loss", "top1", "top5", "examples", "skipped")
 
 
-def make_train_step(config, parts, strategy, *, binary, frozen=()):
+def make_train_step(config, parts, strategy, *, loss, frozen=()):
     """The function that does one step.
 
     Args:
@@ -17,7 +17,7 @@ def make_train_step(config, parts, strategy, *, binary, frozen=()):
         parts: the model, its trainable variables, their optimizer and their moving average, a
             `training.Parts`.
         strategy: the distribution strategy that they were made under.
-        binary: whether the loss is M binary cross-entropies, see `metrics.example_losses`.
+        loss: a function of targets and logits, as of `losses.training_loss`.
         frozen: variables that stay as they are.
 
     Returns:
@@ -37,14 +37,12 @@ def make_train_step(config, parts, strategy, *, binary, frozen=()):
     def part_gradients(images, targets, weights):
         with tf.GradientTape() as tape:
             logits = model(normalize(images), training=True)
-            losses = weights * metrics.example_losses(
-                targets, logits, binary, config.train.label_smoothing
-            )
+            losses = weights * loss(targets, logits)
             # Gradients are summed over replicas: divide by the global batch, and what every
             # replica adds in full, once in each part of its batch, by their number.
-            loss = tf.reduce_sum(losses) / batch_size
+            mean = tf.reduce_sum(losses) / batch_size
             penalty = tf.add_n(model.losses) if model.losses else 0.0
-            scaled = optimizer.scale_loss(loss + penalty / shares)
+            scaled = optimizer.scale_loss(mean + penalty / shares)
         gradients = tape.gradient(scaled, [variables[i] for i in trained])
         hits = (metrics.hits(targets, logits, k) for k in (1, five))
         sums = (losses, *(weights * hit for hit in hits), weights, 1 - weights)

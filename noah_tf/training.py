@@ -15,6 +15,7 @@ from noah_tf.datasets.sources import source_from_config
 from noah_tf.evaluate import Evaluator
 from noah_tf.initial_weights import check_initial_weights, load_initial_weights
 from noah_tf.interrupt import Interrupted, stop_requests
+from noah_tf.losses import training_loss
 from noah_tf.moving_average import MovingAverage
 from noah_tf.preprocess import Preprocessing
 from noah_tf.progress import Progress
@@ -145,13 +146,13 @@ def train_steps(config, strategy, parts, multi_label):
         parts: what `build` made.
         multi_label: whether an image can have several classes.
     """
-    binary = multi_label if config.train.loss == "auto" else "binary" in config.train.loss
+    loss = training_loss(config.train, multi_label)
     frozen = [weight for layer in parts.backbone for weight in layer.weights]
 
     @functools.cache
     def step(is_frozen):
         return make_train_step(
-            config, parts, strategy, binary=binary, frozen=frozen if is_frozen else ()
+            config, parts, strategy, loss=loss, frozen=frozen if is_frozen else ()
         )
 
     def of_epoch(epoch):

@@ -1,4 +1,4 @@
-"""The paper's models by name: the table of what it reports, and `create_model`."""
+"""The paper's models by name: `create_model`, and how each family is put together."""
 
 import difflib
 import fnmatch
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from noah_tf.architectures import ARCHITECTURES
 from noah_tf.arguments import checked_rate, positive_int
 from noah_tf.attach import attach_noah
 from noah_tf.backbones import (
@@ -22,67 +23,9 @@ from noah_tf.backbones import (
     pvt,
     resnet,
     shufflenet_v2,
+    vit,
 )
 from noah_tf.preprocess import Preprocessing
-
-
-class Row(NamedTuple):
-    """What the paper says of an architecture.
-
-    Attributes:
-        num_groups: N of its NOAH head.
-        key_ratio: r of its NOAH head.
-        dropout: rate of the NOAH head's dropout while training; the standard head has none.
-        parameters: trainable parameters of the standard model that the released code builds.
-        noah_parameters: those of the NOAH model.
-        printed: millions of parameters that the authors print for the standard model.
-        noah_printed: those for the NOAH model.
-        top1: ImageNet top-1 in percent that the authors report for the standard model.
-        noah_top1: that for the NOAH model.
-    """
-
-    num_groups: int
-    key_ratio: float
-    dropout: float
-    parameters: int
-    noah_parameters: int
-    printed: float
-    noah_printed: float
-    top1: float
-    noah_top1: float
-
-
-# fmt: off
-ARCHITECTURES = {
-    #                                N    r  drop  parameters        NOAH  printed,NOAH   top-1,  NOAH
-    "resnet18":                  Row(4, 1/2, 0.1, 11_689_512, 11_696_512, 11.69, 11.70, 70.25, 71.81),
-    "resnet50":                  Row(4, 1/8, 0.0, 25_557_032, 25_564_032, 25.56, 25.56, 76.23, 77.25),
-    "resnet101":                 Row(4, 1/8, 0.0, 44_549_160, 44_556_160, 44.55, 44.56, 77.41, 78.22),
-    "resnet152":                 Row(4, 1/8, 0.0, 60_192_808, 60_199_808, 60.19, 60.20, 78.16, 78.57),
-    "mobilenetv2_100":           Row(8, 1/4, 0.2,  3_504_872,  3_519_872,  3.50,  3.52, 72.02, 73.35),
-    "mobilenetv2_075":           Row(8, 1/4, 0.0,  2_636_424,  2_651_424,  2.64,  2.65, 69.65, 71.44),
-    "mobilenetv2_050":           Row(8, 1/4, 0.0,  1_968_680,  1_983_680,  1.97,  1.98, 64.30, 67.44),
-    "mobilenetv2_035":           Row(8, 1/4, 0.0,  1_677_128,  1_692_128,  1.68,  1.69, 59.62, 63.40),
-    "mobilenetv3_small":         Row(8, 1/4, 0.2,  2_938_368,  2_953_368,  2.94,  2.95, 67.11, 68.92),
-    "shufflenetv2_100":          Row(8, 1/4, 0.0,  2_278_604,  2_293_604,  2.28,  2.29, 69.43, 70.72),
-    "deit_base_patch16_224":     Row(4, 1/2, 0.1, 86_567_656, 86_573_120, 86.86, 86.86, 81.85, 82.22),
-    "deit_small_patch16_224":    Row(4, 1/2, 0.1, 22_050_664, 22_056_896, 22.06, 22.06, 79.78, 80.56),
-    "deit_tiny_patch16_224":     Row(4, 1/2, 0.1,  5_717_416,  5_724_032,  5.72,  5.72, 72.16, 74.29),
-    "deit_tiny_075_patch16_224": Row(4, 1/2, 0.1,  3_368_824,  3_375_536,  3.29,  3.30, 62.55, 66.64),
-    "deit_tiny_050_patch16_224": Row(4, 1/2, 0.1,  1_646_728,  1_653_536,  1.53,  1.54, 51.36, 56.66),
-    "pvt_tiny":                  Row(4, 1/2, 0.1, 13_229_288, 13_235_264, 13.23, 13.24, 75.10, 76.51),
-    "pvt_tiny_075":              Row(4, 1/2, 0.1,  7_618_216,  7_624_448,  7.62,  7.62, 71.81, 74.22),
-    "pvt_tiny_050":              Row(4, 1/2, 0.1,  3_543_144,  3_549_632,  3.54,  3.55, 65.33, 68.50),
-    "mixer_b16_224":             Row(4, 1/2, 0.1, 59_880_472, 59_887_472, 59.88, 59.88, 77.14, 77.49),
-    "mixer_s16_224":             Row(4, 1/2, 0.1, 18_528_264, 18_535_264, 18.53, 18.54, 74.18, 75.09),
-    "mixer_s16_075_224":         Row(4, 1/2, 0.1, 10_751_112, 10_758_112, 10.75, 10.76, 71.13, 72.32),
-    "mixer_s16_050_224":         Row(4, 1/2, 0.1,  5_071_112,  5_078_112,  5.07,  5.08, 65.22, 66.81),
-    "gmlp_s16_224":              Row(4, 1/2, 0.1, 19_422_656, 19_429_656, 19.42, 19.42, 79.65, 79.95),
-    "gmlp_ti16_224":             Row(4, 1/2, 0.1,  5_867_328,  5_874_328,  5.87,  5.87, 72.05, 73.39),
-    "gmlp_ti16_075_224":         Row(4, 1/2, 0.1,  3_860_896,  3_867_896,  3.91,  3.91, 65.95, 67.71),
-    "gmlp_ti16_050_224":         Row(4, 1/2, 0.1,  2_407_424,  2_414_424,  2.41,  2.41, 54.99, 56.89),
-}
-# fmt: on
 
 
 class _Family(NamedTuple):
@@ -138,6 +81,7 @@ _FAMILIES = (
         },
     ),
     _Family(deit, **_TRANSFORMER),
+    _Family(vit, **{**_TRANSFORMER, "preprocessing": _MLP["preprocessing"]}),
     _Family(pvt, **_TRANSFORMER),
     _Family(mixer, **_MLP),
     _Family(gmlp, **_MLP),
@@ -187,7 +131,8 @@ def create_model(
     Args:
         name: one of `list_models()`; with "noah_" in front the model has a NOAH head.
         num_classes: number of classes.
-        input_shape: (height, width, channels). DeiT wants multiples of 16 pixels, PVT of 32;
+        input_shape: (height, width, channels). DeiT and ViT want multiples of 16 pixels, PVT of
+            32;
             Mixer and gMLP take 224x224 alone; the others take any size, even None.
         weights: path of weights to start from: a checkpoint of the authors (.pth, .pt, .tar), the
             same as .safetensors, or a Keras .weights.h5; see `load_official_weights`.
@@ -196,7 +141,7 @@ def create_model(
         dropout: rate of the head's dropout while training; None is the paper's.
         drop_path: rate at which images skip a block while training (stochastic depth). Rises
             linearly from 0 to it; in Mixer and gMLP all blocks have it.
-        mlp_dropout: rate of the dropout in the MLPs of DeiT, PVT, Mixer and gMLP. (The
+        mlp_dropout: rate of the dropout in the MLPs of DeiT, ViT, PVT, Mixer and gMLP. (The
             reference's option drops in DeiT and PVT behind positions and attention, too; its
             recipes leave it at 0 there.)
         pre_logits: DeiT: whether a linear layer to 192 channels and a tanh stand before the head.
@@ -205,7 +150,8 @@ def create_model(
         include_top: whether the model has a head. Without, it is a backbone for `attach_noah`,
             images to the last feature map or tokens, and what says how the head is has no effect.
         activation: what to apply to the logits; None leaves logits.
-        weights_head: "load", or "skip" to leave the head fresh, as for another num_classes.
+        weights_head: "load", or "skip" to leave the head fresh, as for another num_classes or
+            kind of head.
         weights_ema: whether to take the averaged weights of the checkpoint.
 
     Returns:
@@ -280,7 +226,7 @@ def model_info(name):
         name: one of `list_models()`.
 
     Returns:
-        The `Row` of its architecture, and whether the model has a NOAH head.
+        The `architectures.Row` of its architecture, and whether the model has a NOAH head.
 
     Raises:
         ValueError: there is no such model.

@@ -66,6 +66,14 @@ def float32_policy():
 
 
 @pytest.fixture(scope="session")
+def coco_dir(tmp_path_factory):
+    """A TFDS data directory with coco/2017 in small, see `coco_like`."""
+    from coco_like import make_coco
+
+    return make_coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory):
     """A TFDS data directory with both configs of digit_scenes, 200 scenes a split."""
     import tensorflow_datasets as tfds

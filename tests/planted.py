@@ -42,9 +42,9 @@ def planted_source(count=12, boxes=True, multi_label=False, seed=0):
     )
 
 
-def planted_noah(key=40.0, value=10.0):
+def planted_noah(key=40.0, value=10.0, size=(CELLS * CELL, CELLS * CELL)):
     """Keys and values of a class are so many times the brightness of its colour."""
-    inputs, features = _features()
+    inputs, features = _features(size)
     head = NOAHHead(2, num_groups=1, split_key_value=False, name="noah_head")
     model = tf.keras.Model(inputs, head(features))
     colours = np.eye(3)[None, :, :2]
@@ -62,6 +62,6 @@ def planted_gap(weight=10.0, bias=(0.0, 0.0)):
     return model
 
 
-def _features():
-    inputs = tf.keras.Input((CELLS * CELL, CELLS * CELL, 3))
-    return inputs, tf.keras.layers.AveragePooling2D(CELL)(inputs)
+def _features(size=(CELLS * CELL, CELLS * CELL)):
+    inputs = tf.keras.Input((*size, 3))
+    return inputs, tf.keras.layers.AveragePooling2D([side // CELLS for side in size])(inputs)

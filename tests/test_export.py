@@ -397,6 +397,18 @@ def test_the_card_says_what_is_answered(model, tmp_path):
     assert "a probability of at least 0.25, by a sigmoid" in (path / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.parametrize("is_tolerant", [False, True])
+def test_stretch_is_held_in_the_export(model, tmp_path, is_tolerant):
+    own = dataclasses.replace(PREPROCESSING, resize_size=None, stretch=True)
+    path = export_savedmodel(model, tmp_path, own, warmup_batch_sizes=(), tolerant=is_tolerant)
+    answer = run_graph(path, "explain", image_bytes=FILES)
+    np.testing.assert_allclose(answer["logits"], expected_logits(model, FILES, own), atol=1e-5)
+    assert np.abs(answer["logits"] - expected_logits(model, FILES)).max() > 1e-3
+    np.testing.assert_array_equal(answer["region"], [[0, 0, 1, 1]] * len(FILES))
+    card = read_card(path)["preprocessing"]
+    assert card["stretch"] is True and Preprocessing.from_dict(card) == own
+
+
 def test_exif_rotation_is_held_in_the_export(model, tmp_path):
     own = dataclasses.replace(PREPROCESSING, exif_rotation=True)
     path = export_savedmodel(model, tmp_path, own, warmup_batch_sizes=())

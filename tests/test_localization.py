@@ -116,6 +116,17 @@ def test_boxes_are_cut_to_what_the_model_sees():
     assert found["cam_pointing"] == 1
 
 
+def test_boxes_of_a_stretched_photo_are_where_its_objects_are():
+    source = planted_source(multi_label=True)
+    wide = dataclasses.replace(PREPROCESSING, image_size=(32, 64), stretch=True)
+    model = planted_noah(size=(32, 64))
+    found = localize(model, source, wide)
+    # All boxes are seen, as shares of the sides where they were.
+    assert found["examples"] == 24 and found["chance"] == pytest.approx(1 / 16)
+    assert found["attention_pointing"] == 1
+    assert found["attention_energy"] == pytest.approx(1, abs=1e-5)
+
+
 def test_digit_scenes_of_both_kinds(tfds_dir):
     model = attach_noah(
         tf.keras.Sequential([tf.keras.Input((64, 64, 3)), tf.keras.layers.Conv2D(8, 8, 8)]),

@@ -132,6 +132,12 @@ def test_the_front_matter_holds_all_that_was_given(model, tmp_path):
     assert Preprocessing.from_dict(card["preprocessing"]) == PIECES["preprocessing"]
 
 
+def test_a_stretched_photo_is_said_to_be(model):
+    seen = Preprocessing(image_size=(8, 6), stretch=True)
+    text = " ".join(model_card("flowers", model=model, **{**PIECES, "preprocessing": seen}).split())
+    assert "the photo, stretched to the shape of 8 x 6 and scaled (bilinear) until its" in text
+
+
 def test_the_body_says_the_same(model):
     text = model_card("flowers", model=model, **PIECES)
     assert text == model_card("flowers", model=model, **PIECES)

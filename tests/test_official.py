@@ -582,6 +582,22 @@ def test_a_table_with_a_token_more_or_less_is_not_interpolated():
     assert_refused(with_token, state_dict(without), ["missing: cls_token", "pos_embed (1, 9, 6)"])
 
 
+def test_a_class_token_goes_with_the_head():
+    with_token, without = tiny_deit((3, 3)), tiny_deit((3, 3), class_token=False)
+    tensors, before = state_dict(with_token), state_dict(without)
+    load_official_weights(without, tensors, head="skip")
+    expected = {**tensors, "pos_embed": tensors["pos_embed"][:, 1:]}
+    heads = {name: before[name] for name in before if name.startswith("head.")}
+    assert_same(state_dict(without), {n: {**expected, **heads}[n] for n in before})
+    # Where it is not left out, nothing is: a table that is longer does not fit.
+    longer = {n: tensor for n, tensor in tensors.items() if n != "cls_token"}
+    assert_refused(without, longer, "pos_embed (1, 10, 6), expected (1, 9, 6)", head="skip")
+    odd = {**tensors, "pos_embed": np.ones((1, 9, 6), np.float32)[:, :8]}
+    assert_refused(without, odd, "pos_embed (1, 8, 6), expected (1, 9, 6)", head="skip")
+    # One that the model has is needed.
+    assert_refused(with_token, before, "missing: cls_token", head="skip")
+
+
 # Files
 
 

@@ -9,7 +9,7 @@ from shared_data import REPOSITORY
 
 import noah_tf
 from noah_tf import recipe, recipe_checks
-from noah_tf.zoo import ARCHITECTURES
+from noah_tf.architectures import ARCHITECTURES
 
 FAMILIES = (
     "resnet",
@@ -21,7 +21,7 @@ FAMILIES = (
     "mixer",
     "gmlp",
 )
-OTHERS = ("quickstart", "cifar", "finetune", "imagenet_fake", "resnet50_rsb")
+OTHERS = ("quickstart", "cifar", "coco", "finetune", "imagenet_fake", "resnet50_rsb")
 
 
 def variants(family):
@@ -42,7 +42,8 @@ def test_every_config_is_known_here():
 
 
 def test_every_model_of_the_paper_has_a_row():
-    assert sorted(row for _, row in ROWS) == sorted(noah_tf.list_models())
+    of_coco = ["vit_large_patch16_224", "noah_vit_large_patch16_224"]  # test_rows_of_coco
+    assert sorted([*of_coco, *(row for _, row in ROWS)]) == sorted(noah_tf.list_models())
 
 
 @pytest.mark.parametrize(("family", "row"), ROWS)
@@ -58,6 +59,30 @@ def test_every_row_is_a_valid_recipe_of_its_model(family, row):
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_recipes_are_valid(name):
     recipe_checks.validate(load(name))
+
+
+@pytest.mark.parametrize(
+    ("row", "architecture", "head", "size"),
+    [
+        ("noah_resnet101", "resnet101", "noah", (448, 448)),
+        ("resnet101", "resnet101", "gap", (448, 448)),
+        ("noah_vit_large", "vit_large_patch16_224", "noah", (224, 224)),
+        ("vit_large", "vit_large_patch16_224", "gap", (224, 224)),
+    ],
+)
+def test_rows_of_coco(row, architecture, head, size):
+    config = load("coco", row)
+    recipe_checks.validate(config, replicas=8)
+    recipe_checks.validate_size(config, config.data.num_classes, config.data.num_examples)
+    assert (config.model.architecture, config.model.head) == (architecture, head)
+    assert config.preprocess.image_size == size and config.preprocess.stretch
+    assert config.train.loss == "asymmetric" and config.ema.decay == 0.9997
+    assert row in (REPOSITORY / "configs" / "coco.py").read_text().split('"""')[1]
+
+
+def test_coco_has_no_other_rows():
+    with pytest.raises(ValueError, match="no row 'resnet50'; the rows are noah_resnet101, resnet"):
+        load("coco", "resnet50")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,8 @@
 """What is refused before any data is touched."""
 
+import math
 import re
+import shutil
 
 import pytest
 from recipes import quickstart, small_recipe
@@ -8,6 +10,7 @@ from recipes import recipe as load
 
 from noah_tf import recipe_checks
 from noah_tf.datasets.sources import source_from_config
+from noah_tf.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
 
 
 def test_all_contradictions_are_named_at_once():
@@ -45,6 +48,12 @@ def test_all_contradictions_are_named_at_once():
         ("train.accumulate", 5, "accumulate=5 does not divide the 64 images"),
         ("train.frozen_epochs", 3, "frozen_epochs=3 is not shorter"),
         ("train.loss", "mse", "train.loss must be one of auto"),
+        ("train.loss", "asymetric", "binary_focal_crossentropy, asymmetric, got 'asymetric'"),
+        ("train.gamma_negative", -1.0, "train.gamma_negative must be at least 0, got -1.0"),
+        ("train.gamma_positive", math.nan, "train.gamma_positive must be at least 0, got nan"),
+        ("train.focal_gamma", -2.0, "train.focal_gamma must be at least 0, got -2.0"),
+        ("train.probability_margin", 1.0, "train.probability_margin must be in [0, 1), got 1.0"),
+        ("preprocess.stretch", 1, "stretch must be True or False; received 1"),
         ("data.on_corrupt", "ignore", "on_corrupt must be one of error, skip, got 'ignore'"),
         ("ema.decay", 1.0, "ema.decay must be in"),
         ("strategy", "horovod", "strategy must be one of auto, single"),
@@ -111,3 +120,88 @@ def test_data_that_are_not_the_recipes_are_refused(shapes):
         "train.batch_size=1000 is more than the 24 examples",
     ):
         assert part in str(error.value)
+
+
+def coco(coco_dir, eval_split="validation", **train):
+    """The contradictions between configs/coco.py and the small copy of its data."""
+    config = load("coco")
+    config.data.data_dir, config.data.num_examples = str(coco_dir), None
+    config.data.eval_split, config.train.batch_size = eval_split, 8
+    config.train.update(train)
+    splits = (config.data.train_split, config.data.eval_split)
+    sources = [source_from_config(config.data, split) for split in splits]
+    recipe_checks.validate_data(config, *sources)
+
+
+@pytest.mark.parametrize("loss", ["auto", *BINARY_LOSSES])
+def test_losses_of_several_labels_an_image(coco_dir, loss):
+    coco(coco_dir, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"loss": "categorical_crossentropy"},
+            "train.loss='categorical_crossentropy', and an image of coco/2017 can have several "
+            "labels: use 'binary_crossentropy', 'binary_focal_crossentropy' or 'asymmetric'.",
+        ),
+        (
+            {"eval_split": "test"},
+            "no image of coco/2017 test has a label: choose another data.eval_split.",
+        ),
+    ],
+)
+def test_what_does_not_fit_several_labels_is_refused(coco_dir, options, message):
+    with pytest.raises(ValueError) as error:
+        coco(coco_dir, **options)
+    assert str(error.value) == f"The recipe cannot work: {message}"
+
+
+@pytest.mark.parametrize("loss", MULTI_LABEL_LOSSES)
+def test_losses_of_several_labels_are_not_for_one(shapes, loss):
+    config = small_recipe(shapes)
+    train, test = (source_from_config(config.data, split) for split in ("train", "test"))
+    config.train.loss = "binary_crossentropy"
+    recipe_checks.validate_data(config, train, test)
+    config.train.loss = loss
+    with pytest.raises(ValueError) as error:
+        recipe_checks.validate_data(config, train, test)
+    assert str(error.value) == (
+        f"The recipe cannot work: train.loss={loss!r} is for several labels an image, and one of "
+        "folder has one: use 'auto'."
+    )
+
+
+def folder_problem(folder, train="train", evaluation="test"):
+    config = small_recipe(folder)
+    config.train.batch_size = 1
+    sources = [source_from_config(config.data, split) for split in (train, evaluation)]
+    with pytest.raises(ValueError) as error:
+        recipe_checks.validate_data(config, *sources)
+    return str(error.value)
+
+
+def test_folders_that_cannot_be_learnt_are_refused(shapes, tmp_path):
+    photos = shutil.copytree(shapes, tmp_path / "photos")
+    (photos / "train" / "wedge").mkdir()
+    (photos / "train" / "wedge" / "1.tiff").write_bytes(b"")
+    assert folder_problem(photos) == (
+        "The recipe cannot work: folder train has no photo of the class wedge: add some that end "
+        "in .jpg, .jpeg, .png, .bmp, .gif, or remove the folder."
+    )
+    # Without a split of the name "train", each has its own classes.
+    (photos / "train").rename(photos / "all")
+    (photos / "test" / "wig").mkdir()
+    photo = next((photos / "test" / "ring").iterdir())
+    shutil.copy(photo, photos / "test" / "wig" / "0.png")
+    assert (
+        "the classes of test are not those of all in folder (wedge only in all; wig only in test)"
+    ) in folder_problem(photos, "all")
+    one = tmp_path / "one"
+    for split in ("train", "test"):
+        shutil.copytree(shapes / split / "ring", one / split / "ring")
+    assert folder_problem(one) == (
+        "The recipe cannot work: folder has 1 class, and there is nothing to tell apart: check "
+        "its folders, or data.label_key."
+    )

@@ -36,10 +36,11 @@ def images_for(model, count=2):
     return np.random.default_rng(0).normal(size=(count, *model.input_shape[1:])).astype("float32")
 
 
-def test_there_are_52():
+def test_there_are_52_on_imagenet_and_two_on_coco():
     names = noah_tf.list_models()
-    assert len(names) == len(set(names)) == 52
-    assert sum(name.startswith("noah_") for name in names) == 26
+    assert len(names) == len(set(names)) == 54
+    assert sum(name.startswith("noah_") for name in names) == 27
+    assert sum(zoo.model_info(name)[0].top1 is not None for name in names) == 52
 
 
 @pytest.mark.parametrize(

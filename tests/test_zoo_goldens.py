@@ -88,7 +88,9 @@ def check_features(features, entry, outputs):
 
 def test_every_model_of_the_zoo_has_a_golden(shared):
     entries = model_goldens.read_manifest(shared / "goldens" / "models")
-    assert set(noah_tf.list_models()) == {name for name in entries if "__" not in name}
+    # The reference has no ViT: what it is made of is DeiT's, its sizes are in test_vit.py.
+    of_imagenet = {name for name in noah_tf.list_models() if zoo.model_info(name)[0].top1}
+    assert of_imagenet == {name for name in entries if "__" not in name}
 
 
 def test_the_table_is_the_references(shared):

@@ -47,13 +47,14 @@ def main(_):
     )
     built = row.noah_parameters if is_noah else row.parameters
     printed = row.noah_printed if is_noah else row.printed
+    paper = f"the paper prints {printed:.2f} million" if printed else "the paper prints none"
     print(
         f"{_MODEL.value}: {made.parameters:,} parameters. With 1000 classes and 224 pixels the "
-        f"released code builds {built:,}, and the paper prints {printed:.2f} million."
+        f"released code builds {built:,}, and {paper}."
     )
     if made.metrics:
         print(", ".join(f"{name} {value:.6g}" for name, value in made.metrics.items()))
-        if _NUM_CLASSES.value == 1000:
+        if _NUM_CLASSES.value == 1000 and row.top1:
             top1 = row.noah_top1 if is_noah else row.top1
             print(f"The paper reports top1 {top1 / 100:.4f} on ImageNet's validation split.")
     print(f"Wrote {made.keras_file} and {made.saved_model}.")

@@ -26,7 +26,7 @@ VARIANTS = {
     "deit_tiny_075_patch16_224": (144, 3),
     "deit_tiny_050_patch16_224": (96, 3),
 }
-_PATCH, _DEPTH, _MLP_RATIO = 16, 12, 4
+PATCH, _DEPTH, _MLP_RATIO = 16, 12, 4
 _PRE_LOGITS_WIDTH = 192
 
 
@@ -54,21 +54,42 @@ def build(
     Returns:
         A functional Keras model, images to (B, L, C).
     """
-    check_input_shape(architecture, input_shape, _PATCH)
+    check_input_shape(architecture, input_shape, PATCH)
     width, heads = VARIANTS[architecture]
     images = tf.keras.Input(input_shape)
-    x = patches(images, _PATCH, width, "patch_embed.proj")
-    if class_token:
-        x = ClassToken(name="cls_token")(x)
-    grid = (input_shape[0] // _PATCH, input_shape[1] // _PATCH)
-    x = PositionEmbedding(grid, int(class_token), name="pos_embed")(x)
-    for index, rate in enumerate(rising(drop_path, _DEPTH)):
-        x = block(x, heads, f"blocks.{index}", rate, mlp_dropout)
-    x = layer_norm(x, "norm")
+    x = encoder(images, width, heads, _DEPTH, PATCH, drop_path, mlp_dropout, class_token)
     if pre_logits or (pre_logits is None and width < _PRE_LOGITS_WIDTH):
         x = linear(x, _PRE_LOGITS_WIDTH, "pre_logits.fc")
         x = layers.Activation("tanh", name="pre_logits.act")(x)
     return tf.keras.Model(images, x, name=architecture)
+
+
+def encoder(
+    images, width, heads, depth, patch_size, drop_path=0.0, mlp_dropout=0.0, class_token=False
+):
+    """Images (B, H, W, C) to tokens (B, L, width): patches, positions, blocks, a LayerNorm.
+
+    Args:
+        images: a Keras tensor whose height and width are multiples of the patch size.
+        width: channels of a token.
+        heads: attention heads of a block; divides the width.
+        depth: blocks.
+        patch_size: side of a patch, in pixels.
+        drop_path: drop rate of the last block; the others rise to it linearly from 0.
+        mlp_dropout: dropout rate in the blocks' MLPs.
+        class_token: whether a class token stands in front of the patches.
+
+    Returns:
+        A Keras tensor.
+    """
+    x = patches(images, patch_size, width, "patch_embed.proj")
+    if class_token:
+        x = ClassToken(name="cls_token")(x)
+    grid = (images.shape[1] // patch_size, images.shape[2] // patch_size)
+    x = PositionEmbedding(grid, int(class_token), name="pos_embed")(x)
+    for index, rate in enumerate(rising(drop_path, depth)):
+        x = block(x, heads, f"blocks.{index}", rate, mlp_dropout)
+    return layer_norm(x, "norm")
 
 
 def block(x, heads, name, drop_path=0.0, mlp_dropout=0.0):

@@ -7,14 +7,7 @@ leaves a head one to four positions to choose from.
 import tensorflow as tf
 
 from noah_tf.backbones import deit, mobilenet_v2, resnet
-from noah_tf.backbones.layers import (
-    PositionEmbedding,
-    batch_norm,
-    check_input_shape,
-    conv,
-    layer_norm,
-    patches,
-)
+from noah_tf.backbones.layers import batch_norm, check_input_shape, conv
 
 layers = tf.keras.layers
 
@@ -88,9 +81,5 @@ def small_vit(input_shape, patch_size=4, width=96, depth=4, num_heads=3):
     if width % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide width={width} of small_vit.")
     images = tf.keras.Input(input_shape)
-    x = patches(images, patch_size, width, "patch_embed.proj")
-    grid = (input_shape[0] // patch_size, input_shape[1] // patch_size)
-    x = PositionEmbedding(grid, name="pos_embed")(x)
-    for index in range(depth):
-        x = deit.block(x, num_heads, f"blocks.{index}")
-    return tf.keras.Model(images, layer_norm(x, "norm"), name="vit_small")
+    tokens = deit.encoder(images, width, num_heads, depth, patch_size)
+    return tf.keras.Model(images, tokens, name="vit_small")

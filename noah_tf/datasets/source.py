@@ -70,6 +70,13 @@ class Source:
         found = self.examples().filter(lambda example: tf.reduce_any(example["index"] == indices))
         return list(found.take(len(indices)))
 
+    def has_labels(self):
+        """Whether any example has a label: the test splits of COCO, for one, have none."""
+        if not self.multi_label:
+            return True
+        labelled = self.examples().filter(lambda example: tf.reduce_any(example["label"] > 0))
+        return any(True for _ in labelled.take(1))
+
     @functools.cached_property
     def in_memory(self):
         """All examples in natural order, encoded, as one dict of tensors (read once, then kept)."""

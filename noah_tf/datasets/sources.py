@@ -24,7 +24,9 @@ def open_source(
         data_dir: TFDS's data directory (default: TFDS's own), or the folder of the splits.
         image_key: the photo's feature where a TFDS set has several.
         label_key: the label's feature where a TFDS set has several; "objects/label" reaches into
-            a sequence. Sequences of labels and 0/1 vectors make the source multi-label.
+            a sequence. Sequences of labels and 0/1 vectors make the source multi-label; of
+            "coco/2017", these are the classes of the objects, crowds among them, and none where
+            there is no object.
             "imagenet2012_real" takes "real_label" by default: a set, of some photos empty.
         download: whether to download and prepare a TFDS set that is not there.
         manual_dir: where the archives lie of a TFDS set that has to be downloaded by hand, as

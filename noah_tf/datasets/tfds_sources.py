@@ -43,10 +43,13 @@ def open_tfds(name, split, data_dir, image_key, label_key, download, manual_dir=
     if not builder.is_prepared():
         if not download:
             raise FileNotFoundError(
-                f"{name!r} is not prepared in {builder.data_dir}; allow the download, or pass the "
-                "data_dir that holds it."
+                f"{name!r} is not prepared in {builder.data_dir}; allow the download, pass the "
+                f"data_dir that holds it, or run `{_build_command(builder)}`."
             )
         prepare(builder, manual_dir=manual_dir)
+        # Some builders learn the names of the classes while they prepare, as COCO's does.
+        features = builder.info.features
+        label = _find_label(features, "/".join(label.path), name)
     files = _split_files(builder, split)
     return Source(
         name=name,
@@ -92,7 +95,7 @@ def _how_to_prepare(builder, error, manual_dir):
     if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return (
             f"{searched} and could not be prepared ({cause}); pass the data_dir that holds it, or "
-            f"run `tfds build {builder.name}` where there is a network and copy the directory."
+            f"run `{_build_command(builder)}` where there is a network and copy the directory."
         )
     manual = manual_dir or f"{builder.data_dir_root}/downloads/manual"
     option = f" --manual_dir={manual}" if manual_dir else ""
@@ -108,6 +111,11 @@ def _how_to_prepare(builder, error, manual_dir):
         f"{searched} and could not be prepared ({cause}); it has to be downloaded by hand to "
         f"{manual}: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
     )
+
+
+def _build_command(builder):
+    config = f"/{builder.builder_config.name}" if builder.builder_config else ""
+    return f"tfds build {builder.name}{config} --data_dir={builder.data_dir_root}"
 
 
 def _find_builder(name, data_dir):
@@ -227,7 +235,10 @@ def _class_labels(features):
 
 
 def _parser(features, image, label):
-    """A function from a serialised record to {"image", "label"} and perhaps "bbox" or "boxes"."""
+    """A function from a serialised record to {"image", "label"} and perhaps "bbox" or "boxes".
+
+    COCO's crowds are objects as others: the class is in the image, somewhere in the crowd's box.
+    """
     boxes = [k for k, f in features.items() if isinstance(f, tfds.features.BBoxFeature)][:1]
     objects = [] if boxes else _labelled_boxes(features, len(label.class_names))
     wanted = dict.fromkeys((image, *boxes), True)

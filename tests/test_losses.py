@@ -1,0 +1,161 @@
+"""Losses against Keras and against their definition, in float64 numpy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noah_tf import losses, metrics, recipe
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(scale=3, size=(40, 7)).astype(np.float32)
+LABELS = RNG.integers(0, 7, 40)
+MULTI_HOT = (RNG.random((40, 7)) < 0.3).astype(np.float32)
+
+gammas = st.floats(0, 6)
+margins = st.one_of(st.just(0.0), st.floats(1e-9, 0.5))
+
+
+def defined(targets, logits, gamma_positive, gamma_negative, margin):
+    """Arxiv 2009.14119's loss as it is written there."""
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    shifted = np.maximum(p - margin, 0)
+    positive = (1 - p) ** gamma_positive * np.log(p)
+    negative = shifted**gamma_negative * np.log(1 - shifted)
+    return -(targets * positive + (1 - targets) * negative).mean(axis=-1)
+
+
+def train_section(loss, **changes):
+    config = recipe.base().train
+    config.loss = loss
+    config.update(changes)
+    return config
+
+
+def gradients(targets, logits, *options):
+    logits = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = losses.asymmetric_losses(tf.constant(targets), logits, *options)
+    return tape.gradient(loss, logits).numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(gammas, gammas, margins)
+def test_asymmetric_loss_is_what_the_paper_defines(gamma_positive, gamma_negative, margin):
+    options = (gamma_positive, gamma_negative, margin)
+    ours = losses.asymmetric_losses(tf.constant(MULTI_HOT), tf.constant(LOGITS), *options)
+    assert ours.dtype == tf.float32
+    np.testing.assert_allclose(ours, defined(MULTI_HOT, LOGITS, *options), rtol=2e-5, atol=1e-7)
+
+
+def test_the_example_of_the_docstring():
+    found = losses.asymmetric_losses(tf.constant([[1.0, 0.0]]), tf.constant([[2.0, -1.0]]))
+    assert float(found[0]) == pytest.approx(0.0637479, rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.5])
+def test_equal_gammas_without_a_margin_are_keras_focal_loss(gamma):
+    keras = tf.keras.losses.BinaryFocalCrossentropy(gamma=gamma, from_logits=True, reduction="none")
+    ours = losses.asymmetric_losses(MULTI_HOT, tf.constant(LOGITS), gamma, gamma, 0.0)
+    np.testing.assert_allclose(ours, keras(MULTI_HOT, LOGITS), rtol=2e-5)
+    loss = losses.training_loss(train_section("binary_focal_crossentropy", focal_gamma=gamma), True)
+    np.testing.assert_array_equal(loss(tf.constant(MULTI_HOT), tf.constant(LOGITS)), ours)
+
+
+def test_gammas_of_zero_without_a_margin_are_binary_crossentropy():
+    ours = losses.asymmetric_losses(MULTI_HOT, tf.constant(LOGITS), 0.0, 0.0, 0.0)
+    plain = metrics.example_losses(tf.constant(MULTI_HOT), tf.constant(LOGITS), binary=True)
+    np.testing.assert_allclose(ours, plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [(0.0, 4.0, 0.05), (1.0, 2.0, 0.0), (0.0, 0.0, 0.1)])
+def test_gradients_are_the_definitions(options):
+    step = 1e-5
+    for place in range(7):
+        change = np.zeros(7)
+        change[place] = step
+        slopes = [
+            defined(MULTI_HOT, LOGITS.astype(np.float64) + sign * change, *options)
+            for sign in (1, -1)
+        ]
+        expected = (slopes[0] - slopes[1]) / (2 * step)
+        found = gradients(MULTI_HOT, LOGITS, *options)[:, place]
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(gammas, gammas, margins, st.floats(-300, 300, width=32), st.sampled_from([0.0, 0.3, 1.0]))
+def test_any_logit_has_a_finite_loss_and_gradient(gamma_positive, gamma_negative, margin, z, y):
+    options = (gamma_positive, gamma_negative, margin)
+    targets, logits = np.full((1, 1), y, np.float32), np.full((1, 1), z, np.float32)
+    loss = losses.asymmetric_losses(tf.constant(targets), tf.constant(logits), *options)
+    assert np.isfinite(loss).all() and loss[0] >= 0
+    assert np.isfinite(gradients(targets, logits, *options)).all()
+
+
+def test_a_class_that_is_far_from_right_is_still_learnt():
+    ones, far = np.ones((1, 1), np.float32), np.full((1, 1), -40.0, np.float32)
+    for options in ((0.0, 4.0, 0.05), (2.0, 2.0, 0.0)):
+        assert gradients(ones, far, *options)[0, 0] == pytest.approx(-1, abs=1e-3)
+    assert gradients(1 - ones, -far, 2.0, 2.0, 0.0)[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+def test_sure_negatives_count_nothing():
+    zeros = np.zeros((1, 2), np.float32)
+    logits = np.array([[-3.0, -2.9]], np.float32)  # probabilities of 0.047 and 0.052
+    found = gradients(zeros, logits, 0.0, 1.0, 0.05)[0]
+    assert found[0] == 0 and found[1] > 0
+
+
+@pytest.mark.parametrize("loss", losses.BINARY_LOSSES)
+def test_binary_losses_take_indices_and_shares(loss):
+    loss = losses.training_loss(train_section(loss, label_smoothing=0.1), multi_label=True)
+    of_indices = loss(tf.constant(LABELS), tf.constant(LOGITS))
+    one_hot = tf.one_hot(LABELS, 7)
+    np.testing.assert_array_equal(of_indices, loss(one_hot, tf.constant(LOGITS)))
+    # Mixed images: the loss is linear in the targets.
+    mixed = loss(0.3 * one_hot + 0.7 * MULTI_HOT, tf.constant(LOGITS))
+    parts = 0.3 * of_indices + 0.7 * loss(tf.constant(MULTI_HOT), tf.constant(LOGITS))
+    np.testing.assert_allclose(mixed, parts, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "multi_label", "binary"),
+    [
+        ("auto", False, False),
+        ("auto", True, True),
+        ("binary_crossentropy", False, True),
+        ("categorical_crossentropy", False, False),
+    ],
+)
+def test_the_crossentropies(loss, multi_label, binary):
+    found = losses.training_loss(train_section(loss, label_smoothing=0.1), multi_label)
+    expected = metrics.example_losses(tf.constant(LABELS), tf.constant(LOGITS), binary, 0.1)
+    np.testing.assert_array_equal(found(tf.constant(LABELS), tf.constant(LOGITS)), expected)
+
+
+def test_half_precision_logits_have_the_loss_of_their_values():
+    half = tf.cast(LOGITS, tf.float16)
+    loss = losses.training_loss(train_section("asymmetric"), multi_label=True)
+    found = loss(tf.constant(MULTI_HOT), half)
+    assert found.dtype == tf.float32
+    np.testing.assert_array_equal(found, loss(tf.constant(MULTI_HOT), tf.cast(half, tf.float32)))
+
+
+@pytest.mark.parametrize("loss", losses.BINARY_LOSSES)
+def test_a_linear_layer_learns_by_each_loss(loss):
+    loss = losses.training_loss(train_section(loss), multi_label=True)
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(60, 12))
+    inputs = tf.constant(np.pad(features, ((0, 0), (0, 1)), constant_values=1), tf.float32)
+    # Most classes are absent, as in COCO.
+    targets = np.float32(features @ rng.normal(size=(12, 8)) > 4)
+    kernel = tf.Variable(tf.zeros((13, 8)))
+    for _ in range(60):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(loss(tf.constant(targets), inputs @ kernel))
+        kernel.assign_sub(20 * tape.gradient(value, kernel))
+    scores = metrics.multi_label_metrics(targets, (inputs @ kernel).numpy())
+    assert 0.05 < targets.mean() < 0.3 and scores["mAP"] > 0.9

@@ -38,6 +38,10 @@ def test_files_and_targets_that_the_readme_names_exist():
     readme = (REPOSITORY / "README.md").read_text()
     for path in re.findall(r"(?:trainers|configs|benchmarks|docs|noah_tf)/[\w/]+\.\w+", readme):
         assert (REPOSITORY / path).exists(), path
+    (table,) = re.findall(r"## Where things are\n(.*?)\n## ", readme, re.DOTALL)
+    for column in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        for name in re.findall(r"`(.+?)`", column):
+            assert (REPOSITORY / name).exists() or (REPOSITORY / "noah_tf" / name).exists(), name
     targets = (REPOSITORY / "Makefile").read_text()
     for target in re.findall(r"make ([a-z-]+)", readme):
         assert re.search(rf"^{target}:", targets, re.MULTILINE), target

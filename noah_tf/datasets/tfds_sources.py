@@ -145,16 +145,17 @@ def _split_files(builder, split):
             f"{builder.name!r} is stored as {file_format.value}; prepare it with "
             "file_format='tfrecord'."
         )
+    sizes = ", ".join(f"{key}: {value.num_examples}" for key, value in splits.items())
     try:
         instructions = splits[split].file_instructions
     except (KeyError, ValueError, AssertionError) as error:
+        cause = str(error).splitlines()[-1].rstrip(".")
         raise ValueError(
-            f"{builder.name!r} has no split {split!r}; it has {', '.join(splits)}, their slices "
+            f"{builder.name!r} has no split {split!r} ({cause}); it has {sizes}, their slices "
             "(train[:90%]) and their sums (train+test)."
         ) from error
     files = tuple((str(f.filename), f.skip, f.take) for f in instructions if f.take)
     if not files:
-        sizes = ", ".join(f"{key}: {value.num_examples}" for key, value in splits.items())
         raise ValueError(f"Split {split!r} of {builder.name!r} is empty; the sizes are {sizes}.")
     return files
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from imagenet_tars import make_imagenet_tars
+from shared_data import SCENES
 
 from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.sources import open_source
@@ -253,7 +254,9 @@ def test_tfds_errors(tfds_dir, tmp_path):
     assert "nearest names are cifar10" in message("cifar1O", "train")
     assert "nearest names are digit_scenes" in message("digit_scene", "train")
     assert "TFDS cannot open 'digit_scenes/triple'" in message("digit_scenes/triple", "train")
-    assert "it has train, validation, test, their" in message("digit_scenes", "val")
+    assert f"it has train: {SCENES}, validation: {SCENES}, test" in message("digit_scenes", "val")
+    larger = message("digit_scenes", f"train[:{SCENES + 1}]")
+    assert f"[:{SCENES + 1}] incompatible with {SCENES} examples); it has train" in larger
     assert "'train[:0]' of 'digit_scenes' is empty; the sizes are" in message(
         "digit_scenes", "train[:0]"
     )

@@ -382,6 +382,7 @@ def test_what_each_family_is_evaluated_with():
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
         "exif_rotation": False,
+        "stretch": False,
     }
     deit = zoo.preprocessing_for("deit_tiny_patch16_224", (384, 384))
     assert (deit.resize_size, deit.interpolation) == (438, "bicubic")

@@ -89,7 +89,8 @@ def test_two_replicas_train_as_one(optimizer, tolerance, one_replica):
     assert_same(two, one_replica(optimizer), tolerance)
 
 
-@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
 def test_a_batch_in_parts_trains_as_a_whole_one(replicas, one_replica):
     in_parts = train_steps(replicas, optimizer__name="sgd", train__accumulate=2)
     assert_same(in_parts, one_replica("sgd"))

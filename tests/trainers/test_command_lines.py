@@ -232,6 +232,7 @@ def test_imagenet2012_without_its_archives_says_how_to_get_them(tmp_path):
     assert "https://image-net.org" in message
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     process = command(
         tmp_path,

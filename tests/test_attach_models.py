@@ -177,22 +177,13 @@ def keras_file_round_trip(model, tmp_path):
     return tf.keras.models.load_model(path, compile=False)
 
 
-# On Keras 3 all families train; here it takes too long for large graphs, and for KerasCV's legacy
-# set, most of which it has in the other one as well.
-def _too_long(case):
-    return not KERAS_3 and ("legacy" in case.library or LARGE.search(case.name))
-
-
 @pytest.mark.parametrize(
     "case",
     [
         *_params([case for case in FIT if case.smallest and case.name in QUICK]),
         *_params(
-            [c for c in FIT if c.smallest and c.name not in QUICK and not _too_long(c)],
-            [pytest.mark.slow],
-        ),
-        *_params(
-            [c for c in FIT if c.smallest and c.name not in QUICK and _too_long(c)], [EXHAUSTIVE]
+            [case for case in FIT if case.smallest and case.name not in QUICK],
+            [pytest.mark.slow if KERAS_3 else EXHAUSTIVE],
         ),
     ],
 )

@@ -34,6 +34,7 @@ from recipes import SMALL
 from shared_data import REPOSITORY
 
 import noah_tf
+from benchmarks.backbone_cases import KERAS_3
 from noah_tf.serving.__main__ import main as serving
 
 # Docker is not where the tests are. test_saved_models.py reads the files that these are given.
@@ -191,7 +192,8 @@ def test_the_page_to_try_a_model_is_called_so(tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().err == f"There is no folder {folder}.\n"
 
 
-@pytest.mark.slow(minutes=2)
+# On Keras 2 test_command_lines.py runs the same programs.
+@pytest.mark.slow(minutes=2) if KERAS_3 else pytest.mark.exhaustive
 def test_commands_run(tfds_dir, tmp_path):
     for name in ("trainers", "configs"):
         (tmp_path / name).symlink_to(REPOSITORY / name)

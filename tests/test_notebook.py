@@ -9,6 +9,8 @@ for module in ("nbclient", "ipykernel"):
 
 import finetune_notebook as notebook  # noqa: E402
 
+from benchmarks.backbone_cases import KERAS_3  # noqa: E402
+
 
 def code_cells(found):
     return [cell for cell in found.cells if cell.cell_type == "code"]
@@ -26,7 +28,7 @@ def test_it_is_committed_as_it_ran_from_top_to_bottom():
     assert len(text) < 300_000
 
 
-@pytest.mark.slow(minutes=1)
+@pytest.mark.slow(minutes=1) if KERAS_3 else pytest.mark.exhaustive
 def test_it_runs(tmp_path):
     found = notebook.read()
     shown = [len(cell.outputs) for cell in code_cells(found)]

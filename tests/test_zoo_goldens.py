@@ -8,6 +8,7 @@ from shared_data import shared_folder
 
 import noah_tf
 from benchmarks import model_goldens
+from benchmarks.backbone_cases import KERAS_3
 from noah_tf import zoo
 
 GOLDENS = shared_folder() / "goldens" / "models"
@@ -15,14 +16,21 @@ GOLDENS = shared_folder() / "goldens" / "models"
 # up to 1.4e-5.
 TOLERANCE = 1e-4
 HEAVY = ("_base_", "_b16_", "resnet101", "resnet152")
-# Large graphs, and the same networks again with other epsilons.
+# Large graphs; and the same networks again with other epsilons.
 SLOW = (*HEAVY, "gmlp", "epsprobe")
 
+
+def _marks(name):
+    if any(part in name for part in SLOW):
+        yield pytest.mark.slow
+    if "epsprobe" in name and not KERAS_3:
+        yield pytest.mark.exhaustive
+
+
 ENTRIES = model_goldens.read_manifest(GOLDENS) if GOLDENS.is_dir() else {}
-NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if any(part in name for part in SLOW) else [])
-    for name in ENTRIES
-] or [pytest.param("", marks=pytest.mark.skip(reason=f"no reference data at {GOLDENS}"))]
+NAMES = [pytest.param(name, marks=list(_marks(name))) for name in ENTRIES] or [
+    pytest.param("", marks=pytest.mark.skip(reason=f"no reference data at {GOLDENS}"))
+]
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
         measure = ("--measure=localization,faithfulness", "--images=16")
         explain = command(tmp_path, "explain", f"--workdir={name}", *measure)
         assert explain.returncode == 0, explain.stderr
-        assert [line.split()[1] for line in explain.stdout.splitlines()[-5:-1]] == [
+        assert [line.split()[1] for line in explain.stdout.splitlines()[-6:-2]] == [
             "maps", "attention", "contribution", "chance",
         ]  # fmt: skip
         found = json.loads((tmp_path / name / "maps_test.json").read_text())[name]

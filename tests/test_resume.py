@@ -11,7 +11,6 @@ import tensorflow as tf
 from head_helpers import run_python
 from recipes import draw_shapes, small_recipe
 
-from benchmarks.backbone_cases import KERAS_3
 from noah_tf import recipe
 from noah_tf.checkpoint import load_run
 
@@ -110,9 +109,7 @@ def rows(workdir):
 
 
 @pytest.mark.slow(minutes=2)
-@pytest.mark.parametrize(
-    "replicas", [pytest.param(1, marks=[] if KERAS_3 else [pytest.mark.exhaustive]), 2]
-)
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_a_run_killed_three_times_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas):
     config = rich_recipe(more_shapes)
     config.strategy = "mirrored"

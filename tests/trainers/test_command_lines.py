@@ -14,6 +14,7 @@ from recipes import SMALL, TEST_EXAMPLES, small_recipe
 from shared_data import REPOSITORY, SCENES
 
 import noah_tf
+from benchmarks.backbone_cases import KERAS_3
 
 QUICKSTART = str(REPOSITORY / "configs" / "quickstart.py")
 
@@ -50,7 +51,8 @@ def folder_flags(shapes):
     )
 
 
-@pytest.mark.slow
+# On Keras 3 test_docs.py and test_recipes_end_to_end.py run the same programs.
+@pytest.mark.exhaustive if KERAS_3 else pytest.mark.slow
 def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
     train = command(tmp_path, "train", *folder_flags(shapes), "--workdir=runs/shapes")
     assert train.returncode == 0, train.stderr

@@ -12,6 +12,7 @@ from shared_data import REPOSITORY
 from test_command_lines import command
 
 import noah_tf
+from benchmarks.backbone_cases import KERAS_3
 from noah_tf.backbones import vit
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.sources import source_from_config
@@ -120,6 +121,8 @@ def test_the_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monke
     assert model.get_layer("pos_embed").embedding.shape[1] == 4 + (row == "vit_large")
 
 
+# On Keras 2 test_command_lines.py has class folders.
+@pytest.mark.slow if KERAS_3 else pytest.mark.exhaustive
 def test_finetune_on_class_folders(shapes, tmp_path):
     """As ImageNet's are laid out: train/CLASS, val/CLASS."""
     shutil.copytree(shapes / "train", tmp_path / "photos" / "train")

@@ -34,6 +34,9 @@ LARGE = re.compile(
 )
 
 
+# The largest of their families.
+HUGE = re.compile("EfficientNetV2[LM]|EfficientNet(V1)?B7|MiTB[345]|NASNetLarge|ViT(Det)?[HL]")
+
 # Whose training is an ordinary test: one of each library.
 QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
 
@@ -45,8 +48,8 @@ def _params(cases, marks=()):
 def _marks(case):
     if case.slow or LARGE.search(case.name):
         yield pytest.mark.slow
-    # Models of a family differ in width and depth alone, and on Keras 3 all are built.
-    if not (KERAS_3 or case.smallest or case.unfit):
+    # Models of a family differ in width and depth alone, and on Keras 3 most are built.
+    if not (case.smallest or case.unfit or (KERAS_3 and not HUGE.search(case.name))):
         yield EXHAUSTIVE
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/accuracy.py --output study --data_dir TFDS_DIR      # all of it
     python benchmarks/accuracy.py --output study --setting digit_scenes   # one setting's heads
-    python benchmarks/accuracy.py --output study --ablations
+    python benchmarks/accuracy.py --output study --ablations              # parts of the head
+    python benchmarks/accuracy.py --output study --data_dir TFDS_DIR --causes
     python benchmarks/accuracy.py --output study --tables --csv docs/study/runs.csv
 
 TFDS_DIR holds CIFAR-10 as TFDS prepares it; digit_scenes is made in TFDS's own folder. A run is a
@@ -45,7 +46,7 @@ def main():
     arguments = parsed_arguments()
     output = arguments.output
     runs = accuracy_settings.runs_of(
-        arguments.setting, arguments.seeds, arguments.ablations, arguments.search
+        arguments.setting, arguments.seeds, arguments.parts, arguments.search
     )
     if arguments.worker:
         accuracy_runs.use_threads(arguments.threads)
@@ -71,7 +72,8 @@ def parsed_arguments():
     add("--output", type=pathlib.Path, required=True, help="folder of the runs; resumes there")
     add("--data_dir", help="TFDS's folder with CIFAR-10; by default TFDS's own")
     add("--setting", choices=accuracy_settings.SETTINGS, action="append", help="by default all")
-    add("--ablations", action="store_true", help="without --setting these alone")
+    add("--ablations", action="store_true", help="with their setting's heads, those alone")
+    add("--causes", action="store_true", help="likewise, of the setting where NOAH does not win")
     add("--search", action="store_true", help="the learning rates that were tried, in their place")
     add("--seeds", type=int, default=5)
     add("--processes", type=int, help="trained at a time; by default one a core")
@@ -89,12 +91,13 @@ def parsed_arguments():
         parser.error(f"--output={arguments.output} is no folder, so there is nothing to show.")
     if arguments.processes is None:
         arguments.processes = max(1, (os.cpu_count() or 1) // arguments.threads)
-    if not arguments.setting and not arguments.ablations:
-        arguments.setting, arguments.ablations = list(accuracy_settings.SETTINGS), True
-    elif arguments.ablations:
-        # With the heads that they are compared with.
-        chosen = dict.fromkeys([*(arguments.setting or []), accuracy_settings.ABLATED])
-        arguments.setting = list(chosen)
+    arguments.parts = [part for part in accuracy_settings.VARIANTS if getattr(arguments, part)]
+    if not arguments.setting and not arguments.parts:
+        arguments.setting = list(accuracy_settings.SETTINGS)
+        arguments.parts = list(accuracy_settings.VARIANTS)
+    # With the heads that they are compared with.
+    compared = [accuracy_settings.VARIANTS[part].setting for part in arguments.parts]
+    arguments.setting = list(dict.fromkeys([*(arguments.setting or []), *compared]))
     return arguments
 
 

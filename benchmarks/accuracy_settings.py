@@ -9,21 +9,6 @@ _CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
 # The head is all that differs: values of the recipe's model section.
 HEADS = {"gap": {"head": "gap"}, "noah": {"head": "noah"}}
-# What is changed of NOAH as the setting has it, N = 4 and r = 1/2.
-ABLATIONS = {
-    "N = 1": {"num_groups": 1},
-    "N = 2": {"num_groups": 2},
-    "N = 8": {"num_groups": 8},
-    "r = 1/8": {"key_ratio": 1 / 8},
-    "r = 1/4": {"key_ratio": 1 / 4},
-    "r = 3/4": {"key_ratio": 3 / 4},
-    "groups see all channels": {"split_groups": False},
-    "keys and values see all channels": {"split_key_value": False},
-    # A pooled linear layer, then: every channel is a value.
-    "uniform attention": {"uniform_attention": True, "split_key_value": False},
-}
-ABLATED = "digit_scenes"
-ABLATION_SEEDS = 3
 # Of the search for the learning rates, outside of those of the study.
 SEARCH_SEED = 1000
 
@@ -128,13 +113,62 @@ SETTINGS = {
 }
 
 
+class Variants(NamedTuple):
+    """Changes of one setting's NOAH.
+
+    Attributes:
+        setting: key of `SETTINGS`.
+        usual: what that NOAH has of what is changed.
+        seeds: how many each is trained with, at most.
+        changes: name → values of the recipe's model section.
+    """
+
+    setting: str
+    usual: str
+    seeds: int
+    changes: dict
+
+
+VARIANTS = {
+    "ablations": Variants(
+        "digit_scenes",
+        "N = 4, r = 1/2",
+        3,
+        {
+            "N = 1": {"num_groups": 1},
+            "N = 2": {"num_groups": 2},
+            "N = 8": {"num_groups": 8},
+            "r = 1/8": {"key_ratio": 1 / 8},
+            "r = 1/4": {"key_ratio": 1 / 4},
+            "r = 3/4": {"key_ratio": 3 / 4},
+            "groups see all channels": {"split_groups": False},
+            "keys and values see all channels": {"split_key_value": False},
+            # A pooled linear layer, then: every channel is a value.
+            "uniform attention": {"uniform_attention": True, "split_key_value": False},
+        },
+    ),
+    # What may be why NOAH does not win there.
+    "causes": Variants(
+        "cifar10_mobilenet_v2",
+        "N = 8, r = 1/4, map 4x4",
+        5,
+        {
+            "kernels start as a dense layer's": {"kernel_initializer": "glorot_uniform"},
+            "N = 4, r = 1/2": {"num_groups": 4, "key_ratio": 1 / 2},
+            "pooled head, map 8x8": {"head": "gap", "backbone_args.strides": (2, 2, 1, 1, 1)},
+            "NOAH, map 8x8": {"backbone_args.strides": (2, 2, 1, 1, 1)},
+        },
+    ),
+}
+
+
 class Run(NamedTuple):
     """One training.
 
     Attributes:
         setting: key of `SETTINGS`.
-        part: "heads", "ablations", or "search" for the learning rates.
-        variant: key of `HEADS` or `ABLATIONS`.
+        part: "heads", a key of `VARIANTS`, or "search" for the learning rates.
+        variant: key of `HEADS`, or of the part's changes.
         seed: seed of weights, order, augmentation.
         rate: the learning rate.
     """
@@ -153,15 +187,15 @@ class Run(NamedTuple):
         return f"{self.setting}/{self.part}/{plain}/seed{self.seed}"
 
 
-def runs_of(settings, seeds, ablations=False, search=False):
+def runs_of(settings, seeds, parts=(), search=False):
     """The runs of a study.
 
     The heads of a seed follow each other, so that what else the machine does meets both.
 
     Args:
         settings: keys of `SETTINGS`.
-        seeds: how many seeds, 0 and up; of ablations `ABLATION_SEEDS` at most.
-        ablations: whether the ablations are in it, where their setting is.
+        seeds: how many seeds, 0 and up; of variants as many as they have at most.
+        parts: keys of `VARIANTS` that are in it, where their setting is.
         search: whether it is the search for the learning rates and not the study.
 
     Returns:
@@ -179,10 +213,12 @@ def runs_of(settings, seeds, ablations=False, search=False):
             continue
         for seed in range(seeds):
             runs += [Run(name, "heads", head, seed, setting.best[head]) for head in HEADS]
-    if ablations and not search and ABLATED in settings:
-        rate = SETTINGS[ABLATED].best["noah"]
-        for seed in range(min(seeds, ABLATION_SEEDS)):
-            runs += [Run(ABLATED, "ablations", variant, seed, rate) for variant in ABLATIONS]
+    for part in () if search else parts:
+        variants = VARIANTS[part]
+        if variants.setting in settings:
+            rate = SETTINGS[variants.setting].best["noah"]
+            for seed in range(min(seeds, variants.seeds)):
+                runs += [Run(variants.setting, part, name, seed, rate) for name in variants.changes]
     return runs
 
 
@@ -205,7 +241,8 @@ def recipe_of(run, data_dir=None, quick=False):
     """
     setting = SETTINGS[run.setting]
     file, argument = setting.recipe
-    model = ABLATIONS.get(run.variant) or HEADS[run.variant]
+    changes = VARIANTS[run.part].changes if run.part in VARIANTS else HEADS
+    model = changes[run.variant]
     head = model.get("head", "noah")
     get_config = runpy.run_path(str(_CONFIGS / f"{file}.py"))["get_config"]
     config = get_config(",".join(filter(None, (argument, head))))

@@ -6,7 +6,7 @@ import json
 import statistics
 
 from accuracy_runs import RECORD
-from accuracy_settings import ABLATED, ABLATIONS, HEADS, SETTINGS
+from accuracy_settings import HEADS, SETTINGS, VARIANTS
 from scipy import stats
 
 from noah_tf.workdir import write_whole
@@ -66,7 +66,7 @@ def paired_difference(values, others):
 
 def tables(found):
     """All tables of some records, as a Markdown text."""
-    parts = [_heads(found), _ablations(found), _search(found)]
+    parts = [_heads(found), *(_variants(found, part) for part in VARIANTS), _search(found)]
     return "\n\n".join(part for part in parts if part) or "No run is done yet."
 
 
@@ -115,16 +115,14 @@ def _heads(found):
     return _table(header, rows) + "\n\n" + _footer(found, "heads")
 
 
-def _ablations(found):
-    noah = _runs(found, ABLATED, "heads", "noah")
-    variants = {name: _runs(found, ABLATED, "ablations", name) for name in ABLATIONS}
+def _variants(found, part):
+    setting, usual, _, changes = VARIANTS[part]
+    noah = _runs(found, setting, "heads", "noah")
+    variants = {name: _runs(found, setting, part, name) for name in changes}
     if not any(variants.values()):
         return ""
-    variants = {
-        "pooled head": _runs(found, ABLATED, "heads", "gap"),
-        "NOAH: N = 4, r = 1/2": noah,
-        **variants,
-    }
+    pooled = _runs(found, setting, "heads", "gap")
+    variants = {"pooled head": pooled, f"NOAH: {usual}": noah, **variants}
     rows = [
         [
             name,
@@ -137,8 +135,8 @@ def _ablations(found):
         if runs
     ]
     metric = next(run["metric"] for runs in variants.values() for run in runs)
-    header = [SETTINGS[ABLATED].title, f"{metric}, %", "against NOAH, points", "parameters"]
-    return _table([*header, "ms a step"], rows) + "\n\n" + _footer(found, "ablations")
+    header = [SETTINGS[setting].title, f"{metric}, %", "against NOAH, points", "parameters"]
+    return _table([*header, "ms a step"], rows) + "\n\n" + _footer(found, part)
 
 
 def _search(found):
@@ -208,12 +206,8 @@ def _footer(found, part):
     dates = sorted({run["date"] for run in runs})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     seeds = len({run["seed"] for run in runs})
-    option = {"heads": "", "ablations": " --ablations", "search": " --search"}[part]
-    what = {
-        "search": "one seed outside of the study, a part of the training data and of the steps",
-        "heads": _HOW,
-        "ablations": _HOW,
-    }[part]
+    option = "" if part == "heads" else f" --{part}"
+    what = _HOW_SEARCHED if part == "search" else _HOW
     return (
         f"<sub>`python benchmarks/accuracy.py --output DIR --data_dir TFDS_DIR{option}`, {when}, "
         f"TensorFlow {', '.join(sorted({run['tensorflow'] for run in runs}))}, seeds: {seeds}; "
@@ -221,6 +215,7 @@ def _footer(found, part):
     )
 
 
+_HOW_SEARCHED = "one seed outside of the study, a part of the training data and of the steps"
 _HOW = (
     "mean ± standard deviation over seeds; the difference is the mean over seeds, in brackets its "
     "95 % interval by Student's t of the pairs; the time of a step is the median, in a process "

@@ -93,18 +93,30 @@ def _check_head(config):
             "model.head='noah', got 'gap'"
         )
     for name, value in _head_options(config).items():
-        if config.head == "gap":
-            raise ValueError(f"model.{name}={value} is for model.head='noah', got 'gap'")
+        if config.head == "gap" and name in _ABLATIONS:
+            raise ValueError(f"model.{name}={value!r} is for model.head='noah', got 'gap'")
         if config.architecture is not None:
             raise ValueError(
-                f"model.{name}={value} is for a model.backbone, and {config.architecture} has the "
-                "paper's head: leave it out"
+                f"model.{name}={value!r} is for a model.backbone, and {config.architecture} has "
+                "the paper's head: leave it out"
             )
+        if name == "kernel_initializer":
+            _check_initializer(value)
+
+
+def _check_initializer(name):
+    try:
+        tf.keras.initializers.get(name)
+    except ValueError:
+        raise ValueError(
+            f"model.kernel_initializer must be a name of Keras's initializers, such as "
+            f"'glorot_uniform', got {name!r}"
+        ) from None
 
 
 def _head_options(config):
-    """What is set of the options for ablations; runs of before have none of them."""
-    options = {name: config.get(name) for name in _ABLATIONS}
+    """What is set of the head's other options; runs of before have none of them."""
+    options = {name: config.get(name) for name in ("kernel_initializer", *_ABLATIONS)}
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -143,8 +155,9 @@ def model_from_config(config, image_size, num_classes):
         config: `head` ("noah" or "gap", the standard head), `num_groups`, `key_ratio` and
             `dropout` (None for the paper's choice); and either `architecture`, a key of
             `ARCHITECTURES`, with `drop_path`, `mlp_dropout` and `pre_logits`, or, where that is
-            None, `backbone` (a name for `library_backbone`), `backbone_args` (its arguments) and,
-            for ablations, `split_groups`, `split_key_value` and `uniform_attention`.
+            None, `backbone` (a name for `library_backbone`), `backbone_args` (its arguments),
+            `kernel_initializer` (None for the head's own) and, for ablations, `split_groups`,
+            `split_key_value` and `uniform_attention`.
         image_size: (height, width) in pixels.
         num_classes: number of classes.
 

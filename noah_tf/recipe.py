@@ -51,7 +51,9 @@ def base():
     model.num_groups = config_dict.placeholder(int)  # None: the paper's choice
     model.key_ratio = config_dict.placeholder(float)
     model.dropout = config_dict.placeholder(float)  # None: the paper's, else 0
-    # These are for ablations on a backbone; None: as NOAHHead has them.
+    # These are for a backbone; None: as NOAHHead has them. Keras's name, such as glorot_uniform.
+    model.kernel_initializer = config_dict.placeholder(str)
+    # For ablations.
     model.split_groups = config_dict.placeholder(bool)
     model.split_key_value = config_dict.placeholder(bool)
     model.uniform_attention = config_dict.placeholder(bool)

@@ -68,6 +68,11 @@ def test_an_architecture_of_the_paper_with_either_head():
         ({"drop_path": 0.1}, "model.drop_path is for the paper's architectures"),
         ({"pre_logits": True}, "model.pre_logits is for the paper's architectures"),
         ({"split_groups": False, "head": "gap"}, "split_groups=False is for model.head='noah'"),
+        ({"kernel_initializer": "glorot"}, "of Keras's initializers, .*got 'glorot'"),
+        (
+            {"kernel_initializer": "zeros", "architecture": "resnet18"},
+            "kernel_initializer='zeros' is for a model.backbone, and resnet18 has",
+        ),
         ({"uniform_attention": True, "architecture": "resnet18"}, "resnet18 has the paper's head"),
         ({"weights_head": "skip"}, "model.weights_head='skip' .* need weights, got none"),
         ({"weights": "a.h5", "weights_head": "no"}, "model.weights_head must be 'load' or 'skip'"),
@@ -106,9 +111,18 @@ def test_options_for_ablations_reach_the_head():
     assert not head.split_groups and head.uniform_attention and head.split_key_value
 
 
+@pytest.mark.parametrize(("head", "layer"), [("noah", "noah_head"), ("gap", "gap_logits")])
+def test_the_kernels_start_as_the_recipe_says(head, layer):
+    config = quickstart().model
+    config.head, config.kernel_initializer = head, "ones"
+    weights = model_config.model_from_config(config, (64, 64), 7).get_layer(layer).weights
+    kernels = [weight.numpy() for weight in weights if "kernel" in weight.name]
+    assert kernels and all((kernel == 1).all() for kernel in kernels)
+
+
 def test_a_run_of_before_these_options_still_loads():
     config = quickstart().model
-    for name in ("split_groups", "split_key_value", "uniform_attention"):
+    for name in ("kernel_initializer", "split_groups", "split_key_value", "uniform_attention"):
         del config[name]
     head = model_config.model_from_config(config, (64, 64), 7).get_layer("noah_head")
     assert head.split_groups and head.split_key_value and not head.uniform_attention

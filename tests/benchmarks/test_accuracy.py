@@ -21,7 +21,7 @@ import accuracy
 import accuracy_runs
 import accuracy_settings
 import accuracy_tables
-from accuracy_settings import ABLATIONS, SETTINGS, Run, recipe_of, runs_of
+from accuracy_settings import SETTINGS, VARIANTS, Run, recipe_of, runs_of
 
 values = st.floats(0, 1).map(lambda x: round(x, 4))
 
@@ -34,7 +34,7 @@ def record(run, value, **changes):
 
 
 def test_a_whole_study():
-    runs = runs_of(SETTINGS, 5, ablations=True)
+    runs = runs_of(SETTINGS, 5, VARIANTS)
     assert len(set(runs)) == len(runs)
     assert len({run.name for run in runs}) == len(runs)
     heads = [run for run in runs if run.part == "heads"]
@@ -42,7 +42,8 @@ def test_a_whole_study():
     for first, second in zip(heads[::2], heads[1::2], strict=True):
         assert (first.setting, first.seed) == (second.setting, second.seed)
         assert (first.variant, second.variant) == ("gap", "noah")
-    assert {run.variant for run in runs} == {"gap", "noah", *ABLATIONS}
+    changes = {name for variants in VARIANTS.values() for name in variants.changes}
+    assert {run.variant for run in runs} == {"gap", "noah", *changes}
     assert all(run.seed < accuracy_settings.SEARCH_SEED for run in runs)
 
 
@@ -74,17 +75,38 @@ def test_the_last_map_has_at_least_4x4_positions(name):
     assert np.prod(model.get_layer("noah_head").input.shape[1:-1]) >= 16
 
 
-@pytest.mark.parametrize("variant", ABLATIONS)
+@pytest.mark.parametrize("variant", VARIANTS["ablations"].changes)
 def test_an_ablation_changes_what_it_says_and_nothing_else(variant):
-    run = Run(accuracy_settings.ABLATED, "ablations", variant, 0, 0.01)
+    setting, _, _, changes = VARIANTS["ablations"]
+    run = Run(setting, "ablations", variant, 0, 0.01)
     config = recipe_of(run)
     recipe_checks.validate(config)
     head = model_from_config(config.model, (64, 64), 10).get_layer("noah_head").get_config()
-    usual = model_from_config(recipe_of(run._replace(variant="noah")).model, (64, 64), 10)
+    as_usual = recipe_of(run._replace(part="heads", variant="noah")).model
+    usual = model_from_config(as_usual, (64, 64), 10)
     usual = usual.get_layer("noah_head").get_config()
     changed = {key: head[key] for key in head if head[key] != usual[key]}
-    assert changed == ABLATIONS[variant]
+    assert changed == changes[variant]
     assert (usual["num_groups"], usual["key_ratio"]) == (4, 1 / 2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS["causes"].changes)
+def test_a_cause_changes_what_it_says_and_nothing_else(variant):
+    setting, usual, _, changes = VARIANTS["causes"]
+    run = Run(setting, "causes", variant, 3, 0.01)
+    config = recipe_of(run, "data")
+    recipe_checks.validate(config)
+    same = recipe_of(run._replace(part="heads", variant="noah"), "data")
+    same.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
+    assert config.to_dict() == same.to_dict()
+    model = model_from_config(config.model, (32, 32), 10)
+    size = 8 if "map 8x8" in variant else 4
+    head = model.get_layer("gap_pool" if "pooled" in variant else "noah_head")
+    if head.name == "noah_head":
+        options = (4, 1 / 2) if "N = 4" in variant else (8, 1 / 4)
+        assert (head.num_groups, head.key_ratio) == options
+    assert tuple(head.input.shape[1:]) == (size, size, 1280)
+    assert usual == "N = 8, r = 1/4, map 4x4"
 
 
 @given(st.lists(st.tuples(values, values), min_size=2, max_size=6))
@@ -115,7 +137,7 @@ def test_the_tables_say_what_was_found():
     found = [record(run, 0.5 + 0.01 * run.seed) for run in heads]
     found += [record(r._replace(variant="noah"), 0.52 + 0.03 * r.seed) for r in heads]
     found.append(record(Run("cifar10_vit", "search", "gap", 1000, 0.002), None))
-    ablated = Run(accuracy_settings.ABLATED, "ablations", "N = 1", 0, 0.01)
+    ablated = Run("digit_scenes", "ablations", "N = 1", 0, 0.01)
     found += [record(ablated, 0.9), record(ablated._replace(part="heads", variant="noah"), 0.93)]
     text = accuracy_tables.tables(found)
     assert "| 50.50 ± 0.71 | 53.50 ± 2.12 | +3.00 (" in text
@@ -199,18 +221,19 @@ def test_the_command_line_refuses_what_cannot_be(arguments, message, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("arguments", "settings", "ablations"),
+    ("arguments", "settings", "parts"),
     [
-        ([], list(SETTINGS), True),
-        (["--ablations"], ["digit_scenes"], True),
-        (["--setting=cifar10_vit"], ["cifar10_vit"], False),
-        (["--setting=cifar10_vit", "--ablations"], ["cifar10_vit", "digit_scenes"], True),
+        ([], list(SETTINGS), ["ablations", "causes"]),
+        (["--ablations"], ["digit_scenes"], ["ablations"]),
+        (["--causes"], ["cifar10_mobilenet_v2"], ["causes"]),
+        (["--setting=cifar10_vit"], ["cifar10_vit"], []),
+        (["--setting=cifar10_vit", "--ablations"], ["cifar10_vit", "digit_scenes"], ["ablations"]),
     ],
 )
-def test_what_is_trained_by_default(arguments, settings, ablations, monkeypatch):
+def test_what_is_trained_by_default(arguments, settings, parts, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["accuracy.py", "--output=study", *arguments])
     parsed = accuracy.parsed_arguments()
-    assert (parsed.setting, parsed.ablations) == (settings, ablations)
+    assert (parsed.setting, parsed.parts) == (settings, parts)
 
 
 def test_cifar10_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):

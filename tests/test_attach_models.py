@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from attach_helpers import CLASSES, images
+from stacks import slow_on_one_stack
 
 from benchmarks.backbone_cases import (
     HAS_KERAS_HUB,
@@ -186,7 +187,7 @@ def keras_file_round_trip(model, tmp_path):
         *_params([case for case in FIT if case.smallest and case.name in QUICK]),
         *_params(
             [case for case in FIT if case.smallest and case.name not in QUICK],
-            [pytest.mark.slow if KERAS_3 else EXHAUSTIVE],
+            [slow_on_one_stack],
         ),
     ],
 )

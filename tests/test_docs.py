@@ -32,9 +32,9 @@ import pytest
 from head_helpers import child_environment
 from recipes import SMALL
 from shared_data import REPOSITORY
+from stacks import slow_on_one_stack
 
 import noah_tf
-from benchmarks.backbone_cases import KERAS_3
 from noah_tf.serving.__main__ import main as serving
 
 # Docker is not where the tests are. test_saved_models.py reads the files that these are given.
@@ -193,7 +193,7 @@ def test_the_page_to_try_a_model_is_called_so(tmp_path, monkeypatch, capsys):
 
 
 # On Keras 2 test_command_lines.py runs the same programs.
-@pytest.mark.slow(minutes=2) if KERAS_3 else pytest.mark.exhaustive
+@slow_on_one_stack.with_args(minutes=2)
 def test_commands_run(tfds_dir, tmp_path):
     for name in ("trainers", "configs"):
         (tmp_path / name).symlink_to(REPOSITORY / name)

@@ -3,13 +3,12 @@
 import re
 
 import pytest
+from stacks import slow_on_one_stack
 
 for module in ("nbclient", "ipykernel"):
     pytest.importorskip(module, reason=f"{module} is not installed")
 
 import finetune_notebook as notebook  # noqa: E402
-
-from benchmarks.backbone_cases import KERAS_3  # noqa: E402
 
 
 def code_cells(found):
@@ -28,7 +27,7 @@ def test_it_is_committed_as_it_ran_from_top_to_bottom():
     assert len(text) < 300_000
 
 
-@pytest.mark.slow(minutes=1) if KERAS_3 else pytest.mark.exhaustive
+@slow_on_one_stack.with_args(minutes=1)
 def test_it_runs(tmp_path):
     found = notebook.read()
     shown = [len(cell.outputs) for cell in code_cells(found)]

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from head_helpers import run_python
 from recipes import draw_shapes, small_recipe
+from stacks import slow_on_one_stack
 
 from noah_tf import recipe
 from noah_tf.checkpoint import load_run
@@ -167,7 +168,7 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.usefixtures("eager")
 def test_each_of_what_is_random_changes_the_weights_and_so_does_the_seed(few_shapes, tmp_path):
     base = trained_weights(short(few_shapes), tmp_path / "base")

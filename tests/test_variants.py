@@ -15,6 +15,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import attach_noah, variants
@@ -165,8 +166,13 @@ ZOO = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "mobilenet" in name else slow_on_one_stack)
+        for name in ZOO
+    ],
+)
 def test_models_of_the_zoo_keep_their_answers(name, shared_photos, tmp_path):
     size, train = ZOO[name]
     tf.keras.utils.set_random_seed(0)

@@ -10,6 +10,7 @@ from head_helpers import child_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import REPOSITORY
+from stacks import slow_on_one_stack
 
 from noah_tf import recipe_checks
 from noah_tf.model_config import model_from_config
@@ -245,7 +246,7 @@ def test_cifar10_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
         accuracy_runs.prepare_data(runs_of(["cifar10_vit"], 1), str(tmp_path))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_quick_study_by_the_command_line(tmp_path, tfds_dir):
     arguments = ["--output", tmp_path / "study", "--setting", "digit_scenes", "--seeds", 1]
     arguments += ["--quick", "--processes", 2]

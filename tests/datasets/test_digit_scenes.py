@@ -3,6 +3,7 @@ import multiprocessing
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from stacks import slow_on_one_stack
 
 from noah_tf.datasets import digit_scenes
 from noah_tf.datasets.digit_scenes import SPLITS, draw_scene, split_scans
@@ -165,7 +166,7 @@ def test_two_processes_prepare_at_once(tmp_path):
     assert versions == ["1.0.0"], "nothing half-written stays"
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_full_sizes(tmp_path):
     from noah_tf.datasets.sources import open_source
 

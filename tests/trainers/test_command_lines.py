@@ -12,6 +12,7 @@ from head_helpers import child_environment
 from imagenet_tars import make_imagenet_tars
 from recipes import SMALL, TEST_EXAMPLES, small_recipe
 from shared_data import REPOSITORY, SCENES
+from stacks import slow_on_one_stack
 
 import noah_tf
 from benchmarks.backbone_cases import KERAS_3
@@ -115,7 +116,7 @@ def test_an_authors_checkpoint_becomes_a_keras_file_and_a_saved_model(shapes, tm
         assert "Traceback" not in process.stderr
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
     for name in ("single", "multi"):
         train = command(

@@ -9,10 +9,10 @@ import tensorflow as tf
 from coco_like import EVAL_EXAMPLES, TRAIN_EXAMPLES
 from recipes import recipe
 from shared_data import REPOSITORY
+from stacks import slow_on_one_stack
 from test_command_lines import command
 
 import noah_tf
-from benchmarks.backbone_cases import KERAS_3
 from noah_tf.backbones import vit
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.sources import source_from_config
@@ -122,7 +122,7 @@ def test_the_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monke
 
 
 # On Keras 2 test_command_lines.py has class folders.
-@pytest.mark.slow if KERAS_3 else pytest.mark.exhaustive
+@slow_on_one_stack
 def test_finetune_on_class_folders(shapes, tmp_path):
     """As ImageNet's are laid out: train/CLASS, val/CLASS."""
     shutil.copytree(shapes / "train", tmp_path / "photos" / "train")

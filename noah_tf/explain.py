@@ -15,7 +15,7 @@ from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.explainer import METHODS, SIGNED, Explainer
 from noah_tf.overlays import attention_grid
-from noah_tf.workdir import save_whole
+from noah_tf.workdir import save_whole, short_names
 
 _WORDS = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))
 
@@ -184,6 +184,7 @@ def _columns(maps):
 def _titles(runs, logits, maps, truth, wanted, usual):
     """For each image what stands over the photo and over each column of `_columns`."""
     titles = []
+    folders = short_names(run.workdir.path for run in runs)
     for row, names in enumerate(truth):
         true = f"true: {', '.join(names) or 'none'}"
         said = f"predicted: {runs[0].class_names[logits[0][row].argmax()]}"
@@ -191,12 +192,12 @@ def _titles(runs, logits, maps, truth, wanted, usual):
             titles.append(["photo"])
         else:
             titles.append([true if len(runs) > 1 else f"{true}\n{said}"])
-        for run, scores, own in zip(runs, logits, maps, strict=True):
+        for folder, run, scores, own in zip(folders, runs, logits, maps, strict=True):
             labels = [said, true] if usual else _probabilities(run, scores[row], wanted[row])
             for name, values in own.items():
                 kind = "" if list(own) == ["attention"] and len(runs) == 1 else _WORDS[name]
                 if len(runs) > 1:
-                    kind = f"{run.workdir.path.resolve().name}: {kind}"
+                    kind = f"{folder}: {kind}"
                 groups = range(values.shape[3]) if values.ndim == 5 else ()
                 groups = [f"group {n + 1}" for n in groups] or [""]
                 titles[-1] += [

@@ -10,7 +10,7 @@ from noah_tf.explain import load_runs, methods_of
 from noah_tf.explainer import Explainer
 from noah_tf.faithfulness import CURVES, areas_under, faithfulness_curves
 from noah_tf.localization import localize
-from noah_tf.workdir import save_whole
+from noah_tf.workdir import save_whole, short_names
 
 MEASURES = ("localization", "faithfulness")
 _COLUMNS = ("pointing", "energy", "deletion", "insertion")
@@ -96,9 +96,10 @@ def curves_figure(result):
     """
     from matplotlib.figure import Figure
 
+    names = short_names(result)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axis, curve in zip(figure.subplots(1, 2, sharey=True), CURVES, strict=True):
-        for number, (run, found) in enumerate(result.items()):
+        for number, (name_of_run, found) in enumerate(zip(names, result.values(), strict=True)):
             for name, values in found["curves"].items():
                 method, _, kind = name.rpartition("_")
                 if kind == curve:
@@ -106,7 +107,7 @@ def curves_figure(result):
                     if method == "random":
                         style["color"] = f"{0.4 + 0.3 * number}"
                     shares = np.linspace(0, 100, len(values))
-                    label = f"{pathlib.Path(run).name}: {method}, {found[name]:.3f}"
+                    label = f"{name_of_run}: {method}, {found[name]:.3f}"
                     axis.plot(shares, values, label=label, **style)
         axis.set_title(f"{curve.capitalize()} (area)")
         done = "grey" if curve == "deletion" else "sharp"

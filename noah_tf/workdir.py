@@ -181,6 +181,28 @@ class Workdir:
         return path
 
 
+def short_names(paths):
+    """The shortest endings of some paths that tell them apart.
+
+    Args:
+        paths: paths of folders.
+
+    Returns:
+        A list of text, one for each; the last parts, where paths are the same.
+
+    Example:
+
+    >>> short_names(["runs/noah/seed0", "runs/gap/seed0"])
+    ['noah/seed0', 'gap/seed0']
+    """
+    parts = [pathlib.Path(path).resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return []
+
+
 def write_whole(path, text):
     """Writes a text file so that a kill leaves the old one or the new one, never half of one."""
     save_whole(lambda partial: pathlib.Path(partial).write_text(text), path)

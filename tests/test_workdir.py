@@ -3,7 +3,7 @@
 import pytest
 from recipes import quickstart
 
-from noah_tf.workdir import Workdir, write_whole
+from noah_tf.workdir import Workdir, short_names, write_whole
 
 DATA = {
     "class_names": ("a", "b"),
@@ -111,3 +111,19 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_whole(path, "new")
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/noah", "runs/gap"], ["noah", "gap"]),
+        (["runs/noah/seed0", "runs/gap/seed0"], ["noah/seed0", "gap/seed0"]),
+        (["a/noah/seed0", "b/noah/seed0", "b/gap/seed1"], ["a/noah/seed0", "b/noah/seed0"]),
+        (["runs/gap", "runs/noah/../gap/"], ["gap", "gap"]),
+        (["runs/noah"], ["noah"]),
+        ([], []),
+    ],
+)
+def test_names_that_tell_folders_apart(paths, names):
+    found = short_names(paths)
+    assert len(found) == len(paths) and found[: len(names)] == names

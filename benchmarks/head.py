@@ -7,7 +7,8 @@
 Prints Markdown; `--plot FILE.png` draws memory against the number of classes. Parts:
 
     speed    forward pass and training step, medians of repeats that take turns in one process;
-             the share of the machine's rate counts three times the forward pass's products
+             the share of the machine's rate counts three times the forward pass's products; "its
+             products alone" are the head's own matrix products with nothing around them
     latency  forward pass of one image, of NOAH as an export has it
     memory   highest resident size in training over that before the first step, a fresh process
              each, median of five
@@ -37,6 +38,17 @@ rate would be only 9 and 5.4 times PyTorch's time here. Milliseconds of the trai
     eight of 128                                                                        62
     ResNet-50 shape: kept 53; in XLA 57; nothing kept 66
     ResNet-18 shape: kept 18; nothing kept 22; two blocks of 500 kept 22
+
+On a slower machine (two cores of a Xeon, 215 GFLOP/s) products of a group run at 90 to 140, and
+TensorFlow has no faster form of them: batched ones, 1x1 convolutions and XLA take as long or
+longer. There the products alone are 0.68 of MobileNetV2's step and 0.78 of ResNet-50's. Cutting
+the batch in 2, 4 or 8, so that a unit fits the second cache, takes from 16 % less (ResNet-18, in 2)
+to 55 % longer (MobileNetV2, in 8) in the forward pass, mostly longer.
+
+Memory of MobileNetV2's step with a budget of 24: 74 to 80 MiB, of which some 20 are holes in the
+heap (56 with MALLOC_MMAP_THRESHOLD_=65536), 5 what tracing takes; the pooled head's takes 20 to 25.
+Channels cut for each unit anew, in place of kept, came to 77 (57). A budget of 16 comes to 87, one
+of 8 to 104, as graphs grow with the units.
 
 Products of all groups at once, (N, B*L, C/N) x (N, C/N, M), take 10 to 20 % longer in the forward
 pass of 32 images, and 5 to 15 % less for one image. Sums over positions by products with ones or by
@@ -90,8 +102,9 @@ def main():
 
 
 def speed(shapes, repeats):
-    _row("shape", "", "ms", "times PyTorch's", "times the pooled head's", "of the GEMM rate")
-    _row(*["---"] * 6)
+    columns = ["ms", "times PyTorch's", "times the pooled head's", "times its products'"]
+    _row("shape", "", *columns, "of the GEMM rate")
+    _row(*["---"] * 7)
     for name, shape in shapes.items():
         batch = cases.BATCH_SIZES[name]
         heads = {
@@ -99,6 +112,7 @@ def speed(shapes, repeats):
             "NOAH": cases.noah(shape, batch),
             f"NOAH, {_label(TIGHT)}": cases.noah(shape, batch, **TIGHT),
             "pooled": cases.gap(shape, batch),
+            "its products alone": cases.products_alone(shape, batch),
         }
         heads = {label: steps for label, steps in heads.items() if steps is not None}
         multiply, operations = cases.matrix_product()
@@ -110,9 +124,9 @@ def speed(shapes, repeats):
             for label, seconds in times.items():
                 products = (1 + 2 * place) * cases.products(shape, batch)
                 share = "" if label == "pooled" else f"{products / seconds / rate:.2f}"
-                others = [times.get(other) for other in ("PyTorch", "pooled")]
-                faster, slower = (f"{o / seconds:.2f}" if o else "" for o in others)
-                _row(name, f"{kind}, {label}", f"{1000 * seconds:.1f}", faster, slower, share)
+                others = [times.get(other) for other in ("PyTorch", "pooled", "its products alone")]
+                ratios = [f"{o / seconds:.2f}" if o else "" for o in others]
+                _row(name, f"{kind}, {label}", f"{1000 * seconds:.1f}", *ratios, share)
 
 
 def latency(shapes, repeats):

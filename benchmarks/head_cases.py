@@ -47,6 +47,30 @@ def noah(shape, batch, export=False, **options):
     return _steps(head, shape, batch, InferenceForm(head) if export else None)
 
 
+def products_alone(shape, batch):
+    """The same of the head's matrix products and nothing else: two of each group, or six."""
+    rows, key_channels = batch * shape.positions, int(shape.channels * shape.ratio)
+    parts = []
+    for channels in (key_channels, shape.channels - key_channels):
+        sizes = (rows, channels // shape.groups), (channels // shape.groups, shape.classes)
+        parts += shape.groups * [[tf.random.stateless_normal(size, seed=(1, 2)) for size in sizes]]
+    gradient = tf.random.stateless_normal((rows, shape.classes), seed=(3, 4))
+
+    def products(parts, gradient=None):
+        made = []
+        # One after another, as those of a head within a budget are.
+        for part, kernel in parts:
+            with tf.control_dependencies(made[-1:]):
+                made.append(tf.matmul(part, kernel))
+                if gradient is not None:
+                    made.append(tf.matmul(part, gradient, transpose_a=True))
+                    made.append(tf.matmul(gradient, kernel, transpose_b=True))
+        return [product[:1, :1] for product in made]
+
+    compiled = tf.function(products)
+    return lambda: compiled(parts), lambda: compiled(parts, gradient)
+
+
 def gap(shape, batch):
     """The same of global average pooling and a linear layer."""
     layers = [tf.keras.layers.GlobalAveragePooling1D(), tf.keras.layers.Dense(shape.classes)]

@@ -178,10 +178,11 @@ def _mistakes(evaluation, named_set):
         image = _image(mistake.picture, f"said {mistake.said}, is {mistake.truth}")
         cards.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     width = 4 + 7 * found[0].panels
+    maps = "; and where it saw the class that is wrong and the one that is true"
     return [
         f"<h3>The worst mistakes (weights: {_escape(weights)})</h3>",
-        '<p class="note">Those of the highest loss, as the model saw them; of a NOAH head also '
-        "where it saw the class that is wrong and the one that is true.</p>",
+        '<p class="note">Those of the highest loss, as the model saw them'
+        f"{maps if found[0].panels > 1 else ''}.</p>",
         f'<div class="mistakes" style="--card: {width}rem">{"".join(cards)}</div>',
     ]
 

@@ -4,7 +4,8 @@
     python benchmarks/accuracy.py --output study --setting digit_scenes   # one setting's heads
     python benchmarks/accuracy.py --output study --ablations              # parts of the head
     python benchmarks/accuracy.py --output study --data_dir TFDS_DIR --causes
-    python benchmarks/accuracy.py --output study --tables --csv docs/study/runs.csv
+    python benchmarks/accuracy.py --output study --tables --csv docs/study/runs.csv \\
+        --page docs/study.md --page README.md
 
 TFDS_DIR holds CIFAR-10 as TFDS prepares it; digit_scenes is made in TFDS's own folder. A run is a
 recipe of `configs/` with the overrides in `accuracy_settings.py`, trained by
@@ -19,7 +20,8 @@ of the ResNet on CIFAR-10 and of that on digit_scenes, data included, in place o
 75 minutes on two cores.
 
 Stopped by Ctrl+C, by SIGTERM or by a power failure, the same command goes on. In the end it prints
-the tables.
+the tables. On another machine it goes on from the CSV of what is done, without those networks:
+`--known docs/study/runs.csv`.
 
 The learning rate of each head is the best of those that `--search` tries, with a seed outside of
 the study, on parts of the training data: a quarter of the steps on CIFAR-10, one of three epochs on
@@ -38,6 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import accuracy_runs
 import accuracy_settings
 import accuracy_tables
+import page_sections
 
 from noah_tf.interrupt import Interrupted
 
@@ -52,6 +55,9 @@ def main():
         accuracy_runs.use_threads(arguments.threads)
         accuracy_runs.train_all(runs, output, arguments.data_dir, arguments.quick)
         return
+    if arguments.known:
+        known = accuracy_tables.read_csv(arguments.known)
+        print(f"{accuracy_runs.take_over(known, output)} runs are known from {arguments.known}.")
     if not arguments.tables:
         accuracy_runs.prepare_data(runs, arguments.data_dir)
         print(accuracy_runs.plan(runs, output, arguments.processes), flush=True)
@@ -60,10 +66,13 @@ def main():
         if left:
             raise SystemExit(f"{left} runs are left: the same command goes on.")
     found = accuracy_tables.records(output)
-    print(f"\n{accuracy_tables.tables(found)}")
+    tables = accuracy_tables.tables(found)
+    print("\n" + ("\n\n".join(tables.values()) or "No run is done yet."))
     if arguments.csv:
         accuracy_tables.write_csv(found, arguments.csv)
         print(f"\nWrote {arguments.csv}: {len(found)} runs.")
+    for page in arguments.page or ():
+        print(f"Wrote {page}: {', '.join(page_sections.write_sections(page, tables))}.")
 
 
 def parsed_arguments():
@@ -80,14 +89,16 @@ def parsed_arguments():
     add("--threads", type=int, default=1, help="of a process")
     add("--quick", action="store_true", help="a few steps a run, to see that it works")
     add("--tables", action="store_true", help="of what is done already; trains nothing")
+    add("--known", type=pathlib.Path, help="file that --csv wrote, whose runs count as done")
     add("--csv", type=pathlib.Path, help="file to write all runs to")
+    add("--page", type=pathlib.Path, action="append", help="Markdown with places for the tables")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name in ("seeds", "processes", "threads"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}.")
-    if arguments.tables and not arguments.output.is_dir():
+    if arguments.tables and not arguments.known and not arguments.output.is_dir():
         parser.error(f"--output={arguments.output} is no folder, so there is nothing to show.")
     if arguments.processes is None:
         arguments.processes = max(1, (os.cpu_count() or 1) // arguments.threads)

@@ -28,6 +28,26 @@ def is_done(output, run):
     return (folder_of(output, run) / RECORD).exists()
 
 
+def take_over(records, output):
+    """Writes the records of runs that were done elsewhere, where there are none.
+
+    Args:
+        records: a list of dicts, as `train_one` gives.
+        output: folder of the study.
+
+    Returns:
+        How many were written.
+    """
+    written = 0
+    for record in records:
+        run = accuracy_settings.Run(*(record[key] for key in accuracy_settings.Run._fields))
+        if not is_done(output, run):
+            folder_of(output, run).mkdir(parents=True, exist_ok=True)
+            Workdir(folder_of(output, run)).write_result(record, RECORD)
+            written += 1
+    return written
+
+
 def use_threads(count):
     """Limits TensorFlow to so many threads, before it runs anything."""
     logging.set_verbosity(logging.ERROR)  # TFDS warns of its own deprecations

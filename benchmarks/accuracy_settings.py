@@ -151,12 +151,13 @@ VARIANTS = {
     "causes": Variants(
         "cifar10_mobilenet_v2",
         "N = 8, r = 1/4, map 4x4",
-        5,
+        3,
         {
             "kernels start as a dense layer's": {"kernel_initializer": "glorot_uniform"},
             "N = 4, r = 1/2": {"num_groups": 4, "key_ratio": 1 / 2},
-            "pooled head, map 8x8": {"head": "gap", "backbone_args.strides": (2, 2, 1, 1, 1)},
-            "NOAH, map 8x8": {"backbone_args.strides": (2, 2, 1, 1, 1)},
+            "r = 1/8": {"key_ratio": 1 / 8},
+            "map 2x2": {"backbone_args.strides": (2, 2, 2, 2, 1)},
+            "pooled head, map 2x2": {"head": "gap", "backbone_args.strides": (2, 2, 2, 2, 1)},
         },
     ),
 }

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import statistics
 
@@ -32,9 +33,37 @@ COLUMNS = (
 )
 
 
+# With so many digits as the CSV has, so that its rows give the same tables.
+_DIGITS = {"value": 6, "loss": 6, "step_ms": 2}
+
+
 def records(output):
     """The records of all runs that are done, in the order of their folders."""
-    return [json.loads(path.read_text()) for path in sorted(output.glob(f"*/*/*/*/{RECORD}"))]
+    found = [json.loads(path.read_text()) for path in sorted(output.glob(f"*/*/*/*/{RECORD}"))]
+    for record, (key, digits) in itertools.product(found, _DIGITS.items()):
+        if record[key] is not None:
+            record[key] = round(record[key], digits)
+    return found
+
+
+def read_csv(path):
+    """The records of a CSV that `write_csv` wrote."""
+    with open(path, newline="") as rows:
+        return [
+            {key: _read(key, text) for key, text in row.items()} for row in csv.DictReader(rows)
+        ]
+
+
+def _read(key, text):
+    if key in ("setting", "part", "variant", "metric", "date", "tensorflow"):
+        return text
+    if not text:
+        return None
+    return (
+        int(text)
+        if key in ("seed", "parameters", "steps", "batch_size", "threads")
+        else float(text)
+    )
 
 
 def paired_difference(values, others):
@@ -65,9 +94,18 @@ def paired_difference(values, others):
 
 
 def tables(found):
-    """All tables of some records, as a Markdown text."""
-    parts = [_heads(found), *(_variants(found, part) for part in VARIANTS), _search(found)]
-    return "\n\n".join(part for part in parts if part) or "No run is done yet."
+    """The tables of some records.
+
+    Returns:
+        A dict name → Markdown, "study_heads", "study_ablations" and so on, without those that no
+        run is of.
+    """
+    parts = {
+        "heads": _heads(found),
+        **{part: _variants(found, part) for part in VARIANTS},
+        "search": _search(found),
+    }
+    return {f"study_{name}": text for name, text in parts.items() if text}
 
 
 def csv_text(found):
@@ -75,12 +113,7 @@ def csv_text(found):
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for record in found:
-        row = {key: record[key] for key in COLUMNS}
-        for key in ("value", "loss"):
-            row[key] = None if row[key] is None else round(row[key], 6)
-        row["step_ms"] = round(row["step_ms"], 2)
-        writer.writerow(row)
+    writer.writerows({key: record[key] for key in COLUMNS} for record in found)
     return text.getvalue()
 
 

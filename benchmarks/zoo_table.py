@@ -12,17 +12,16 @@ import argparse
 import math
 import os
 import pathlib
-import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import model_goldens
+import page_sections
 import tensorflow as tf
 
 import noah_tf
 from noah_tf.architectures import ARCHITECTURES
 
-BEGIN, END = "<!-- zoo_table: begin -->\n", "<!-- zoo_table: end -->\n"
 WITHOUT = "__noprelogits"
 
 
@@ -81,12 +80,10 @@ def main():
         f"{measured[worst][1]:.1e}."
     )
     if arguments.output:
-        text = arguments.output.read_text()
-        pattern = re.escape(BEGIN) + ".*" + re.escape(END)
-        if not re.search(pattern, text, flags=re.DOTALL):
-            parser.error(f"{arguments.output} has no lines {BEGIN.strip()} and {END.strip()}")
-        section = BEGIN + "\n".join(lines) + "\n" + END
-        arguments.output.write_text(re.sub(pattern, lambda _: section, text, flags=re.DOTALL))
+        try:
+            page_sections.write_sections(arguments.output, {"zoo_table": "\n".join(lines)})
+        except ValueError as error:
+            parser.error(str(error))
         print(f"Written to {arguments.output}.")
 
 

@@ -22,6 +22,7 @@ import accuracy
 import accuracy_runs
 import accuracy_settings
 import accuracy_tables
+import page_sections
 from accuracy_settings import SETTINGS, VARIANTS, Run, recipe_of, runs_of
 
 values = st.floats(0, 1).map(lambda x: round(x, 4))
@@ -101,10 +102,10 @@ def test_a_cause_changes_what_it_says_and_nothing_else(variant):
     same.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
     assert config.to_dict() == same.to_dict()
     model = model_from_config(config.model, (32, 32), 10)
-    size = 8 if "map 8x8" in variant else 4
+    size = 2 if "map 2x2" in variant else 4
     head = model.get_layer("gap_pool" if "pooled" in variant else "noah_head")
     if head.name == "noah_head":
-        options = (4, 1 / 2) if "N = 4" in variant else (8, 1 / 4)
+        options = {"N = 4, r = 1/2": (4, 1 / 2), "r = 1/8": (8, 1 / 8)}.get(variant, (8, 1 / 4))
         assert (head.num_groups, head.key_ratio) == options
     assert tuple(head.input.shape[1:]) == (size, size, 1280)
     assert usual == "N = 8, r = 1/4, map 4x4"
@@ -140,7 +141,9 @@ def test_the_tables_say_what_was_found():
     found.append(record(Run("cifar10_vit", "search", "gap", 1000, 0.002), None))
     ablated = Run("digit_scenes", "ablations", "N = 1", 0, 0.01)
     found += [record(ablated, 0.9), record(ablated._replace(part="heads", variant="noah"), 0.93)]
-    text = accuracy_tables.tables(found)
+    tables = accuracy_tables.tables(found)
+    assert list(tables) == ["study_heads", "study_ablations", "study_search"]
+    text = "\n\n".join(tables.values())
     assert "| 50.50 ± 0.71 | 53.50 ± 2.12 | +3.00 (" in text
     assert "| N = 1 | 90.00 | -3.00 | 1,000 | 20 |" in text
     assert "0.002: diverged" in text
@@ -152,8 +155,46 @@ def test_the_tables_say_what_was_found():
     assert len(lines) == len(found) + 1 and lines[0].startswith("setting,part,variant,seed")
 
 
+def test_rows_of_the_csv_give_the_same_tables(tmp_path):
+    runs = [*runs_of(["cifar10_vit"], 2), *runs_of(["cifar10_vit"], 1, search=True)]
+    for number, run in enumerate(runs):
+        folder = accuracy_runs.folder_of(tmp_path, run)
+        folder.mkdir(parents=True)
+        value = None if run.rate == 4e-3 and run.part == "search" else (number + 1) / 17
+        made = record(run, value, step_ms=number / 7)
+        (folder / accuracy_runs.RECORD).write_text(json.dumps(made))
+    found = accuracy_tables.records(tmp_path)
+    accuracy_tables.write_csv(found, tmp_path / "runs.csv")
+    known = accuracy_tables.read_csv(tmp_path / "runs.csv")
+    assert known == found
+    assert accuracy_runs.take_over(known, tmp_path / "elsewhere") == len(runs)
+    assert all(accuracy_runs.is_done(tmp_path / "elsewhere", run) for run in runs)
+    assert accuracy_tables.records(tmp_path / "elsewhere") == found
+    assert accuracy_runs.take_over(known, tmp_path / "elsewhere") == 0
+    assert len(accuracy_tables.tables(found)) == 2
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/study.md"])
+def test_the_pages_show_the_runs(page, tmp_path):
+    runs = accuracy_tables.read_csv(REPOSITORY / "docs" / "study" / "runs.csv")
+    expected = (REPOSITORY / page).read_text()
+    copy = tmp_path / "page.md"
+    copy.write_text(expected)
+    written = page_sections.write_sections(copy, accuracy_tables.tables(runs))
+    assert "study_heads" in written
+    assert copy.read_text() == expected
+
+
+def test_a_page_without_places_for_tables_is_refused_and_stays(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- study_heads: begin -->\nno end\n")
+    with pytest.raises(ValueError, match="page.md has no lines <!-- NAME: .* study_heads"):
+        page_sections.write_sections(page, {"study_heads": "| a |"})
+    assert page.read_text() == "<!-- study_heads: begin -->\nno end\n"
+
+
 def test_without_runs_there_is_no_table():
-    assert accuracy_tables.tables([]) == "No run is done yet."
+    assert accuracy_tables.tables([]) == {}
 
 
 def test_what_is_done_is_not_trained_again_and_not_counted(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ import noah_tf
 
 PARTS = ("speed", "latency", "memory", "classes", "models")
 # Less memory than the default of 256 MiB, for more time.
-TIGHT = {"memory_budget": 24}
+TIGHT = {"memory_budget": 16}
 CLASS_COUNTS = (1000, 3000, 10000, 30000, 100000)
 MODELS = ("mobilenetv2_050", "mobilenetv2_100", "resnet50", "deit_tiny_patch16_224")
 

@@ -26,9 +26,6 @@ from tensorflow.python.ops import control_flow_util
 
 from noah_tf import blocks, poca
 
-# With more units than this in a graph, the graph takes more memory than a unit.
-_MOST_UNITS = 8
-
 
 def blocked_poca(
     features,
@@ -46,9 +43,8 @@ def blocked_poca(
         features, key_kernel, value_kernel, value_bias, dropout, seed, accumulate_dtype: as of
             `poca.poca`.
         memory_budget: MiB that a training step may hold beside its inputs, logits and gradients.
-            What does not fit is recomputed. A unit has at least MASK_OUTPUTS outputs. Where units
-            are spelled out, one gradient is there twice while its pieces are joined, and XLA does
-            not heed the budget, as it merges what is recomputed with what it was.
+            What does not fit is recomputed. A unit has at least MASK_OUTPUTS outputs. XLA does not
+            heed the budget, as it merges what is recomputed with what it was.
 
     Returns:
         Logits (B, M).
@@ -80,19 +76,28 @@ def blocked_poca(
     return poca.to_logits(scores(*inputs), value_bias, dropout)
 
 
-_Inputs = collections.namedtuple("_Inputs", ["parts", "kernels", "bias", "small"])
+_Inputs = collections.namedtuple("_Inputs", ["flat", "parts", "kernels", "bias", "small"])
+_Tile = collections.namedtuple("_Tile", ["exponentials", "values", "mask"])
+# One channel block and a run of its outputs; block and first are tensors in a loop.
+_Unit = collections.namedtuple("_Unit", ["block", "first", "width"])
 
 
 class _Work:
     """Forward and backward pass of one call.
 
-    Lists of tensors have one for each channel block; those of keys come before those of values.
+    A graph that recomputes is a loop over units, which writes in place: units that are spelled out
+    make a graph that takes more memory than they do, and their pieces of a gradient are there
+    twice while they are joined.
     """
 
     def __init__(
         self, features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget
     ):
-        self.blocks, _, self.outputs = key_kernel.shape
+        self.blocks, key_channels, self.outputs = key_kernel.shape
+        self._channels = key_channels, value_kernel.shape[1]
+        # Whether keys and values are made of the same channels.
+        self._shared = self.blocks * key_channels == features.shape[-1]
+        self._begins = 0, 0 if self._shared else self.blocks * key_channels
         self._sizes = poca.size(features, 0), poca.size(features, 1)
         self._dropout, self._seed = dropout, seed
         self._dtype = tf.as_dtype(accumulate_dtype)
@@ -103,180 +108,243 @@ class _Work:
             self._dtype.size,
             int(memory_budget * 2**20),
         )
+        self._loops = not (self._plan.keep_tiles or tf.executing_eagerly())
 
     def forward(self, features, key_kernel, value_kernel, bias=None):
         """The sum over the channel blocks (B, O), and what to keep for `backward`."""
-        parts = poca.split_channels(features, key_kernel, value_kernel)
-        kernels = tf.unstack(key_kernel), tf.unstack(value_kernel)
         small = poca.keys_are_small(features, key_kernel, poca.largest_norms(key_kernel))
-        inputs = _Inputs(parts, kernels, None if bias is None else tf.unstack(bias), small)
-        tiles = []
+        flat, parts = tf.reshape(features, (-1, features.shape[-1])), None
+        if not self._loops:
+            parts = poca.split_channels(features, key_kernel, value_kernel)
+        inputs = _Inputs(flat, parts, (key_kernel, value_kernel), bias, tf.stack(small))
+        forward = self._looped_forward if self._loops else self._spelled_forward
+        scores, *kept = forward(inputs)
+        return tf.squeeze(scores, axis=1), (inputs, *kept)
 
-        def run(first, width, _, done):
-            totals, means = [], []
-            for block in range(self.blocks):
-                unit = block, first, width
-                tile = self._tile(inputs, self._kernels(inputs, unit, done), unit)
-                total, mean = poca.attend(*tile[:2])
-                done.append([mean])
-                totals.append(total)
-                means.append(mean)
-                if self._plan.keep_tiles:
-                    tiles.append(tile)
-            sums = [tf.stack(totals), tf.stack(means)] if self._plan.keep_sums else []
-            return [], [tf.add_n(means), *sums]
-
-        leading = [(self._sizes[0], 1)]
-        if self._plan.keep_sums:
-            leading += 2 * [(self.blocks, self._sizes[0], 1)]
-        _, (scores, *sums) = self._over_runs(run, [], leading, [self._dtype] * len(leading))
-        return tf.squeeze(scores, axis=1), (inputs, tiles, [tf.unstack(part) for part in sums])
-
-    def backward(self, upstream, inputs, tiles, sums):
+    def backward(self, upstream, *kept):
         """Gradients of the features (B*L, C), both kernels, and the bias if there is one."""
-        dtype = inputs.parts[0][0].dtype
-        upstream, tiles = tf.expand_dims(upstream, 1), iter(tiles)
+        backward = self._looped_backward if self._loops else self._spelled_backward
+        d_flat, *d_weights = backward(tf.expand_dims(upstream, 1), *kept)
+        return tf.cast(d_flat, kept[0].flat.dtype), *d_weights
 
-        def run(first, width, d_parts, done):
-            d_parts, d_weights = list(d_parts), [[] for _ in dtypes]
-            d_scores = blocks.columns(upstream, first, width)
-            if not done:
-                # Else k and v would be those of the forward pass, and kept for that.
-                done += [[upstream]] * self._plan.at_once
-            for block in range(self.blocks):
-                unit = block, first, width
-                kernels = self._kernels(inputs, unit, done)
-                exponentials, values, mask = next(tiles, None) or self._tile(inputs, kernels, unit)
-                if sums:
-                    total, mean = (blocks.columns(part[block], first, width) for part in sums)
-                else:
-                    total, mean = poca.attend(exponentials, values)
-                d_values = exponentials * (d_scores / total)
-                d_keys = d_values * (values - mean)
-                if mask is not None:
-                    d_values = poca.dropped(d_values, mask, self._dropout)
-                    d_weights[2].append(tf.reduce_sum(d_values, axis=(0, 1)))
-                done.append([])
-                for kind, d in enumerate((d_keys, d_values)):
-                    d = tf.reshape(tf.cast(d, dtype), (-1, width))
-                    d_weight = tf.matmul(inputs.parts[kind][block], d, transpose_a=True)
-                    d_weights[kind].append(d_weight)
-                    d_part = tf.cast(tf.matmul(d, kernels[kind], transpose_b=True), self._dtype)
-                    place = kind * self.blocks + block
-                    d_parts[place] = d_part if d_parts[place] is None else d_parts[place] + d_part
-                    done[-1].append(d_weight)
-                    if not self._plan.keep_tiles:
-                        done[-1].append(d_part)
-            return d_parts, [tf.stack(parts) for parts in d_weights]
+    def _looped_forward(self, inputs):
+        def block_step(block, state):
+            parts = self._parts(inputs, block)
 
-        parts = [*inputs.parts[0], *inputs.parts[1]]
-        leading = [(self.blocks, kernels[0].shape[0]) for kernels in inputs.kernels]
-        dtypes = [dtype, dtype]
-        if inputs.bias:
-            leading, dtypes = [*leading, (self.blocks,)], [*dtypes, self._dtype]
-        d_parts, d_weights = self._over_runs(run, parts, leading, dtypes)
-        if parts[0] is parts[self.blocks]:
-            pairs = zip(d_parts[: self.blocks], d_parts[self.blocks :], strict=True)
-            d_parts = [of_key + of_value for of_key, of_value in pairs]
-        return tf.cast(poca.joined(d_parts), dtype), *d_weights
+            def step(unit, scores, *sums):
+                tile = self._tile(inputs, parts, self._kernels(inputs, unit), unit)
+                total, mean = poca.attend(tile.exponentials, tile.values)
+                before = blocks.columns(scores, unit.first, unit.width)
+                scores = _written(scores, before + mean, (None, None, unit.first))
+                begin = block, None, None, unit.first
+                pairs = zip(sums, (total, mean), strict=False)
+                return scores, *(_written(sum_, new[None], begin) for sum_, new in pairs)
 
-    def _over_runs(self, run, sums_like, leading, dtypes):
-        """Calls a function for each run of outputs, one after another.
+            return self._over_runs(block, step, state)
+
+        shape = self._sizes[0], 1, self.outputs
+        shapes = [shape] + 2 * [(self.blocks, *shape)] * self._plan.keep_sums
+        scores, *sums = self._over_blocks(block_step, [_zeros(s, self._dtype) for s in shapes])
+        return scores, None, sums
+
+    def _looped_backward(self, upstream, inputs, _, sums):
+        rows, dtype = poca.size(inputs.flat, 0), inputs.flat.dtype
+
+        def block_step(block, state):
+            parts = self._parts(inputs, block)
+
+            def step(unit, *state):
+                kernels = self._kernels(inputs, unit)
+                tile = self._tile(inputs, parts, kernels, unit)
+                begin, size = (block, 0, 0, unit.first), (1, self._sizes[0], 1, unit.width)
+                kept = [tf.squeeze(tf.slice(sum_, begin, size), axis=0) for sum_ in sums]
+                d_scores = blocks.columns(upstream, unit.first, unit.width)
+                d_parts, news = self._gradients(d_scores, parts, kernels, tile, kept)
+                added = [part + new for part, new in zip(state, d_parts, strict=False)]
+                written = []
+                for d_weight, new in zip(state[2:], news, strict=True):
+                    begin = (block, *(new.shape.rank - 1) * [None], unit.first)
+                    written.append(_written(d_weight, new[None], begin))
+                return *added, *written
+
+            d_flat, *d_weights = state
+            d_parts = [_zeros((rows, count), self._dtype) for count in self._channels]
+            by_key, by_value, *d_weights = self._over_runs(block, step, [*d_parts, *d_weights])
+            d_parts = [by_key + by_value] if self._shared else [by_key, by_value]
+            for kind, d_part in enumerate(d_parts):
+                d_flat = _written(d_flat, d_part, (None, self._begin(kind, block)))
+            return d_flat, *d_weights
+
+        state = [_zeros((rows, inputs.flat.shape[1]), self._dtype)]
+        state += [_zeros(kernel.shape, dtype) for kernel in inputs.kernels]
+        if inputs.bias is not None:
+            state.append(_zeros(inputs.bias.shape, self._dtype))
+        # Else what is recomputed would be that of the forward pass, and kept for that.
+        return self._over_blocks(block_step, state, wait=[upstream])
+
+    def _over_blocks(self, step, state, wait=()):
+        """Calls a function for each channel block, one after another.
 
         Args:
-            run: (first, width, sums, done) to the new sums and a list of tensors (..., width).
-                Sums of None are 0. To `done` it adds a list of tensors for each of its units.
-            sums_like: tensors of the sums' shapes.
-            leading: sizes of the listed tensors' axes before their last.
-            dtypes: of the listed tensors.
+            step: (block, state) to the new state, a list of tensors.
+            state: the first.
+            wait: tensors that have to be there before the first block begins.
 
         Returns:
-            The sums, and the listed tensors (..., O).
+            The last state.
         """
-        width = self._plan.block_outputs
-        whole_runs = self.outputs // width
-        if (
-            whole_runs > 1
-            and whole_runs * self.blocks > _MOST_UNITS
-            and not self._plan.keep_tiles
-            and not tf.executing_eagerly()
-        ):
-            return self._looped(run, sums_like, leading, dtypes)
-        sums, found, done = [None] * len(sums_like), [], []
-        for start in range(0, self.outputs, width):
-            sums, tensors = run(start, min(width, self.outputs - start), sums, done)
-            found.append(tensors)
-        whole = []
-        for pieces in zip(*found, strict=True):
-            # One after another, as each is there twice for a moment.
-            whole.append(poca.joined(blocks.after(pieces, whole[-1:]) if whole else pieces))
-        return sums, whole
-
-    def _looped(self, run, sums_like, leading, dtypes):
-        """`_over_runs` in a loop, as a graph that spells out all runs takes more memory than one.
-
-        The listed tensors are written in place, for the pieces of a gradient would be there twice.
-        """
-        width = self._plan.block_outputs
-        whole_runs = self.outputs // width
-
-        def body(number, sums, whole):
-            sums, tensors = run(number * width, width, sums, [])
-            pairs = zip(whole, tensors, strict=True)
-            return number + 1, sums, [_written(*pair, number * width) for pair in pairs]
-
-        zeros = [tf.zeros(tf.shape(like), self._dtype) for like in sums_like]
-        whole = [
-            tf.zeros((*sizes, self.outputs), dtype)
-            for sizes, dtype in zip(leading, dtypes, strict=True)
-        ]
-        _, sums, whole = tf.while_loop(
-            lambda number, *_: number < whole_runs,
-            body,
-            (0, zeros, whole),
+        (first,) = blocks.after([tf.constant(0)], wait)
+        return tf.while_loop(
+            lambda block, _: block < self.blocks,
+            lambda block, state: (block + 1, list(step(block, state))),
+            (first, state),
             parallel_iterations=1,
-            maximum_iterations=whole_runs,
-        )
-        first = whole_runs * width
-        if first < self.outputs:
-            done = [whole] * self._plan.at_once
-            sums, tensors = run(first, self.outputs - first, sums, done)
-            whole = [_written(*pair, first) for pair in zip(whole, tensors, strict=True)]
-        return sums, whole
+            maximum_iterations=self.blocks,
+        )[1]
 
-    def _kernels(self, inputs, unit, done):
-        """A unit's kernels of keys and values, which wait for what has to be done before."""
-        block, first, width = unit
+    def _over_runs(self, block, step, state):
+        """Calls a function, (unit, *state) to the new state, for each run of a block's outputs."""
+        width = self._plan.block_outputs
+        runs, rest = divmod(self.outputs, width)
+        if runs > 1:
+            (first,) = blocks.after([tf.constant(0)], [block])
+            _, state = tf.while_loop(
+                lambda run, _: run < runs,
+                lambda run, state: (run + 1, list(step(_Unit(block, run * width, width), *state))),
+                (first, state),
+                parallel_iterations=1,
+                maximum_iterations=runs,
+            )
+        else:
+            state = step(_Unit(block, 0, width), *state)
+        if rest:
+            (block,) = blocks.after([block], state)
+            state = step(_Unit(block, runs * width, rest), *state)
+        return state
+
+    def _spelled_forward(self, inputs):
+        tiles, scores, sums, done = [], [], [], []
+        for first, last in blocks.ranges(self.outputs, self._plan.block_outputs):
+            found = []
+            for block in range(self.blocks):
+                unit = _Unit(block, first, last - first)
+                parts = self._parts(inputs, block)
+                tile = self._tile(inputs, parts, self._kernels(inputs, unit, done), unit)
+                found.append(poca.attend(tile.exponentials, tile.values))
+                done.append(found[-1][1:])
+                tiles.append(tile if self._plan.keep_tiles else None)
+            scores.append(tf.add_n([mean for _, mean in found]))
+            sums += found
+        return poca.joined(scores), tiles, sums
+
+    def _spelled_backward(self, upstream, inputs, tiles, sums):
+        d_parts, d_weights, done = {}, [[] for _ in range(2 + (inputs.bias is not None))], []
+        units = iter(zip(tiles, sums, strict=True))
+        for first, last in blocks.ranges(self.outputs, self._plan.block_outputs):
+            found = []
+            for block in range(self.blocks):
+                unit = _Unit(block, first, last - first)
+                parts, kernels = self._parts(inputs, block), self._kernels(inputs, unit, done)
+                tile, kept = next(units)
+                tile = tile or self._tile(inputs, parts, kernels, unit)
+                d_scores = blocks.columns(upstream, first, unit.width)
+                news, weights = self._gradients(d_scores, parts, kernels, tile, kept)
+                done.append(weights)
+                found.append(weights)
+                for kind, new in enumerate(news):
+                    place = self._begin(kind, block)
+                    d_parts[place] = d_parts[place] + new if place in d_parts else new
+            for pieces, new in zip(d_weights, zip(*found, strict=True), strict=True):
+                pieces.append(tf.stack(new))
+        whole = []
+        for pieces in d_weights:
+            # One after another, as each is there twice for a moment.
+            whole.append(poca.joined(blocks.after(pieces, whole[-1:])))
+        return poca.joined([d_parts[place] for place in sorted(d_parts)]), *whole
+
+    def _gradients(self, d_scores, parts, kernels, tile, kept):
+        """Gradients of a unit's channels, and of its kernels and bias.
+
+        Args:
+            d_scores: of the scores, (B, 1, m).
+            parts, kernels: what `_parts` and `_kernels` give.
+            tile: what `_tile` gives.
+            kept: what `poca.attend` gave for the tile, or an empty list.
+        """
+        total, mean = kept or poca.attend(tile.exponentials, tile.values)
+        d_values = tile.exponentials * (d_scores / total)
+        d_keys = d_values * (tile.values - mean)
+        d_bias = []
+        if tile.mask is not None:
+            d_values = poca.dropped(d_values, tile.mask, self._dropout)
+            d_bias.append(tf.reduce_sum(d_values, axis=(0, 1)))
+        d_parts, d_kernels = [], []
+        for part, kernel, d in zip(parts, kernels, (d_keys, d_values), strict=True):
+            d = tf.reshape(tf.cast(d, part.dtype), (-1, kernel.shape[1]))
+            d_kernels.append(tf.matmul(part, d, transpose_a=True))
+            d_parts.append(tf.cast(tf.matmul(d, kernel, transpose_b=True), self._dtype))
+        return d_parts, d_kernels + d_bias
+
+    def _begin(self, kind, block):
+        """Where the channels of a block's keys (0) or values (1) begin."""
+        return self._begins[kind] + block * self._channels[kind]
+
+    def _parts(self, inputs, block):
+        """A block's channels of keys and of values."""
+        if inputs.parts:
+            return [parts[block] for parts in inputs.parts]
+        rows = poca.size(inputs.flat, 0)
+        return [
+            tf.slice(inputs.flat, (0, self._begin(kind, block)), (rows, self._channels[kind]))
+            for kind in (0, 1)
+        ]
+
+    def _kernels(self, inputs, unit, done=()):
+        """A unit's kernels of keys and of values.
+
+        They wait for what was done so many units before as may be under way at once.
+        """
+        kernels = []
+        for kernel, channels in zip(inputs.kernels, self._channels, strict=True):
+            size = 1, channels, unit.width
+            part = tf.slice(kernel, (unit.block, 0, unit.first), size)
+            kernels.append(tf.reshape(part, size[1:]))
         wait = done[-self._plan.at_once] if len(done) >= self._plan.at_once else []
-        kernels = [blocks.columns(kernels[block], first, width) for kernels in inputs.kernels]
         return blocks.after(kernels, wait)
 
-    def _tile(self, inputs, kernels, unit):
+    def _tile(self, inputs, parts, kernels, unit):
         """Exponentials of the keys, values, and which of them dropout left: (B, L, m) each."""
-        block, first, width = unit
-        parts = [parts[block] for parts in inputs.parts]
-        weights, values = poca.tile(parts, kernels, inputs.small[block], self._sizes, self._dtype)
+        small = inputs.small[unit.block]
+        weights, values = poca.tile(parts, kernels, small, self._sizes, self._dtype)
         if not self._dropout:
-            return weights, values, None
-        bias = blocks.columns(inputs.bias[block], first, width)
-        seed = poca.fold_in(self._seed, block)
-        return weights, *poca.drop(values, bias, self._dropout, seed, first)
+            return _Tile(weights, values, None)
+        bias = tf.slice(inputs.bias, (unit.block, unit.first), (1, unit.width))[0]
+        seed = poca.fold_in(self._seed, unit.block)
+        return _Tile(weights, *poca.drop(values, bias, self._dropout, seed, unit.first))
 
 
-def _written(whole, piece, first):
-    """`whole` with its last-axis columns from `first` on replaced, in place."""
-    before = whole.shape.rank - 1
-    begin = [0] * before + [first]
+def _zeros(shape, dtype):
+    """Zeros to write in: tf.zeros may be a constant of the graph, there twice once written to."""
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
+
+
+def _written(whole, piece, begin):
+    """`whole` with a piece of it replaced, in place; `begin` has None for axes that are whole."""
+    starts = [0 if start is None else start for start in begin]
     if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return gen_xla_ops.xla_dynamic_update_slice(input=whole, update=piece, indices=begin)
+        return gen_xla_ops.xla_dynamic_update_slice(input=whole, update=piece, indices=starts)
+    ends = [
+        0 if start is None else start + size for start, size in zip(begin, piece.shape, strict=True)
+    ]
+    mask = sum(2**axis for axis, start in enumerate(begin) if start is None)
     return tf.raw_ops.TensorStridedSliceUpdate(
         input=whole,
-        begin=begin,
-        end=[0] * before + [first + piece.shape[-1]],
-        strides=[1] * (before + 1),
+        begin=starts,
+        end=ends,
+        strides=[1] * len(starts),
         value=piece,
-        begin_mask=2**before - 1,
-        end_mask=2**before - 1,
+        begin_mask=mask,
+        end_mask=mask,
     )
 
 

@@ -69,29 +69,24 @@ def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_by
     Returns:
         `Plan`: `block_outputs` of a unit; whether the forward pass keeps exponentials and values
         (`keep_tiles`), and whether their sums over positions (`keep_sums`); and how many units may
-        be under way `at_once`, at most all.
+        be under way `at_once`, at most all, and one where it recomputes.
     """
-    sizes = batch, positions, outputs, itemsize, budget_bytes // _TILES_OF_A_UNIT
-    width = block_outputs(*sizes)
+    sizes = batch, positions, outputs, itemsize
+    width = block_outputs(*sizes, budget_bytes // _TILES_OF_A_UNIT)
     under_way = _TILES_OF_A_UNIT * tensor_bytes(batch, positions, width, itemsize)
     everything = channel_blocks * outputs
     # Exponentials, values, and the mask of a dropout.
     tiles = tensor_bytes(batch, positions, everything, 2 * itemsize + 1)
     spare = budget_bytes - tiles - under_way
     if spare >= 0:
-        at_once = _at_most_all(1 + spare // under_way, channel_blocks, outputs, width)
+        at_once = min(1 + spare // under_way, channel_blocks * math.ceil(outputs / width))
         return Plan(width, keep_tiles=True, keep_sums=True, at_once=at_once)
-    width = block_outputs(*sizes, most_blocks=outputs)  # A loop may have any number.
     sums = tensor_bytes(batch, 1, everything, 2 * itemsize)
     keep_sums = sums <= budget_bytes // 4
-    under_way = _TILES_OF_A_UNIT * tensor_bytes(batch, positions, width, itemsize)
-    at_once = max(1, (budget_bytes - keep_sums * sums) // under_way)
-    at_once = _at_most_all(at_once, channel_blocks, outputs, width)
-    return Plan(width, keep_tiles=False, keep_sums=keep_sums, at_once=at_once)
-
-
-def _at_most_all(units, channel_blocks, outputs, width):
-    return min(units, channel_blocks * math.ceil(outputs / width))
+    most_bytes = (budget_bytes - keep_sums * sums) // _TILES_OF_A_UNIT
+    # A loop may have any number of blocks.
+    width = block_outputs(*sizes, most_bytes, most_blocks=outputs)
+    return Plan(width, keep_tiles=False, keep_sums=keep_sums, at_once=1)
 
 
 def ranges(outputs, width):

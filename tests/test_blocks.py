@@ -2,7 +2,7 @@
 
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from noah_tf import blocks
@@ -41,6 +41,7 @@ def test_unknown_sizes_count_as_32_images_and_256_positions():
 
 
 @given(sizes, sizes, st.integers(1, 30000), st.integers(1, 8), st.integers(1, 10**10))
+@example(1, 105, 513, 3, 647168)  # Four tensors of a unit alone would fit.
 def test_a_plan_stays_within_its_budget(batch, positions, outputs, channel_blocks, budget):
     plan = blocks.training_plan(batch, positions, outputs, channel_blocks, 4, budget)
     tile = blocks.tensor_bytes(batch, positions, plan.block_outputs, 4)
@@ -59,7 +60,9 @@ def test_a_plan_stays_within_its_budget(batch, positions, outputs, channel_block
 def test_larger_budgets_keep_more():
     plans = [blocks.training_plan(32, 49, 1000, 8, 4, mib * MIB) for mib in (1, 16, 32, 256)]
     assert [plan.block_outputs for plan in plans] == [128, 512, 1000, 1000]
-    assert blocks.training_plan(32, 49, 1000, 8, 4, 24 * MIB).block_outputs == 1000  # just fits
+    # Four tensors of a unit just fit 26, with 2 for the sums.
+    assert blocks.training_plan(32, 49, 1000, 8, 4, 25 * MIB).block_outputs == 512
+    assert blocks.training_plan(32, 49, 1000, 8, 4, 26 * MIB).block_outputs == 1000
     assert [plan.keep_tiles for plan in plans] == [False, False, False, True]
     assert [plan.keep_sums for plan in plans] == [False, True, True, True]
     assert plans[-1].at_once > 1

@@ -32,8 +32,8 @@ rate would be only 9 and 5.4 times PyTorch's time here. Milliseconds of the trai
     XLA for the passes between products alone                                           52
     gradients of kernels written in place, for want of a copy                           49
     MobileNetV2 shape, nothing kept
-    units spelled out (what "blocked" does)                                             53
-    a tf.while_loop over units                                                          63
+    units spelled out                                                                   53
+    a tf.while_loop over units (what "blocked" does now, for its memory)                63
     two blocks of 512 classes                                                           52
     eight of 128                                                                        62
     ResNet-50 shape: kept 53; in XLA 57; nothing kept 66
@@ -45,16 +45,21 @@ longer. There the products alone are 0.68 of MobileNetV2's step and 0.78 of ResN
 the batch in 2, 4 or 8, so that a unit fits the second cache, takes from 16 % less (ResNet-18, in 2)
 to 55 % longer (MobileNetV2, in 8) in the forward pass, mostly longer.
 
-Memory of MobileNetV2's step with a budget of 24: 74 to 80 MiB, of which some 20 are holes in the
-heap (56 with MALLOC_MMAP_THRESHOLD_=65536), 5 what tracing takes; the pooled head's takes 20 to 25.
-Channels cut for each unit anew, in place of kept, came to 77 (57). A budget of 16 comes to 87, one
-of 8 to 104, as graphs grow with the units.
+Memory of MobileNetV2's step there in MiB, nothing kept, and milliseconds beside 97 with all kept
+(the pooled head's takes 20):
+
+    units spelled out, 1,000 classes each: 80, of which 20 are holes in the heap        124
+    the same with the channels cut for each unit anew: 79
+    two runs of 500 in a loop: 108, as tf.zeros are constants of the graph, and copied
+    the same with zeros of the op Empty: 96
+    one loop over units of 512, all gradients written in place: 60                      176
+    the same with the features' gradient in a TensorArray: 70                           165
+    a loop over channel blocks, in it one over runs of 512 (what "blocked" does): 53    163
 
 Products of all groups at once, (N, B*L, C/N) x (N, C/N, M), take 10 to 20 % longer in the forward
 pass of 32 images, and 5 to 15 % less for one image. Sums over positions by products with ones or by
-pooling, and positions outermost in memory, take what a plain sum takes. A loop over all units
-takes more memory than units spelled out while there are few, and a graph of many units more than
-the units (2,300 nodes: 40 MiB).
+pooling, and positions outermost in memory, take what a plain sum takes. A graph of many units takes
+more memory than the units (2,300 nodes: 40 MiB).
 """
 
 import argparse

@@ -107,6 +107,8 @@ class _Work:
             self.blocks,
             self._dtype.size,
             int(memory_budget * 2**20),
+            # Blocks of equal size have no rest, which would be a part of the graph of its own.
+            multiple=blocks.MASK_OUTPUTS if dropout else 1,
         )
         self._loops = not (self._plan.keep_tiles or tf.executing_eagerly())
 

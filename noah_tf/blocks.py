@@ -31,7 +31,13 @@ def tensor_bytes(batch, positions, outputs, itemsize):
 
 
 def block_outputs(
-    batch, positions, outputs, itemsize, most_bytes=_TILE_BYTES, most_blocks=_MOST_BLOCKS
+    batch,
+    positions,
+    outputs,
+    itemsize,
+    most_bytes=_TILE_BYTES,
+    most_blocks=_MOST_BLOCKS,
+    multiple=MASK_OUTPUTS,
 ):
     """How many outputs to make at a time.
 
@@ -41,19 +47,22 @@ def block_outputs(
         itemsize: bytes of a number.
         most_bytes: what B*L*m numbers should not exceed.
         most_blocks: how many blocks there may be, whatever their bytes.
+        multiple: what a block is a multiple of, a divisor of MASK_OUTPUTS.
 
     Returns:
-        `outputs`, or a multiple of MASK_OUTPUTS.
+        `outputs`, or a multiple of `multiple`.
     """
     most_bytes = min(most_bytes, _TILE_BYTES)
     if tensor_bytes(batch, positions, outputs, itemsize) <= most_bytes:
         return outputs
     chunks = most_bytes // tensor_bytes(batch, positions, MASK_OUTPUTS, itemsize)
     count = min(most_blocks, math.ceil(outputs / (MASK_OUTPUTS * max(1, chunks))))
-    return min(outputs, MASK_OUTPUTS * math.ceil(outputs / (MASK_OUTPUTS * count)))
+    return min(outputs, multiple * math.ceil(outputs / (multiple * count)))
 
 
-def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_bytes):
+def training_plan(
+    batch, positions, outputs, channel_blocks, itemsize, budget_bytes, multiple=MASK_OUTPUTS
+):
     """Cuts a training step so that what it holds beside inputs and results fits a budget.
 
     A step that fits keeps all that its backward pass needs. One that does not recomputes keys and
@@ -65,6 +74,7 @@ def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_by
         channel_blocks: G.
         itemsize: bytes of a number.
         budget_bytes: what to stay under, as far as units of MASK_OUTPUTS outputs can.
+        multiple: as of `block_outputs`.
 
     Returns:
         `Plan`: `block_outputs` of a unit; whether the forward pass keeps exponentials and values
@@ -72,7 +82,7 @@ def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_by
         be under way `at_once`, at most all, and one where it recomputes.
     """
     sizes = batch, positions, outputs, itemsize
-    width = block_outputs(*sizes, budget_bytes // _TILES_OF_A_UNIT)
+    width = block_outputs(*sizes, budget_bytes // _TILES_OF_A_UNIT, multiple=multiple)
     under_way = _TILES_OF_A_UNIT * tensor_bytes(batch, positions, width, itemsize)
     everything = channel_blocks * outputs
     # Exponentials, values, and the mask of a dropout.
@@ -85,7 +95,7 @@ def training_plan(batch, positions, outputs, channel_blocks, itemsize, budget_by
     keep_sums = sums <= budget_bytes // 4
     most_bytes = (budget_bytes - keep_sums * sums) // _TILES_OF_A_UNIT
     # A loop may have any number of blocks.
-    width = block_outputs(*sizes, most_bytes, most_blocks=outputs)
+    width = block_outputs(*sizes, most_bytes, outputs, multiple)
     return Plan(width, keep_tiles=False, keep_sums=keep_sums, at_once=1)
 
 

@@ -12,12 +12,17 @@ MIB = 2**20
 sizes = st.integers(1, 300)
 
 
-@given(sizes, sizes, st.integers(1, 10**6), st.sampled_from([4, 8]), st.integers(1, 2**31))
+multiples = st.sampled_from([1, MASK_OUTPUTS])
+
+
+@given(
+    sizes, sizes, st.integers(1, 10**6), st.sampled_from([4, 8]), st.integers(1, 2**31), multiples
+)
 def test_blocks_cover_the_outputs_and_begin_where_masks_do(
-    batch, positions, outputs, itemsize, budget
+    batch, positions, outputs, itemsize, budget, multiple
 ):
-    width = blocks.block_outputs(batch, positions, outputs, itemsize, budget)
-    assert width == outputs or (width < outputs and width % MASK_OUTPUTS == 0)
+    width = blocks.block_outputs(batch, positions, outputs, itemsize, budget, multiple=multiple)
+    assert width == outputs or (width < outputs and width % multiple == 0)
     ranges = blocks.ranges(outputs, width)
     firsts, lasts = zip(*ranges, strict=True)
     assert (firsts[0], lasts[-1]) == (0, outputs) and firsts[1:] == lasts[:-1]
@@ -40,10 +45,12 @@ def test_unknown_sizes_count_as_32_images_and_256_positions():
     assert unknown == blocks.training_plan(32, 256, 1000, 4, 4, 64 * MIB)
 
 
-@given(sizes, sizes, st.integers(1, 30000), st.integers(1, 8), st.integers(1, 10**10))
-@example(1, 105, 513, 3, 647168)  # Four tensors of a unit alone would fit.
-def test_a_plan_stays_within_its_budget(batch, positions, outputs, channel_blocks, budget):
-    plan = blocks.training_plan(batch, positions, outputs, channel_blocks, 4, budget)
+@given(sizes, sizes, st.integers(1, 30000), st.integers(1, 8), st.integers(1, 10**10), multiples)
+@example(1, 105, 513, 3, 647168, MASK_OUTPUTS)  # Four tensors of a unit alone would fit.
+def test_a_plan_stays_within_its_budget(
+    batch, positions, outputs, channel_blocks, budget, multiple
+):
+    plan = blocks.training_plan(batch, positions, outputs, channel_blocks, 4, budget, multiple)
     tile = blocks.tensor_bytes(batch, positions, plan.block_outputs, 4)
     held = 4 * tile * plan.at_once
     outputs_in_all = channel_blocks * outputs
@@ -55,6 +62,11 @@ def test_a_plan_stays_within_its_budget(batch, positions, outputs, channel_block
         assert held <= budget
     assert 1 <= plan.at_once <= channel_blocks * -(-outputs // plan.block_outputs)
     assert plan.keep_sums or not plan.keep_tiles
+
+
+def test_blocks_that_need_not_begin_where_masks_do_leave_no_rest_if_they_can():
+    assert blocks.block_outputs(32, 196, 1000, 4) == 256
+    assert blocks.block_outputs(32, 196, 1000, 4, multiple=1) == 250
 
 
 def test_larger_budgets_keep_more():

@@ -552,7 +552,7 @@ cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf.head import NOAHHead
 
-implementation = sys.argv[1]
+implementation, memory_budget = sys.argv[1], float(sys.argv[2])
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 features = np.random.default_rng(0).normal(size=(4, 4, 8)).astype("float32")
@@ -561,7 +561,8 @@ initializer = tf.keras.initializers.RandomNormal(seed=1)
 
 def make(dropout):
     head = NOAHHead(
-        3, 2, dropout=dropout, kernel_initializer=initializer, seed=2, implementation=implementation
+        3, 2, dropout=dropout, kernel_initializer=initializer, seed=2,
+        implementation=implementation, memory_budget=memory_budget,
     )
     model = tf.keras.Sequential([tf.keras.Input((4, 8)), head])
     model.compile(tf.keras.optimizers.SGD(0.1), "mse")
@@ -597,10 +598,12 @@ print("done")
 
 
 @pytest.mark.parametrize(
-    "implementation", [pytest.param("direct", marks=pytest.mark.slow), "blocked"]
+    ("implementation", "memory_budget"),
+    # Everything is kept within a budget of 256 MiB, and recomputed within one of a few bytes.
+    [pytest.param("direct", 256, marks=pytest.mark.slow), ("blocked", 256), ("blocked", 1e-5)],
 )
-def test_mirrored_strategy_trains_as_one_device_does(implementation):
-    process = head_helpers.run_python(MIRRORED, implementation)
+def test_mirrored_strategy_trains_as_one_device_does(implementation, memory_budget):
+    process = head_helpers.run_python(MIRRORED, implementation, str(memory_budget))
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.endswith("done\n")
 

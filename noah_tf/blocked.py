@@ -177,10 +177,12 @@ class _Work:
                 d_flat = _written(d_flat, d_part, (None, self._begin(kind, block)))
             return d_flat, *d_weights
 
-        state = [_zeros((rows, inputs.flat.shape[1]), self._dtype)]
-        state += [_zeros(kernel.shape, dtype) for kernel in inputs.kernels]
-        if inputs.bias is not None:
-            state.append(_zeros(inputs.bias.shape, self._dtype))
+        # Else the forward pass would hold them, too.
+        with tf.control_dependencies([upstream]):
+            state = [_zeros((rows, inputs.flat.shape[1]), self._dtype)]
+            state += [_zeros(kernel.shape, dtype) for kernel in inputs.kernels]
+            if inputs.bias is not None:
+                state.append(_zeros(inputs.bias.shape, self._dtype))
         # Else what is recomputed would be that of the forward pass, and kept for that.
         return self._over_blocks(block_step, state, wait=[upstream])
 

@@ -56,8 +56,8 @@ def main():
         accuracy_runs.train_all(runs, output, arguments.data_dir, arguments.quick)
         return
     if arguments.known:
-        known = accuracy_tables.read_csv(arguments.known)
-        print(f"{accuracy_runs.take_over(known, output)} runs are known from {arguments.known}.")
+        added = accuracy_runs.take_over(accuracy_tables.read_csv(arguments.known), output)
+        print(f"{added} runs that were not there yet are known from {arguments.known}.")
     if not arguments.tables:
         accuracy_runs.prepare_data(runs, arguments.data_dir)
         print(accuracy_runs.plan(runs, output, arguments.processes), flush=True)

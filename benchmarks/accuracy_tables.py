@@ -47,11 +47,19 @@ def records(output):
 
 
 def read_csv(path):
-    """The records of a CSV that `write_csv` wrote."""
-    with open(path, newline="") as rows:
-        return [
-            {key: _read(key, text) for key, text in row.items()} for row in csv.DictReader(rows)
-        ]
+    """The records of a CSV that `write_csv` wrote.
+
+    Raises:
+        ValueError: the file has other columns.
+    """
+    with open(path, newline="") as file:
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise ValueError(
+                f"{path} is no file that --csv wrote: its columns are "
+                f"{', '.join(rows.fieldnames or ()) or 'none'}, not {', '.join(COLUMNS)}."
+            )
+        return [{key: _read(key, text) for key, text in row.items()} for row in rows]
 
 
 def _read(key, text):

@@ -1,6 +1,5 @@
 """How much memory a training step of a head takes, each in a fresh process."""
 
-import gc
 import json
 import pathlib
 import subprocess
@@ -49,7 +48,6 @@ def _status(key):
 def _measure(order):
     shape, batch, kind, options = json.loads(order)
     _, train = getattr(head_cases, kind)(head_cases.Shape(*shape), batch, **options)
-    gc.collect()  # The weights' initial values are not to be what the step takes the place of.
     pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM
     before = _status("VmRSS")
     for _ in range(STEPS):

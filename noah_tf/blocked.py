@@ -116,9 +116,11 @@ class _Work:
         """The sum over the channel blocks (B, O), and what to keep for `backward`."""
         small = poca.keys_are_small(features, key_kernel, poca.largest_norms(key_kernel))
         flat, parts = tf.reshape(features, (-1, features.shape[-1])), None
-        if not self._loops:
+        if self._loops:
+            small = tf.stack(small)
+        else:
             parts = poca.split_channels(features, key_kernel, value_kernel)
-        inputs = _Inputs(flat, parts, (key_kernel, value_kernel), bias, tf.stack(small))
+        inputs = _Inputs(flat, parts, (key_kernel, value_kernel), bias, small)
         forward = self._looped_forward if self._loops else self._spelled_forward
         scores, *kept = forward(inputs)
         return tf.squeeze(scores, axis=1), (inputs, *kept)

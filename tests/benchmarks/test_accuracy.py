@@ -174,6 +174,15 @@ def test_rows_of_the_csv_give_the_same_tables(tmp_path):
     assert len(accuracy_tables.tables(found)) == 2
 
 
+@pytest.mark.parametrize(("text", "columns"), [("", "none"), ("seed,value\n1,2\n", "seed, value")])
+def test_a_csv_of_something_else_is_refused(text, columns, tmp_path):
+    (tmp_path / "runs.csv").write_text(text)
+    with pytest.raises(
+        ValueError, match=f"runs.csv is no file .* columns are {columns}, not setting"
+    ):
+        accuracy_tables.read_csv(tmp_path / "runs.csv")
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/study.md"])
 def test_the_pages_show_the_runs(page, tmp_path):
     runs = accuracy_tables.read_csv(REPOSITORY / "docs" / "study" / "runs.csv")

@@ -191,6 +191,7 @@ def _draw(rows, path):
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.plot(rows[:, 0], rows[:, 1], "o-", label="highest, over before the first step")
     axes.plot(rows[:, 0], rows[:, 2], "s--", label="gradients and logits")
+    axes.plot(rows[:, 0], rows[:, 1] - rows[:, 2], "^-", label="beyond them")
     keys = 4 * 8 * 196 * 4 * rows[:, 0] / 2**20
     axes.plot(rows[:, 0], keys, ":", color="gray", label="B x N x M x L float32, once")
     axes.set(xscale="log", yscale="log", xlabel="classes M", ylabel="MiB")

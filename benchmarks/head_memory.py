@@ -1,6 +1,11 @@
-"""How much memory a training step of a head takes, each in a fresh process."""
+"""How much memory a training step of a head takes, each in a fresh process.
+
+Freed tensors are given back to the system there. TensorFlow's CPU allocator keeps them, so that
+what the initialisers of a large head have left would hide what its steps take.
+"""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,6 +14,12 @@ import head_cases
 import numpy as np
 
 STEPS = 5
+GIVING_BACK = {
+    "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
+    # Of glibc: else it raises this number with each larger block that is freed. It is set for
+    # PyTorch's process, too.
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+}
 
 
 def peak(shape, batch, kind, repeats=5, **options):
@@ -31,7 +42,11 @@ def peak(shape, batch, kind, repeats=5, **options):
 def _in_a_process(order):
     here = pathlib.Path(__file__).resolve()
     done = subprocess.run(
-        [sys.executable, str(here), order], capture_output=True, text=True, check=False
+        [sys.executable, str(here), order],
+        env={**os.environ, **GIVING_BACK},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"The measurement of {order} failed: {done.stderr[-2000:]}")

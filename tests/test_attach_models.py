@@ -31,12 +31,10 @@ EXHAUSTIVE = pytest.mark.exhaustive
 # Large graphs, which take long to build and to trace.
 LARGE = re.compile(
     "CSPDarkNet(M|L|XL)|ConvNeXt|DenseNet|EfficientNet.*V[12]|EfficientNet(Lite)?B[2-4]|Inception"
-    "|MiTB2|MLPMixer|NASNet|RegNet.(0[468]|1)|ResNet(RS)?101|RS50|ViTDet|Xcep"
+    "|EfficientNetV2[LM]|EfficientNet(V1)?B[5-7]|MiTB[2-5]|MLPMixer|NASNet|RegNet.(0[468]|[1-9])"
+    "|ResNet(RS)?(1[05]|2|3|4)|RS50|ViT(Det)?[HL]|ViTDet|Xcep"
 )
 
-
-# The largest of their families.
-HUGE = re.compile("EfficientNetV2[LM]|EfficientNet(V1)?B7|MiTB[345]|NASNetLarge|ViT(Det)?[HL]")
 
 # Whose training is an ordinary test: one of each library.
 QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
@@ -49,8 +47,8 @@ def _params(cases, marks=()):
 def _marks(case):
     if case.slow or LARGE.search(case.name):
         yield pytest.mark.slow
-    # Models of a family differ in width and depth alone, and on Keras 3 most are built.
-    if not (case.smallest or case.unfit or (KERAS_3 and not HUGE.search(case.name))):
+    # Models of a family differ in width and depth alone, and on Keras 3 the quick ones are built.
+    if not (case.smallest or case.unfit or (KERAS_3 and not LARGE.search(case.name))):
         yield EXHAUSTIVE
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf.backbones import layers
@@ -140,7 +141,7 @@ def test_transformers_start_as_the_references(name, made):
 
 @pytest.mark.parametrize(
     "name",
-    ["mixer_s16_050_224", pytest.param("gmlp_ti16_050_224", marks=pytest.mark.slow)],
+    ["mixer_s16_050_224", pytest.param("gmlp_ti16_050_224", marks=slow_on_one_stack)],
 )
 def test_mlps_start_as_the_references(name, made):
     model, noah = made(name), made(f"noah_{name}")
@@ -195,7 +196,7 @@ QUICK = ("noah_resnet18", "noah_deit_tiny_050_patch16_224")
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in GRADIENTS],
+    [pytest.param(name, marks=[] if name in QUICK else [slow_on_one_stack]) for name in GRADIENTS],
 )
 def test_gradients_agree_with_finite_differences(name):
     size, layer_names = GRADIENTS[name]

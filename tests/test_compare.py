@@ -4,11 +4,12 @@ import json
 
 import pytest
 from recipes import small_recipe
+from stacks import slow_on_one_stack
 
 from noah_tf import compare
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path):
     config = small_recipe(shapes)
     config.train.epochs = 1
@@ -26,7 +27,7 @@ def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path
     assert "gap" in table and f"{outcome['noah']['result']['top1']:.2%}" in table
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_rate_that_diverges_is_left_out(shapes, tmp_path):
     config = small_recipe(shapes)
     config.optimizer.name, config.train.epochs = "sgd", 1

@@ -20,7 +20,6 @@ import configparser
 import doctest
 import importlib
 import io
-import json
 import re
 import runpy
 import subprocess
@@ -29,6 +28,7 @@ import sys
 import numpy as np
 import pages
 import pytest
+from forked_commands import run_forked
 from head_helpers import child_environment
 from recipes import SMALL
 from shared_data import REPOSITORY
@@ -66,6 +66,7 @@ def kind(page, words):
     if program != "python" or not re.match(r"(trainers|benchmarks)/\w+\.py$", words[1]):
         return None
     quick = "imagenet_v2:test" not in words and "--dry_run" not in words
+    quick = quick and not any(word.startswith("study/") for word in words)
     return "run" if page in RUN_PAGES and "trainers" in words[1] and quick else "parsed"
 
 
@@ -122,7 +123,7 @@ def run_python(page):
     "page",
     [
         # It builds seven models of the paper.
-        pytest.param(page, marks=[pytest.mark.slow] if page == "docs/models.md" else [])
+        pytest.param(page, marks=[slow_on_one_stack] if page == "docs/models.md" else [])
         for page in PYTHON_PAGES
         if page != SERVED_PAGE
     ],
@@ -153,21 +154,11 @@ def test_commands_are_what_their_programs_take():
         ["trainers/train.py", "--config", "configs/quickstart.py", "--config.train.epoch=3"],
         ["benchmarks/accuracy.py", "--output", "study", "--setting", "imagenet"],
     ]
-    process = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tests" / "parse_commands.py")],
-        input=json.dumps(found + wrong),
-        cwd=REPOSITORY,
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    ends = json.loads(process.stdout)
-    for words, (code, error) in zip(found, ends, strict=False):
-        assert code == 0, f"{words}: {error}"
-    assert all(code > 0 for code, _ in ends[len(found) :]), ends[len(found) :]
+    commands_here = [(REPOSITORY, *words) for words in found + wrong]
+    ends = run_forked(commands_here, child_environment(), only_parse=True)
+    for words, end in zip(found, ends, strict=False):
+        assert end.returncode == 0, f"{words}: {end.stderr}"
+    assert all(end.returncode > 0 for end in ends[len(found) :]), ends[len(found) :]
 
 
 def test_what_sets_up_environments_exists():

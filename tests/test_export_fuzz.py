@@ -2,9 +2,9 @@
 
 import json
 
-import pytest
 from head_helpers import run_python
 from hostile_images import good_images, hostile_images, magic
+from stacks import slow_on_one_stack
 
 COUNT = 2000
 # What a photo of so many pixels takes, a few times over (decoded, and progressive scans), and what
@@ -52,7 +52,7 @@ print(json.dumps({"level": level, "peak": peak(), **ends}))
 """
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_two_thousand_hostile_photos(tmp_path):
     files = [data for _, data in hostile_images(COUNT, seed=0)]
     begins = [magic(data) for data in files]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from loaded_graph import loaded_graph
-from stacks import slow_on_one_stack
 
 from noah_tf import create_model, export_savedmodel
 from noah_tf.warmup import read_requests
@@ -14,9 +13,9 @@ from noah_tf.zoo import preprocessing_for
 @pytest.mark.parametrize(
     ("name", "size", "grid"),
     [
-        pytest.param("noah_mobilenetv2_035", 96, (3, 3), marks=slow_on_one_stack),
-        pytest.param("noah_deit_tiny_050_patch16_224", 96, (6, 6), marks=slow_on_one_stack),
-        pytest.param("noah_mixer_s16_050_224", 224, (14, 14), marks=pytest.mark.slow),
+        pytest.param("noah_mobilenetv2_035", 96, (3, 3), marks=pytest.mark.slow),
+        pytest.param("noah_deit_tiny_050_patch16_224", 96, (6, 6), marks=pytest.mark.exhaustive),
+        pytest.param("noah_mixer_s16_050_224", 224, (14, 14), marks=pytest.mark.exhaustive),
     ],
 )
 def test_bytes_and_pixels_give_the_evaluations_logits(shared, tmp_path, name, size, grid):

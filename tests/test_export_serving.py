@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
+from stacks import slow_on_one_stack
 from test_export import FILES, NAMES, PREPROCESSING, expected_logits, small_model
 from tf_serving_real import RealServer
 from tf_serving_stand_in import model_server
@@ -78,6 +79,7 @@ def test_photos_are_answered_over_rest_and_grpc(models, tmp_path, clients):
         assert {"explain", "serve_tensor"} < set(signatures["signature_def"]["signature_def"])
 
 
+@slow_on_one_stack
 def test_a_tolerant_export_answers_the_good_photos(models, tmp_path, clients):
     export(models[0], tmp_path / "shapes", tolerant=True)
     expected = expected_logits(models[0], FILES[:1])
@@ -89,6 +91,7 @@ def test_a_tolerant_export_answers_the_good_photos(models, tmp_path, clients):
             np.testing.assert_allclose(good["logits"], expected[0], atol=1e-5)
 
 
+@slow_on_one_stack
 def test_requests_at_the_same_time_get_their_own_answers(models, tmp_path, clients):
     """The real server puts them into batches of the sizes that batching.config allows."""
     export(models[0], tmp_path / "shapes")
@@ -156,6 +159,7 @@ def wait_until(condition, asking):
     raise AssertionError("it did not happen in a minute")
 
 
+@slow_on_one_stack
 def test_base64_is_what_a_user_types(models, tmp_path):
     export(models[0], tmp_path / "shapes")
     with model_server(tmp_path / "shapes", "shapes") as server:

@@ -10,6 +10,7 @@ import pytest
 from head_helpers import child_environment
 from ports import free_ports
 from recipes import TRAIN_EXAMPLES, small_recipe
+from stacks import slow_on_one_stack
 
 from noah_tf.checkpoint import load_run
 
@@ -133,6 +134,7 @@ def test_they_see_disjoint_data_and_match_one_process(shapes, tmp_path, two_work
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-4)
 
 
+@slow_on_one_stack
 def test_one_is_lost_then_one_is_stopped_and_all_end_as_if_nothing_had_been(
     shapes, tmp_path, two_workers
 ):

@@ -14,7 +14,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import shared_folder
-from stacks import slow_on_one_stack
 
 from benchmarks import head_parity
 from noah_tf import NOAHHead, attach_noah, checkpoint_files, create_model, official
@@ -141,7 +140,7 @@ def test_a_state_dict_is_listed_as_the_reference_lists_it_and_loads_exactly(shar
 
 
 # The tables of names and layouts know no stack: on Keras 2 a model a family is enough.
-@slow_on_one_stack
+@pytest.mark.exhaustive
 def test_so_is_that_of_every_other_model(shared):
     names = [entry["name"] for entry in manifest()]
     others = [name for name in names if name not in LIGHT and "epsprobe" not in name]

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import zipfile
 
-import pytest
 from head_helpers import run_python
 from shared_data import REPOSITORY
+from stacks import slow_on_one_stack
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_the_wheel_holds_the_package_alone(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]
     subprocess.run([*command, str(REPOSITORY)], check=True, timeout=300, cwd=tmp_path)

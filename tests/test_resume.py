@@ -116,7 +116,7 @@ def rows(workdir):
 
 
 # In test_training.py a run on two devices is killed, once.
-@pytest.mark.slow(minutes=2)
+@slow_on_one_stack.with_args(minutes=2)
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_a_run_killed_three_times_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas):
     config = rich_recipe(more_shapes)
@@ -168,7 +168,7 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
-@slow_on_one_stack
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("eager")
 def test_each_of_what_is_random_changes_the_weights_and_so_does_the_seed(few_shapes, tmp_path):
     base = trained_weights(short(few_shapes), tmp_path / "base")

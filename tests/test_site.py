@@ -11,6 +11,7 @@ import pytest
 from chromium import browser, console_errors, requested, until, what_is_missing
 from head_helpers import child_environment
 from shared_data import REPOSITORY
+from stacks import slow_on_one_stack
 
 WIDTHS = (1280, 390)
 # Elements that reach over the window's right edge and cannot be scrolled to within a part of it.
@@ -57,7 +58,7 @@ def address(site):
         server.shutdown()
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_every_page_is_there(site):
     wanted = {"index.html", "finetune.html"}
     for page in pages.PAGES:
@@ -75,7 +76,7 @@ def test_every_page_is_there(site):
     assert not list(site.rglob("*.py")) and not list(site.rglob("__pycache__"))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.skipif(what_is_missing() != "", reason=what_is_missing())
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
@@ -109,7 +110,7 @@ def test_pages_in_a_browser(site, address, width, scheme):
     assert asked and all(url.startswith(f"{address}/") for url in asked), asked
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.skipif(what_is_missing() != "", reason=what_is_missing())
 def test_search_finds_a_page(address):
     with browser((1280, 900)) as driver:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import NOAHHead, zoo
@@ -58,7 +59,7 @@ def test_models_are_listed_by_wildcard(pattern, names):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in BOTH else [pytest.mark.slow])
+        pytest.param(name, marks=[] if name in BOTH else [slow_on_one_stack])
         for name in noah_tf.list_models()
     ],
 )

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from shared_data import shared_folder
+from stacks import slow_on_one_stack
 
 import noah_tf
 from benchmarks import model_goldens
-from benchmarks.backbone_cases import KERAS_3
 from noah_tf import zoo
 
 GOLDENS = shared_folder() / "goldens" / "models"
@@ -22,9 +22,7 @@ SLOW = (*HEAVY, "gmlp", "epsprobe")
 
 def _marks(name):
     if any(part in name for part in SLOW):
-        yield pytest.mark.slow
-    if "epsprobe" in name and not KERAS_3:
-        yield pytest.mark.exhaustive
+        yield slow_on_one_stack
 
 
 ENTRIES = model_goldens.read_manifest(GOLDENS) if GOLDENS.is_dir() else {}

@@ -149,7 +149,7 @@ def _prepare(directory, barrier, results):
     results.put(sum(1 for _ in builder.as_dataset(split="train")))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_two_processes_prepare_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 
 from noah_tf import attach_noah
 from noah_tf.checkpoint import Run, load_run
@@ -332,7 +333,7 @@ def test_settings_of_a_user_do_not_change_the_figures():
     assert changed == plots.as_png(plots.reliability(found))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.skipif(bool(chromium.what_is_missing()), reason=chromium.what_is_missing())
 @pytest.mark.parametrize("width", [500, 1100])
 def test_the_page_in_a_browser(written, width):

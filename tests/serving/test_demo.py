@@ -18,6 +18,7 @@ from head_helpers import child_environment
 from photos import encoded, noise, smooth
 from PIL import Image
 from ports import free_ports
+from stacks import slow_on_one_stack
 from tiny_model import write_tiny_model
 
 from noah_tf.model_card import model_card
@@ -169,7 +170,7 @@ def running(tmp_path, free_port):
         process.wait()
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_in_a_browser(running, tmp_path):
     photo, broken = tmp_path / "photo.jpg", tmp_path / "broken.jpg"
     photo.write_bytes(encoded(smooth(40, 80), "JPEG", quality=30))

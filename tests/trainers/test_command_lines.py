@@ -8,6 +8,7 @@ import numpy as np
 import pages
 import pytest
 import tensorflow as tf
+from forked_commands import run_forked
 from head_helpers import child_environment
 from imagenet_tars import make_imagenet_tars
 from recipes import SMALL, TEST_EXAMPLES, small_recipe
@@ -86,7 +87,7 @@ def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
     assert {label.decode() for label in answer["labels"][0].numpy()} == {"blob", "cross", "ring"}
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_an_authors_checkpoint_becomes_a_keras_file_and_a_saved_model(shapes, tmp_path):
     model = noah_tf.create_model("noah_mobilenetv2_035", 3, (64, 64, 3))
     noah_tf.save_official_weights(model, tmp_path / "shapes.safetensors")
@@ -116,7 +117,7 @@ def test_an_authors_checkpoint_becomes_a_keras_file_and_a_saved_model(shapes, tm
         assert "Traceback" not in process.stderr
 
 
-@slow_on_one_stack
+@pytest.mark.exhaustive
 def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
     for name in ("single", "multi"):
         train = command(
@@ -159,7 +160,7 @@ def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
     assert "single gives an image one class and multi several" in last_lines(refused)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_cifar10_by_its_tfds_name(shared, tmp_path):
     train = command(
         tmp_path,
@@ -186,7 +187,7 @@ def test_cifar10_by_its_tfds_name(shared, tmp_path):
     assert len(curves["contribution_deletion"]) == len(curves["random_insertion"]) == 17
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_imagenet2012_from_its_archives(shared, tmp_path):
     archives = tmp_path / "archives"
     archives.mkdir()
@@ -219,7 +220,7 @@ def test_imagenet2012_from_its_archives(shared, tmp_path):
     assert losses == pytest.approx([result["loss"], result["ema_loss"]], rel=1e-5)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_imagenet2012_without_its_archives_says_how_to_get_them(tmp_path):
     train = command(
         tmp_path,
@@ -235,7 +236,7 @@ def test_imagenet2012_without_its_archives_says_how_to_get_them(tmp_path):
     assert "https://image-net.org" in message
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     process = command(
         tmp_path,
@@ -261,7 +262,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_none_unsets_a_key(shapes, tmp_path):
     train = command(
         tmp_path,
@@ -294,7 +295,7 @@ def test_all_that_cannot_work_is_said_at_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_the_demo(tfds_dir, tmp_path):
     demo = command(
         tmp_path,
@@ -325,10 +326,20 @@ def test_the_demo(tfds_dir, tmp_path):
     assert f"{100 * (tops[0] - tops[1]):+.2f}" in compare.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def refusals(tmp_path, name, given, cases):
+    """What a program that gets arguments of a user's answers; cases are of them and a message."""
+    commands = [(tmp_path, f"trainers/{name}.py", *given, *arguments) for arguments, _ in cases]
+    ends = run_forked(commands, child_environment())
+    for (arguments, message), end in zip(cases, ends, strict=True):
+        assert end.returncode == 1, (arguments, end)
+        assert message in last_lines(end), arguments
+        yield arguments, end
+    assert not list(tmp_path.iterdir())
+
+
+@slow_on_one_stack
+def test_what_a_user_can_get_wrong_is_one_sentence(tfds_dir, tmp_path):
+    cases = [
         (["--config.train.epoch=3"], "no train.epoch; the nearest is --config.train.epochs."),
         (["--config.trian.epochs=3"], "no trian.epochs; the nearest is --config.train.epochs."),
         (["--config.model.backbone_args.block=3"], "is --config.model.backbone_args.block_type."),
@@ -341,62 +352,43 @@ def test_the_demo(tfds_dir, tmp_path):
         (["--config.model.backbone=tf.keras.applications.VGG16"], "set model.backbone_args in"),
         (["--config=nothing.py"], "There is no recipe nothing.py."),
         (["stray"], "stray"),
-    ],
-)
-def test_what_a_user_can_get_wrong_is_one_sentence(tfds_dir, tmp_path, arguments, message):
-    train = command(
-        tmp_path,
-        "train",
-        f"--config={QUICKSTART}",
-        f"--config.data.data_dir={tfds_dir}",
-        "--workdir=run",
-        *arguments,
-    )
-    assert train.returncode != 0
-    assert message in last_lines(train)
-    assert not (tmp_path / "run").exists()
-    if "config.train" not in arguments[0]:  # those are refused by ml_collections
-        assert "Traceback" not in train.stderr
+    ]
+    given = [f"--config={QUICKSTART}", f"--config.data.data_dir={tfds_dir}", "--workdir=run"]
+    for arguments, end in refusals(tmp_path, "train", given, cases):
+        if "config.train" not in arguments[0]:  # those are refused by ml_collections
+            assert "Traceback" not in end.stderr
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
+@slow_on_one_stack
+def test_what_cannot_be_explained_is_one_sentence(finished_run, tmp_path):
+    cases = [
         (["--classes=rign"], "There is no class 'rign': the nearest of the 3 names are ring"),
         (["--measure=localization"], "'folder' has no boxes to measure maps by"),
         (["--maps=cam"], "No head here makes maps by 'cam': there are attention, contribution."),
         (["--compare_workdir=nowhere"], "nowhere holds no run"),
-    ],
-)
-@pytest.mark.slow
-def test_what_cannot_be_explained_is_one_sentence(finished_run, tmp_path, flags, message):
-    process = command(tmp_path, "explain", f"--workdir={finished_run}", "--output=a.png", *flags)
-    assert process.returncode == 1
-    assert message in last_lines(process) and "Traceback" not in process.stderr
-    assert not list(tmp_path.iterdir())
+    ]
+    given = [f"--workdir={finished_run}", "--output=a.png"]
+    for _, end in refusals(tmp_path, "explain", given, cases):
+        assert "Traceback" not in end.stderr
 
 
-@pytest.mark.parametrize("name", ["evaluate", "explain", "export"])
-def test_a_folder_without_a_run_is_refused(tmp_path, name):
-    process = command(tmp_path, name, "--workdir=nowhere")
-    assert process.returncode == 1
-    assert "nowhere holds no run" in last_lines(process)
-    assert "Traceback" not in process.stderr
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    programs = ("evaluate", "explain", "export")
+    commands = [(tmp_path, f"trainers/{name}.py", "--workdir=nowhere") for name in programs]
+    for end in run_forked(commands, child_environment()):
+        assert end.returncode == 1
+        assert "nowhere holds no run" in last_lines(end)
+        assert "Traceback" not in end.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+@slow_on_one_stack
+def test_what_evaluation_does_not_take_is_one_sentence(tmp_path):
+    cases = [
         ([], "--workdir is missing: name a run's folder, or give --compare RUN_A RUN_B."),
         (["stray"], "Not understood: stray"),
         (["--compare", "one"], "--compare takes two runs, RUN_A RUN_B, without"),
         (["--compare", "a", "b", "--corruptions=all"], "without --workdir and --corruptions"),
         (["--sets=test", "--data=cifar10", "--workdir=run"], "give --sets=DATA:SPLIT for each."),
-    ],
-)
-def test_what_evaluation_does_not_take_is_one_sentence(tmp_path, arguments, message):
-    process = command(tmp_path, "evaluate", *arguments)
-    assert process.returncode == 1
-    assert message in last_lines(process) and "Traceback" not in process.stderr
-    assert not list(tmp_path.iterdir())
+    ]
+    for _, end in refusals(tmp_path, "evaluate", [], cases):
+        assert "Traceback" not in end.stderr

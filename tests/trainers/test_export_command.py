@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from loaded_graph import run_graph
 from PIL import Image
+from stacks import slow_on_one_stack
 from test_command_lines import command, last_lines
 
 from noah_tf import attach_noah, create_model, save_official_weights
@@ -58,6 +59,7 @@ def test_a_run_with_its_variants(finished_run, tmp_path):
     assert (folder / "model_dynamic.tflite").stat().st_size > 1000
 
 
+@slow_on_one_stack
 def test_a_keras_file_with_its_preprocessing(photos, tmp_path):
     inputs = tf.keras.Input((24, 24, 3))
     features = tf.keras.layers.Conv2D(16, 5, strides=4)(inputs)
@@ -92,6 +94,7 @@ def test_a_keras_file_with_its_preprocessing(photos, tmp_path):
     assert [path.name for path in (tmp_path / "served" / "flowers").iterdir()] == ["1"]
 
 
+@pytest.mark.exhaustive
 def test_a_model_of_the_paper_with_official_weights(photos, tmp_path):
     name = "noah_mobilenetv2_035"
     model = create_model(name, 5, input_shape=(64, 64, 3))

@@ -19,7 +19,7 @@ from noah_tf.datasets.sources import source_from_config
 from noah_tf.evaluate import evaluate_run
 from noah_tf.training import train
 
-pytestmark = pytest.mark.slow
+pytestmark = slow_on_one_stack
 
 
 def evaluations(folder):
@@ -122,7 +122,6 @@ def test_the_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monke
 
 
 # On Keras 2 test_command_lines.py has class folders.
-@slow_on_one_stack
 def test_finetune_on_class_folders(shapes, tmp_path):
     """As ImageNet's are laid out: train/CLASS, val/CLASS."""
     shutil.copytree(shapes / "train", tmp_path / "photos" / "train")

@@ -11,8 +11,9 @@ Prints Markdown; `--plot FILE.png` draws memory against the number of classes. P
              products alone" are the head's own matrix products with nothing around them
     latency  forward pass of one image, of NOAH as an export has it
     memory   highest resident size in training over that before the first step, a fresh process
-             each, median of five
-    classes  that memory from 1,000 to 100,000 classes
+             each, median of five; as allocators come, which keep what is freed, and with all of
+             it given back to the system at once
+    classes  the latter from 1,000 to 100,000 classes
     models   whole models with NOAH beside themselves with pooling and a linear layer
 
 PyTorch is left out where it is not installed.
@@ -149,8 +150,8 @@ def latency(shapes, repeats):
 
 
 def memory(shapes):
-    _row("shape", "", "MiB, median", "least", "most", "of PyTorch's")
-    _row(*["---"] * 6)
+    _row("shape", "", "freed memory", "MiB, median", "least", "most", "of PyTorch's")
+    _row(*["---"] * 7)
     for name, shape in shapes.items():
         batch = cases.BATCH_SIZES[name]
         heads = {"PyTorch": ("reference", {}), "NOAH": ("noah", {})}
@@ -159,13 +160,15 @@ def memory(shapes):
         heads["pooled"] = ("gap", {})
         if _torch_version() == "none":
             del heads["PyTorch"]
-        reference = None
-        for label, (kind, options) in heads.items():
-            peaks = head_memory.peak(shape, batch, kind, **options)
-            middle = np.median(peaks)
-            reference = middle if label == "PyTorch" else reference
-            share = f"1/{reference / middle:.1f}" if reference else ""
-            _row(name, label, *(f"{n:.0f}" for n in (middle, peaks.min(), peaks.max())), share)
+        for give_back in (False, True):
+            reference = None
+            for label, (kind, options) in heads.items():
+                peaks = head_memory.peak(shape, batch, kind, give_back=give_back, **options)
+                middle = np.median(peaks)
+                reference = middle if label == "PyTorch" else reference
+                share = f"1/{reference / middle:.1f}" if reference else ""
+                numbers = (f"{n:.0f}" for n in (middle, peaks.min(), peaks.max()))
+                _row(name, label, "given back" if give_back else "kept", *numbers, share)
 
 
 def classes(plot):
@@ -174,7 +177,8 @@ def classes(plot):
     _row(*["---"] * 4)
     rows = []
     for count in CLASS_COUNTS:
-        peak = np.median(head_memory.peak(shape._replace(classes=count), batch, "noah", 3, **TIGHT))
+        wider = shape._replace(classes=count)
+        peak = np.median(head_memory.peak(wider, batch, "noah", 3, give_back=True, **TIGHT))
         numbers = count * (shape.channels + 2 * shape.groups + batch)
         rows.append((count, peak, 4 * numbers / 2**20))
         _row(f"{count:,}", *(f"{n:.0f}" for n in (*rows[-1][1:], peak - rows[-1][2])))

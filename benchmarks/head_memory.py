@@ -1,7 +1,8 @@
 """How much memory a training step of a head takes, each in a fresh process.
 
-Freed tensors are given back to the system there. TensorFlow's CPU allocator keeps them, so that
-what the initialisers of a large head have left would hide what its steps take.
+TensorFlow's CPU allocator keeps what is freed, so that what the initialisers of a large head have
+left hides what its steps take; and a heap has holes. With `give_back` all of it goes back to the
+system at once.
 """
 
 import json
@@ -16,13 +17,12 @@ import numpy as np
 STEPS = 5
 GIVING_BACK = {
     "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
-    # Of glibc: else it raises this number with each larger block that is freed. It is set for
-    # PyTorch's process, too.
+    # Of glibc, for PyTorch too: blocks of 1 MiB are never part of its heap.
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
 }
 
 
-def peak(shape, batch, kind, repeats=5, **options):
+def peak(shape, batch, kind, repeats=5, give_back=False, **options):
     """The highest resident size in training over that before the first step, in MiB.
 
     Args:
@@ -30,20 +30,21 @@ def peak(shape, batch, kind, repeats=5, **options):
         batch: B.
         kind: "noah", "gap" or "reference".
         repeats: how many processes to measure.
+        give_back: whether freed memory is given back to the system at once, see above.
         **options: of the head.
 
     Returns:
         Array (repeats,), one of each process.
     """
     order = json.dumps([shape, batch, kind, options])
-    return np.array([_in_a_process(order) for _ in range(repeats)])
+    return np.array([_in_a_process(order, give_back) for _ in range(repeats)])
 
 
-def _in_a_process(order):
+def _in_a_process(order, give_back):
     here = pathlib.Path(__file__).resolve()
     done = subprocess.run(
         [sys.executable, str(here), order],
-        env={**os.environ, **GIVING_BACK},
+        env={**os.environ, **(GIVING_BACK if give_back else {})},
         capture_output=True,
         text=True,
         check=False,

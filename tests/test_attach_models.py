@@ -25,6 +25,7 @@ from noah_tf.feature_map import find_feature_map
 
 CASES = all_cases()
 FIT = [case for case in CASES if case.unfit is None]
+SMALLEST = [case for case in FIT if case.smallest]
 EXHAUSTIVE = pytest.mark.exhaustive
 
 
@@ -38,6 +39,11 @@ LARGE = re.compile(
 
 # Whose training is an ordinary test: one of each library.
 QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
+
+
+def how_large(case):
+    """0 of those whose training is an ordinary test, 2 of large graphs, 1 of the rest."""
+    return 0 if case.name in QUICK else 2 if LARGE.search(case.name) else 1
 
 
 def _params(cases, marks=()):
@@ -182,11 +188,9 @@ def keras_file_round_trip(model, tmp_path):
 @pytest.mark.parametrize(
     "case",
     [
-        *_params([case for case in FIT if case.smallest and case.name in QUICK]),
-        *_params(
-            [case for case in FIT if case.smallest and case.name not in QUICK],
-            [slow_on_one_stack],
-        ),
+        *_params([case for case in SMALLEST if how_large(case) == 0]),
+        *_params([case for case in SMALLEST if how_large(case) == 1], [slow_on_one_stack]),
+        *_params([case for case in SMALLEST if how_large(case) == 2], [EXHAUSTIVE]),
     ],
 )
 def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from recipes import CLASSES, TEST_EXAMPLES
-from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf.datasets.sources import open_source
@@ -65,7 +64,7 @@ def test_files_answer_as_the_checkpoints_model(checkpoint, shapes, tmp_path):
     assert json.loads((tmp_path / "made" / "evaluation.json").read_text()) == made.metrics
 
 
-@slow_on_one_stack
+@pytest.mark.exhaustive
 def test_importing_again_writes_the_next_version_and_no_old_evaluation(checkpoint, tmp_path):
     path, _ = checkpoint
     (tmp_path / "evaluation.json").write_text("{}")
@@ -81,7 +80,7 @@ def test_importing_again_writes_the_next_version_and_no_old_evaluation(checkpoin
     assert {label.decode() for label in answer["labels"].numpy()[0]} == {"x", "y", "z"}
 
 
-@slow_on_one_stack
+@pytest.mark.exhaustive
 def test_averaged_weights_and_pre_logits_are_as_asked(tmp_path):
     name, size = "noah_deit_tiny_050_patch16_224", 32
     model = noah_tf.create_model(name, 3, (size, size, 3), pre_logits=False)

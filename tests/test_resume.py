@@ -117,8 +117,15 @@ def rows(workdir):
 
 # In test_training.py a run on two devices is killed, once.
 @slow_on_one_stack.with_args(minutes=2)
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
-def test_a_run_killed_three_times_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas):
+@pytest.mark.parametrize(
+    ("replicas", "kills"),
+    [
+        (1, 1),
+        pytest.param(1, 3, marks=pytest.mark.exhaustive),
+        pytest.param(2, 3, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_killed_run_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas, kills):
     config = rich_recipe(more_shapes)
     config.strategy = "mirrored"
     process = run(config, tmp_path / "whole", replicas)
@@ -126,7 +133,7 @@ def test_a_run_killed_three_times_ends_bit_for_bit_the_same(more_shapes, tmp_pat
 
     chance = random.Random(10 * replicas)
     done = 0
-    for step in sorted(chance.sample(range(2, STEPS - 2), 3)):
+    for step in sorted(chance.sample(range(2, STEPS - 2), kills)):
         process = run(config, tmp_path / "killed", replicas, steps=step - done)
         assert process.returncode == -signal.SIGKILL, process.stderr[-3000:]
         done = max(step - step % EVERY, step - step % EPOCH)

@@ -15,7 +15,6 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import attach_noah, variants
@@ -167,7 +166,7 @@ ZOO = {
 
 MARKS = {
     "noah_mobilenetv2_035": pytest.mark.slow,
-    "noah_deit_tiny_050_patch16_224": slow_on_one_stack,
+    "noah_deit_tiny_050_patch16_224": pytest.mark.exhaustive,
     "noah_mixer_s16_050_224": pytest.mark.exhaustive,
 }
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import NOAHHead, zoo
@@ -59,7 +58,7 @@ def test_models_are_listed_by_wildcard(pattern, names):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in BOTH else [slow_on_one_stack])
+        pytest.param(name, marks=[] if name in BOTH else [pytest.mark.exhaustive])
         for name in noah_tf.list_models()
     ],
 )

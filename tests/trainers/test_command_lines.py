@@ -87,7 +87,7 @@ def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
     assert {label.decode() for label in answer["labels"][0].numpy()} == {"blob", "cross", "ring"}
 
 
-@slow_on_one_stack
+@pytest.mark.exhaustive
 def test_an_authors_checkpoint_becomes_a_keras_file_and_a_saved_model(shapes, tmp_path):
     model = noah_tf.create_model("noah_mobilenetv2_035", 3, (64, 64, 3))
     noah_tf.save_official_weights(model, tmp_path / "shapes.safetensors")
@@ -262,7 +262,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@slow_on_one_stack
+@pytest.mark.exhaustive
 def test_none_unsets_a_key(shapes, tmp_path):
     train = command(
         tmp_path,

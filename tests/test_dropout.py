@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from head_helpers import run_python
+from stacks import slow_on_one_stack
 
 from noah_tf.dropout import Dropout
 
@@ -50,6 +51,7 @@ def test_unknown_batch_in_a_graph():
     assert call(tf.ones((7, 2, 2, 3))).shape == (7, 2, 2, 3)
 
 
+@slow_on_one_stack
 def test_replicas_of_a_zoo_model_drop_on_their_own():
     process = run_python("""
 import tensorflow as tf

@@ -9,6 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import shared_folder
+from stacks import slow_on_one_stack
 
 from benchmarks import head_parity
 from noah_tf import poca
@@ -600,7 +601,7 @@ print("done")
 @pytest.mark.parametrize(
     ("implementation", "memory_budget"),
     # Everything is kept within a budget of 256 MiB, and recomputed within one of a few bytes.
-    [pytest.param("direct", 256, marks=pytest.mark.slow), ("blocked", 256), ("blocked", 1e-5)],
+    [pytest.param("direct", 256, marks=slow_on_one_stack), ("blocked", 256), ("blocked", 1e-5)],
 )
 def test_mirrored_strategy_trains_as_one_device_does(implementation, memory_budget):
     process = head_helpers.run_python(MIRRORED, implementation, str(memory_budget))

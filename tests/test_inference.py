@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import InferenceForm, NOAHHead
@@ -117,6 +118,7 @@ def test_its_graph_is_smaller_and_casts_no_weight(policy):
     assert small.count("Cast") == (9 if policy == "mixed_bfloat16" else 0)
 
 
+@slow_on_one_stack
 def test_an_export_has_no_custom_gradient_and_none_of_the_heads_training_weights(tmp_path):
     backbone = tf.keras.Sequential(
         [tf.keras.Input((32, 32, 3)), tf.keras.layers.Conv2D(16, 8, strides=8)]

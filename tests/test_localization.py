@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import PREPROCESSING, planted_gap, planted_noah, planted_source
+from stacks import slow_on_one_stack
 
 from noah_tf import attach_noah
 from noah_tf.datasets.sources import open_source
@@ -127,6 +128,7 @@ def test_boxes_of_a_stretched_photo_are_where_its_objects_are():
     assert found["attention_energy"] == pytest.approx(1, abs=1e-5)
 
 
+@slow_on_one_stack
 def test_digit_scenes_of_both_kinds(tfds_dir):
     model = attach_noah(
         tf.keras.Sequential([tf.keras.Input((64, 64, 3)), tf.keras.layers.Conv2D(8, 8, 8)]),

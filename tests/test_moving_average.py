@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from head_helpers import run_python
+from stacks import slow_on_one_stack
 
 from noah_tf.distribute import precision
 from noah_tf.moving_average import MovingAverage
@@ -173,6 +174,7 @@ print(json.dumps(result))
 """
 
 
+@slow_on_one_stack
 def test_two_replicas(tmp_path):
     process = run_python(REPLICAS, str(tmp_path))
     assert process.returncode == 0, process.stderr[-3000:]

@@ -118,7 +118,9 @@ def test_hosts_with_less_evaluate_as_many_batches():
 # --- repeats
 
 
-@pytest.mark.parametrize(("repeats", "distinct"), [(2, 10), (3, 7)])
+@pytest.mark.parametrize(
+    ("repeats", "distinct"), [(2, 10), pytest.param(3, 7, marks=pytest.mark.exhaustive)]
+)
 def test_repeats_are_blocks_of_the_same_examples(source, repeats, distinct):
     whole = batches(source, repeats=repeats)
     assert len(whole) == 5, "an epoch keeps its steps"

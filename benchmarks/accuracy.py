@@ -17,7 +17,7 @@ that of the last step.
 Two processes of one thread take less than one of two: 95 and 185 ms of processor time for a step
 of the ResNet on CIFAR-10 and of that on digit_scenes, data included, in place of 105 and 195
 (TensorFlow 2.21, two shared cores). So a process is started for each core. All of it takes about
-75 minutes on two cores.
+two hours on two cores.
 
 Stopped by Ctrl+C, by SIGTERM or by a power failure, the same command goes on. In the end it prints
 the tables. On another machine it goes on from the CSV of what is done, without those networks:

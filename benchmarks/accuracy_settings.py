@@ -59,7 +59,7 @@ SETTINGS = {
         ("train", "validation"),
         (3e-3, 1e-2, 3e-2),
         {"gap": 1e-2, "noah": 1e-2},
-        93,
+        110,
     ),
     "digit_scenes_multi": Setting(
         "digit_scenes, one to four digits; ResNet, map 8x8",
@@ -68,7 +68,7 @@ SETTINGS = {
         ("train", "validation"),
         (),  # those of one digit
         {"gap": 1e-2, "noah": 1e-2},
-        93,
+        130,
     ),
     "cifar10_resnet": Setting(
         "CIFAR-10; ResNet 16-32-64, map 8x8",
@@ -81,7 +81,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (0.03, 0.1, 0.3),
         {"gap": 0.3, "noah": 0.1},
-        150,
+        200,
     ),
     "cifar10_mobilenet_v2": Setting(
         "CIFAR-10; MobileNetV2 x0.35, map 4x4",
@@ -94,7 +94,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (0.01, 0.03, 0.1, 0.3),
         {"gap": 0.03, "noah": 0.03},
-        160,
+        260,
     ),
     "cifar10_vit": Setting(
         "CIFAR-10; ViT, patch 4, width 64, depth 3, map 8x8",
@@ -108,7 +108,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (1e-3, 2e-3, 4e-3),
         {"gap": 4e-3, "noah": 2e-3},
-        150,
+        240,
     ),
 }
 

@@ -151,7 +151,7 @@ VARIANTS = {
     "causes": Variants(
         "cifar10_mobilenet_v2",
         "N = 8, r = 1/4, map 4x4",
-        2,
+        3,
         {
             "kernels start as a dense layer's": {"kernel_initializer": "glorot_uniform"},
             "N = 4, r = 1/2": {"num_groups": 4, "key_ratio": 1 / 2},

@@ -20,7 +20,8 @@ import sys
 import traceback
 from typing import NamedTuple
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+from head_helpers import child_environment
+from shared_data import REPOSITORY
 
 
 class End(NamedTuple):
@@ -31,12 +32,11 @@ class End(NamedTuple):
     stderr: str
 
 
-def run_forked(commands, environment, only_parse=False):
+def run_forked(commands, only_parse=False):
     """Runs command lines and waits for all.
 
     Args:
         commands: a list of (folder to run it in, script in this checkout, *arguments).
-        environment: of the processes.
         only_parse: see above.
 
     Returns:
@@ -46,7 +46,7 @@ def run_forked(commands, environment, only_parse=False):
     process = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(orders),
-        env=environment,
+        env=child_environment(),
         capture_output=True,
         text=True,
         timeout=540,

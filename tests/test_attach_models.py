@@ -25,7 +25,6 @@ from noah_tf.feature_map import find_feature_map
 
 CASES = all_cases()
 FIT = [case for case in CASES if case.unfit is None]
-SMALLEST = [case for case in FIT if case.smallest]
 EXHAUSTIVE = pytest.mark.exhaustive
 
 
@@ -41,9 +40,9 @@ LARGE = re.compile(
 QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
 
 
-def how_large(case):
-    """0 of those whose training is an ordinary test, 2 of large graphs, 1 of the rest."""
-    return 0 if case.name in QUICK else 2 if LARGE.search(case.name) else 1
+def training_marks(case):
+    if case.name not in QUICK:
+        yield EXHAUSTIVE if LARGE.search(case.name) else slow_on_one_stack
 
 
 def _params(cases, marks=()):
@@ -187,11 +186,7 @@ def keras_file_round_trip(model, tmp_path):
 
 @pytest.mark.parametrize(
     "case",
-    [
-        *_params([case for case in SMALLEST if how_large(case) == 0]),
-        *_params([case for case in SMALLEST if how_large(case) == 1], [slow_on_one_stack]),
-        *_params([case for case in SMALLEST if how_large(case) == 2], [EXHAUSTIVE]),
-    ],
+    [param for case in FIT if case.smallest for param in _params([case], training_marks(case))],
 )
 def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):
     train_save_and_load(case, tmp_path)

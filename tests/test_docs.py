@@ -65,8 +65,7 @@ def kind(page, words):
         return "page" if "demo" in words else "served" if page == SERVED_PAGE else None
     if program != "python" or not re.match(r"(trainers|benchmarks)/\w+\.py$", words[1]):
         return None
-    quick = "imagenet_v2:test" not in words and "--dry_run" not in words
-    quick = quick and not any(word.startswith("study/") for word in words)
+    quick = not any(w in ("imagenet_v2:test", "--dry_run") or w.startswith("study/") for w in words)
     return "run" if page in RUN_PAGES and "trainers" in words[1] and quick else "parsed"
 
 
@@ -155,7 +154,7 @@ def test_commands_are_what_their_programs_take():
         ["benchmarks/accuracy.py", "--output", "study", "--setting", "imagenet"],
     ]
     commands_here = [(REPOSITORY, *words) for words in found + wrong]
-    ends = run_forked(commands_here, child_environment(), only_parse=True)
+    ends = run_forked(commands_here, only_parse=True)
     for words, end in zip(found, ends, strict=False):
         assert end.returncode == 0, f"{words}: {end.stderr}"
     assert all(end.returncode > 0 for end in ends[len(found) :]), ends[len(found) :]

@@ -139,7 +139,7 @@ def test_a_state_dict_is_listed_as_the_reference_lists_it_and_loads_exactly(shar
     check_state_dict(name)
 
 
-# The tables of names and layouts know no stack: on Keras 2 a model a family is enough.
+# A model a family is enough: test_zoo_goldens.py loads the others, too.
 @pytest.mark.exhaustive
 def test_so_is_that_of_every_other_model(shared):
     names = [entry["name"] for entry in manifest()]

@@ -164,16 +164,15 @@ ZOO = {
     "noah_mixer_s16_050_224": (224, train_head),
 }
 
-MARKS = {
-    "noah_mobilenetv2_035": pytest.mark.slow,
-    "noah_deit_tiny_050_patch16_224": pytest.mark.exhaustive,
-    "noah_mixer_s16_050_224": pytest.mark.exhaustive,
-}
-
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=MARKS[name]) for name in ZOO],
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if "mobilenet" in name else pytest.mark.exhaustive
+        )
+        for name in ZOO
+    ],
 )
 def test_models_of_the_zoo_keep_their_answers(name, shared_photos, tmp_path):
     size, train = ZOO[name]

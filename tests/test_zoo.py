@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import NOAHHead, zoo
@@ -55,10 +56,16 @@ def test_models_are_listed_by_wildcard(pattern, names):
     assert noah_tf.list_models(pattern) == names
 
 
+def parameters_mark(name):
+    """test_zoo_goldens.py counts those on ImageNet as well."""
+    on_imagenet = zoo.model_info(name)[0].top1 is not None
+    return pytest.mark.exhaustive if on_imagenet else slow_on_one_stack
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in BOTH else [pytest.mark.exhaustive])
+        pytest.param(name, marks=[] if name in BOTH else [parameters_mark(name)])
         for name in noah_tf.list_models()
     ],
 )

@@ -5,6 +5,7 @@ import concurrent.futures
 import json
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -201,12 +202,15 @@ def test_ready_is_what_tf_serving_and_kserve_say(answer, monkeypatch):
         ),
     ],
 )
-def test_not_ready_says_what_came_instead(answer, what):
+def test_not_ready_says_what_came_instead(answer, what, monkeypatch):
+    # A clock of its own: on a busy machine the answer to the last look comes later.
+    pauses = []
+    clock = types.SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses))
+    monkeypatch.setattr("noah_tf.serving.client.time", clock)
     with scripted_server(answer) as (url, _), Client(url, "tiny") as client:
-        begin = time.monotonic()
-        with pytest.raises(ServingError, match=rf"{url} was not ready in 0.\d s: {what}"):
+        with pytest.raises(ServingError, match=f"tiny at {url} was not ready in 0.3 s: {what}"):
             client.wait_until_ready(0.3)
-        assert 0.25 < time.monotonic() - begin < 5
+        assert 0.25 < sum(pauses) < 2
 
 
 def test_waiting_ends_in_time_where_the_server_does_not_answer():
@@ -214,7 +218,7 @@ def test_waiting_ends_in_time_where_the_server_does_not_answer():
         begin = time.monotonic()
         with pytest.raises(ServingError, match="timeout"):
             client.wait_until_ready(0.2)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 2.5
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -329,7 +329,7 @@ def test_the_demo(tfds_dir, tmp_path):
 def refusals(tmp_path, name, given, cases):
     """What a program that gets arguments of a user's answers; cases are of them and a message."""
     commands = [(tmp_path, f"trainers/{name}.py", *given, *arguments) for arguments, _ in cases]
-    ends = run_forked(commands, child_environment())
+    ends = run_forked(commands)
     for (arguments, message), end in zip(cases, ends, strict=True):
         assert end.returncode == 1, (arguments, end)
         assert message in last_lines(end), arguments
@@ -375,7 +375,7 @@ def test_what_cannot_be_explained_is_one_sentence(finished_run, tmp_path):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     programs = ("evaluate", "explain", "export")
     commands = [(tmp_path, f"trainers/{name}.py", "--workdir=nowhere") for name in programs]
-    for end in run_forked(commands, child_environment()):
+    for end in run_forked(commands):
         assert end.returncode == 1
         assert "nowhere holds no run" in last_lines(end)
         assert "Traceback" not in end.stderr

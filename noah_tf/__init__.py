@@ -7,7 +7,7 @@ if "noah_tf.serving" in sys.orig_argv:
     # `python -m noah_tf.serving`, where what TensorFlow logs would stand before every answer.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from noah_tf._keras_check import check_keras
+from noah_tf.utils.keras_compat import check_keras
 
 check_keras()
 

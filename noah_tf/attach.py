@@ -8,7 +8,7 @@ import warnings
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.arguments import checked_key_ratio, positive_int
+from noah_tf.utils.validation import checked_key_ratio, positive_int
 from noah_tf.dropout import Dropout
 from noah_tf.feature_map import (
     find_feature_map,

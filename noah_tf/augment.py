@@ -12,7 +12,7 @@ import math
 import tensorflow as tf
 
 from noah_tf import pil_ops
-from noah_tf.arguments import is_number
+from noah_tf.utils.validation import is_number
 from noah_tf.pil_ops import to_uint8
 from noah_tf.rand_augment import INTERPOLATIONS, RandAugment, derived_seed, uniform
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from noah_tf.arguments import class_indices
+from noah_tf.utils.validation import class_indices
 from noah_tf.dropout import Dropout
 from noah_tf.feature_map import is_functional, layer_before, positions
 

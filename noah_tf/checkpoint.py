@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from noah_tf import preprocess
-from noah_tf.distribute import precision
+from noah_tf.utils.distribute import precision
 from noah_tf.model_config import model_from_config
 from noah_tf.moving_average import MovingAverage
 from noah_tf.workdir import Workdir

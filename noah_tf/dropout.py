@@ -4,7 +4,7 @@ import random
 
 import tensorflow as tf
 
-from noah_tf.arguments import checked_rate
+from noah_tf.utils.validation import checked_rate
 from noah_tf.poca import fold_in
 
 

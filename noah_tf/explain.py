@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.arguments import positive_int
+from noah_tf.utils.validation import positive_int
 from noah_tf.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order

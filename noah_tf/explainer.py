@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.arguments import class_indices
+from noah_tf.utils.validation import class_indices
 from noah_tf.cam import PooledHead
 from noah_tf.head import NOAHHead
 

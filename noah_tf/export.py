@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf import image_headers, warmup
-from noah_tf.arguments import is_number, positive_int
+from noah_tf.utils.validation import is_number, positive_int
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.arguments import positive_int
+from noah_tf.utils.validation import positive_int
 from noah_tf.datasets.corrupt import naming_corrupt_examples
 from noah_tf.datasets.source import random_order
 from noah_tf.explainer import Explainer

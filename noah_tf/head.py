@@ -5,7 +5,7 @@ import numbers
 import tensorflow as tf
 
 from noah_tf import blocks, poca
-from noah_tf.arguments import (
+from noah_tf.utils.validation import (
     checked_key_ratio,
     checked_rate,
     class_indices,

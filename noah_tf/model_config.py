@@ -5,7 +5,7 @@ import difflib
 import tensorflow as tf
 
 from noah_tf.architectures import ARCHITECTURES
-from noah_tf.arguments import checked_key_ratio, checked_rate, messages_of, positive_int
+from noah_tf.utils.validation import checked_key_ratio, checked_rate, messages_of, positive_int
 from noah_tf.attach import attach_noah
 from noah_tf.backbones import small
 from noah_tf.zoo import check_weights_options, create_model

@@ -4,7 +4,7 @@ import contextlib
 
 import tensorflow as tf
 
-from noah_tf import distribute
+from noah_tf.utils import distribute
 from noah_tf.feature_map import is_functional, layer_before, positions
 from noah_tf.head import NOAHHead
 
@@ -39,7 +39,7 @@ def with_precision(model, policy):
         raise ValueError(
             f"{model.name} cannot be copied: it has {len(shapes[0])} weights, and a copy made of "
             f"its layers' configs has {len(shapes[1])}, or others; build it anew inside "
-            "noah_tf.distribute.precision(...)."
+            "noah_tf.utils.distribute.precision(...)."
         )
     copy.set_weights(model.get_weights())
     _finalize_normalization(copy)
@@ -94,7 +94,7 @@ def _check_functional(model, what):
         name = getattr(model, "name", repr(model))
         raise ValueError(
             f"{name} ({type(model).__name__}) cannot be {what}: it has no graph of layers to read, "
-            "as functional models have; build it anew inside noah_tf.distribute.precision(...)."
+            "as functional models have; build it anew inside noah_tf.utils.distribute.precision(...)."
         )
 
 

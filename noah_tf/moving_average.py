@@ -4,7 +4,7 @@ import contextlib
 
 import tensorflow as tf
 
-from noah_tf.arguments import is_number
+from noah_tf.utils.validation import is_number
 from noah_tf.weight_groups import raw_variable
 
 

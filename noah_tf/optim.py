@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.arguments import is_number
+from noah_tf.utils.validation import is_number
 from noah_tf.rules import LAMB, SGD, AdamW
 from noah_tf.schedules import make_schedule
 from noah_tf.weight_groups import backbone_variables, decay_mask, layer_factors, raw_variable

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from noah_tf import distribute, recipe_checks
+from noah_tf import recipe_checks
+from noah_tf.utils import distribute
 from noah_tf.datasets.sources import open_source, source_from_config
 from noah_tf.preprocess import Preprocessing
 from noah_tf.train_step import SUMS

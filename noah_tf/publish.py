@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 
-from noah_tf.arguments import positive_int
+from noah_tf.utils.validation import positive_int
 
 _LARGEST = 2**63 - 1
 

@@ -3,8 +3,9 @@
 import math
 import pathlib
 
-from noah_tf import distribute, optim, schedules
-from noah_tf.arguments import messages_of
+from noah_tf import optim, schedules
+from noah_tf.utils import distribute
+from noah_tf.utils.validation import messages_of
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.datasets.pipeline import train_options
 from noah_tf.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from noah_tf.arguments import is_number, positive_int
+from noah_tf.utils.validation import is_number, positive_int
 
 SCHEDULES = ("cosine", "step", "linear", "constant")
 UNITS = ("epoch", "step")

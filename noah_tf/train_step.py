@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from noah_tf import distribute, metrics, recipe
+from noah_tf import metrics, recipe
+from noah_tf.utils import distribute
 from noah_tf.preprocess import Preprocessing
 
 # What a step returns, in this order: sums over the batch.

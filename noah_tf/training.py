@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from noah_tf import distribute, metrics, model_config, optim, recipe, recipe_checks
+from noah_tf import metrics, model_config, optim, recipe, recipe_checks
+from noah_tf.utils import distribute
 from noah_tf.checkpoint import STACK, Checkpoints, check_stack
 from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches, train_options
 from noah_tf.datasets.sources import source_from_config

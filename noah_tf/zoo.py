@@ -11,7 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from noah_tf.architectures import ARCHITECTURES
-from noah_tf.arguments import checked_rate, positive_int
+from noah_tf.utils.validation import checked_rate, positive_int
 from noah_tf.attach import attach_noah
 from noah_tf.backbones import (
     deit,

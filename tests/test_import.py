@@ -5,7 +5,7 @@ import tensorflow as tf
 from head_helpers import run_python
 from shared_data import REPOSITORY
 
-from noah_tf._keras_check import check_keras
+from noah_tf.utils.keras_compat import check_keras
 
 KERAS_3 = not tf.__version__.startswith("2.15.")
 HEAVY = ["keras_cv", "tensorflow_datasets", "tensorflow_addons", "matplotlib", "sklearn"]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from head_helpers import run_python
 from stacks import slow_on_one_stack
 
-from noah_tf.distribute import precision
+from noah_tf.utils.distribute import precision
 from noah_tf.moving_average import MovingAverage
 
 

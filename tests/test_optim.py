@@ -10,7 +10,7 @@ from head_helpers import run_python
 
 import noah_tf
 from noah_tf import optim
-from noah_tf.distribute import precision
+from noah_tf.utils.distribute import precision
 
 SHAPES = ((3, 2), (2,), (2, 2, 4))
 NAMES = ("kernel", "bias", "table")

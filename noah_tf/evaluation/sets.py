@@ -4,7 +4,7 @@ import dataclasses
 import re
 import time
 
-from noah_tf import distribute
+from noah_tf.utils import distribute
 from noah_tf.checkpoint import Run, load_run
 from noah_tf.datasets.source import Source
 from noah_tf.evaluate import Evaluator, open_set

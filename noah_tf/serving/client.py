@@ -3,7 +3,7 @@
 import time
 import urllib.parse
 
-from noah_tf.arguments import is_number, positive_int
+from noah_tf.utils.validation import is_number, positive_int
 from noah_tf.serving.errors import ServingError, model_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two looks at whether a model is ready

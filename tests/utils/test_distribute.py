@@ -9,7 +9,7 @@ from head_helpers import run_python
 from recipes import small_recipe
 from shared_data import REPOSITORY
 
-from noah_tf import distribute
+from noah_tf.utils import distribute
 
 # Trains a small model without batch statistics for three steps and prints its weights.
 STEPS = """

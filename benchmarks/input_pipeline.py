@@ -35,8 +35,8 @@ from turns import seconds_of
 
 from noah_tf.datasets.pipeline import train_batches, train_options
 from noah_tf.datasets.source import Source, read_places
-from noah_tf.preprocess import Preprocessing
-from noah_tf.random_crop import crop_draws, random_part, random_window
+from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images.random_crop import crop_draws, random_part, random_window
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEGs.", required=True)
 _COUNT = flags.DEFINE_integer("count", 2048, "Photos that are timed in a turn.", lower_bound=1)

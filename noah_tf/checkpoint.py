@@ -7,7 +7,7 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from noah_tf import preprocess
+from noah_tf.images import preprocessing as preprocess
 from noah_tf.utils.distribute import precision
 from noah_tf.model_config import model_from_config
 from noah_tf.moving_average import MovingAverage

@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from noah_tf import image_headers, warmup
+from noah_tf import warmup
+from noah_tf.images import headers
 from noah_tf.utils.validation import is_number, positive_int
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.source import random_order
@@ -18,7 +19,7 @@ from noah_tf.feature_map import is_functional, layer_before
 from noah_tf.head import NOAHHead
 from noah_tf.model_card import CARD_FILE, model_card, running_versions
 from noah_tf.model_copy import in_precision
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.publish import check_version, new_version
 from noah_tf.signatures import MAX_PIXELS, ServedModel
 from noah_tf.variants import require_onnx
@@ -283,11 +284,11 @@ def _readable(photos, preprocessing, max_pixels):
         name = f"photo {index} of {len(photos)}" if isinstance(photo, bytes) else str(photo)
         data = photo if isinstance(photo, bytes) else pathlib.Path(photo).read_bytes()
         try:
-            problem = image_headers.problem(data, max_pixels).numpy().decode()
+            problem = headers.problem(data, max_pixels).numpy().decode()
             if not problem:
                 preprocessing.decode(data)
         except tf.errors.InvalidArgumentError:
-            problem = image_headers.UNDECODABLE
+            problem = headers.UNDECODABLE
         if problem:
             raise ValueError(
                 f"The export cannot be compared with its model on {name}: {problem}. Give other "

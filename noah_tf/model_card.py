@@ -32,7 +32,7 @@ import yaml
 
 from noah_tf.head import NOAHHead
 from noah_tf.model_card_text import METRICS, body
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.version import __version__
 
 CARD_FILE = "MODEL_CARD.md"

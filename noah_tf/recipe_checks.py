@@ -10,7 +10,7 @@ from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.datasets.pipeline import train_options
 from noah_tf.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
 from noah_tf.model_config import check_model_config
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.recipe import mixes
 
 

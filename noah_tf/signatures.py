@@ -5,7 +5,7 @@ import tempfile
 
 import tensorflow as tf
 
-from noah_tf import image_headers
+from noah_tf.images import headers
 from noah_tf.inference import InferenceForm
 from noah_tf.model_copy import without_functions
 from noah_tf.weight_groups import raw_variable
@@ -151,7 +151,7 @@ class ServedModel(tf.Module):
     def _all(self, image_bytes):
         def one(row_and_bytes):
             row, data = row_and_bytes
-            problem = image_headers.problem(data, self._max_pixels)
+            problem = headers.problem(data, self._max_pixels)
             message = tf.strings.join(
                 ["image ", tf.strings.as_string(row), " of the request: ", problem]
             )
@@ -173,7 +173,7 @@ class ServedModel(tf.Module):
         nothing = (tf.zeros(self._image_spec().shape), tf.zeros(4))
 
         def one(row, data):
-            problem = image_headers.problem(data, self._max_pixels)
+            problem = headers.problem(data, self._max_pixels)
             photo = tf.cond(problem == "", lambda: self._photo(data), lambda: nothing)
             status = tf.where(problem == "", OK, problem)
             return row, status, *photo
@@ -186,7 +186,7 @@ class ServedModel(tf.Module):
         found = found.concatenate(tf.data.Dataset.from_tensors((count, "", *nothing)))
         rows, statuses, images, regions = found.batch(count + 1).get_single_element()
         rows = rows[:, None]
-        status = tf.fill([count + 1], image_headers.UNDECODABLE)
+        status = tf.fill([count + 1], headers.UNDECODABLE)
         status = tf.tensor_scatter_nd_update(status, rows, statuses)
 
         def in_place(values):

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from noah_tf import metrics, recipe
 from noah_tf.utils import distribute
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 # What a step returns, in this order: sums over the batch.
 SUMS = ("loss", "top1", "top5", "examples", "skipped")

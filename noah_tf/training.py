@@ -18,7 +18,7 @@ from noah_tf.initial_weights import check_initial_weights, load_initial_weights
 from noah_tf.interrupt import Interrupted, stop_requests
 from noah_tf.losses import training_loss
 from noah_tf.moving_average import MovingAverage
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.progress import Progress
 from noah_tf.train_step import make_train_step
 from noah_tf.weight_groups import backbone_layers, raw_variable

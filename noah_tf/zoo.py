@@ -25,7 +25,7 @@ from noah_tf.backbones import (
     shufflenet_v2,
     vit,
 )
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 
 class _Family(NamedTuple):

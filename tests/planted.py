@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from noah_tf import NOAHHead
 from noah_tf.datasets.source import Source
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 CELLS, CELL = 4, 8  # of the maps each way, and a cell's pixels each way
 PREPROCESSING = Preprocessing(image_size=CELLS * CELL, mean=(0, 0, 0), std=(1, 1, 1))

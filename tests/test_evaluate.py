@@ -9,7 +9,7 @@ import tensorflow as tf
 from noah_tf.checkpoint import load_run
 from noah_tf.datasets.sources import open_source
 from noah_tf.evaluate import Evaluator, evaluate_run
-from noah_tf.preprocess import decode
+from noah_tf.images.preprocessing import decode
 
 
 def test_the_batch_size_does_not_matter(finished_run):

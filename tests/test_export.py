@@ -16,7 +16,7 @@ from noah_tf.checkpoint import load_run
 from noah_tf.explain import Explainer
 from noah_tf.export import export_run
 from noah_tf.model_card import read_card
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.warmup import read_requests
 
 NAMES = ("a", "b", "Ä b", "d,e", '"', " f")

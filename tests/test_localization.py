@@ -13,7 +13,7 @@ from stacks import slow_on_one_stack
 from noah_tf import attach_noah
 from noah_tf.datasets.sources import open_source
 from noah_tf.localization import energy_inside, localize, pointing_game
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 corners = st.tuples(*[st.floats(0, 1)] * 4).map(
     lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 import noah_tf
 from noah_tf import attach_noah, variants
 from noah_tf.model_copy import with_precision
-from noah_tf.preprocess import Preprocessing, decode
+from noah_tf.images.preprocessing import Preprocessing, decode
 from noah_tf.variants import Agreement, agreement
 
 layers = tf.keras.layers

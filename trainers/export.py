@@ -30,7 +30,7 @@ from absl import flags
 from noah_tf import export, model_card, zoo
 from noah_tf.checkpoint import STACK, WEIGHTS
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.signatures import MAX_PIXELS
 from noah_tf.variants import Agreement
 
@@ -44,7 +44,7 @@ _NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Classes of the checkpo
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the model's images, in pixels.")
 _CLASS_NAMES = flags.DEFINE_string("class_names", None, "File with the name of a class a line.")
 _PREPROCESSING = flags.DEFINE_string(
-    "preprocessing", None, "JSON of the .keras file's preprocessing, as in noah_tf.preprocess."
+    "preprocessing", None, "JSON of the .keras file's preprocessing, as in noah_tf.images.preprocessing."
 )
 _MULTI_LABEL = flags.DEFINE_bool(
     "multi_label", False, "The .keras file has several labels a photo."

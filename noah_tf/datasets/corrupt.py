@@ -4,7 +4,7 @@ import contextlib
 
 import tensorflow as tf
 
-from noah_tf.preprocess import decode
+from noah_tf.images.preprocessing import decode
 
 ON_CORRUPT = ("error", "skip")
 

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.pil_ops import to_uint8
+from noah_tf.images.pil_ops import to_uint8
 
 STRENGTHS = (1, 2, 3, 4, 5)
 # What the benchmarks use for pictures whose short side has so many pixels.

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.image_ops import resize
+from noah_tf.images.ops import resize
 from noah_tf.model_card import read_card
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.publish import latest_version
 from noah_tf.serving.errors import server_message
 from noah_tf.signatures import OK

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from numbered import fetch_source, photo, record_source
 
-from noah_tf.augment import Augmentation
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import (
     corrupt_examples,
     eval_batches,
@@ -11,7 +11,7 @@ from noah_tf.datasets.pipeline import (
     train_batches,
 )
 from noah_tf.datasets.sources import open_source
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(8)
 

@@ -8,7 +8,7 @@ from stacks import slow_on_one_stack
 from noah_tf.datasets import digit_scenes
 from noah_tf.datasets.digit_scenes import SPLITS, draw_scene, split_scans
 from noah_tf.datasets.sources import open_source
-from noah_tf.preprocess import decode
+from noah_tf.images.preprocessing import decode
 
 CONFIGS = ("single", "multi")
 

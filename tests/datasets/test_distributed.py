@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from numbered import SIDE, fetch_source, record_source
 
-from noah_tf.augment import Augmentation
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import eval_batches, train_batches
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(SIDE)
 PLAIN = {"crop_scale": None, "flip": False}
@@ -183,10 +183,10 @@ TWO_REPLICAS = """
 import sys
 import numpy as np
 import tensorflow as tf
-from noah_tf.augment import Augmentation
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import eval_batches, train_batches
 from noah_tf.datasets.sources import open_source
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf.augment import Augmentation
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import (
     eval_batches,
     train_batches,
     train_options,
 )
 from noah_tf.datasets.sources import open_source
-from noah_tf.preprocess import Preprocessing, decode
+from noah_tf.images.preprocessing import Preprocessing, decode
 
 PREPROCESSING = Preprocessing(64)
 CACHES = pytest.mark.parametrize("cache", [False, True], ids=["streamed", "cached"])

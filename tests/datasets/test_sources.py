@@ -12,7 +12,7 @@ from shared_data import SCENES
 from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.sources import open_source
 from noah_tf.datasets.tfds_sources import _class_boxes, prepare
-from noah_tf.preprocess import Preprocessing, decode
+from noah_tf.images.preprocessing import Preprocessing, decode
 
 
 def colour_png(value):

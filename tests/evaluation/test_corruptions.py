@@ -9,7 +9,7 @@ from scipy import ndimage
 from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.datasets.sources import open_source
 from noah_tf.evaluation.corruptions import KINDS, STRENGTHS, Corruption, named_corruptions
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 PICTURE = (smooth(48, 40) // 2 + noise(48, 40) // 4 + 40).astype(np.uint8)
 

@@ -18,7 +18,7 @@ from noah_tf.datasets.source import Source, read_places
 from noah_tf.evaluate import Evaluator
 from noah_tf.evaluation import mistakes, plots, report, scores, sets, tables
 from noah_tf.explain import Explainer
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 
 
 class Page(html.parser.HTMLParser):

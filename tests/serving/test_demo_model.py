@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_model import write_tiny_model
 
 from noah_tf import attach_noah, export_savedmodel
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.serving.demo_model import BadPhoto, DemoModel, answer, load_model, overlay
 
 PREPROCESSING = Preprocessing(image_size=24, resize_size=30, exif_rotation=True)

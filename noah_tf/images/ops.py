@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from noah_tf.encoded_bytes import rarely, starts_with
-from noah_tf.image_headers import bmp_palette, bmp_problem, first_frame, is_webp
+from noah_tf.images.encoded_bytes import rarely, starts_with
+from noah_tf.images.headers import bmp_palette, bmp_problem, first_frame, is_webp
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}

@@ -6,9 +6,9 @@ import tensorflow as tf
 from hostile_images import exif
 from photos import encoded, smooth
 
-from noah_tf.image_ops import orient
-from noah_tf.preprocess import Preprocessing, decode
-from noah_tf.random_crop import check_crop_options, crop_draws, random_part, random_window
+from noah_tf.images.ops import orient
+from noah_tf.images.preprocessing import Preprocessing, decode
+from noah_tf.images.random_crop import check_crop_options, crop_draws, random_part, random_window
 
 
 def crop_parts(height, width, count=400, **options):

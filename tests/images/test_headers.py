@@ -29,29 +29,29 @@ from loaded_graph import run_graph
 from photos import encoded, in_pipeline, noise, smooth
 from PIL import Image
 
-from noah_tf import image_headers
-from noah_tf.exif import orientation
-from noah_tf.image_ops import decode
+from noah_tf.images import headers
+from noah_tf.images.exif import orientation
+from noah_tf.images.ops import decode
 
 STRING = tf.TensorSpec([], tf.string)
 LIMIT = 2**25
-needs_webp = pytest.mark.skipif(not image_headers.DECODES_WEBP, reason="no WebP in TensorFlow")
+needs_webp = pytest.mark.skipif(not headers.DECODES_WEBP, reason="no WebP in TensorFlow")
 
 
 @tf.function(input_signature=[STRING, tf.TensorSpec([], tf.int64)], autograph=False)
 def graph_problem(data, limit):
-    return image_headers.problem(data, limit)
+    return headers.problem(data, limit)
 
 
 @tf.function(input_signature=[STRING], autograph=False)
 def graph_first_frame(data):
-    return image_headers.first_frame(data)
+    return headers.first_frame(data)
 
 
 def problem(data, limit=LIMIT):
     """What the graph says, and eager mode with it."""
     found = graph_problem(data, limit).numpy().decode()
-    assert image_headers.problem(data, limit).numpy().decode() == found
+    assert headers.problem(data, limit).numpy().decode() == found
     return found
 
 
@@ -71,7 +71,7 @@ def sized_files(width, height):
         "BMP": bmp(pixels),
         "BMP from the top": bmp(pixels, top_down=True),
     }
-    if image_headers.DECODES_WEBP:
+    if headers.DECODES_WEBP:
         files["lossy WebP"] = encoded(pixels, "WEBP")
         files["lossless WebP"] = encoded(pixels, "WEBP", lossless=True)
         alpha = np.dstack([pixels, pixels[..., :1]])
@@ -101,7 +101,7 @@ def huge_headers(width, height):
         "canvas": gif([(0, 0, (5, 5))], canvas=(width % 2**16, height % 2**16)),
         "frame": gif([(0, 0, (width % 2**16, height % 2**16))], canvas=(5, 5)),
     }
-    if image_headers.DECODES_WEBP:
+    if headers.DECODES_WEBP:
         header_bytes["VP8X"] = webp(b"VP8X", width % 2**24, height % 2**24)
     return header_bytes
 
@@ -149,7 +149,7 @@ def test_problems(data, message):
 
 
 def test_formats_are_named():
-    names = "JPEG, PNG, GIF, BMP or WebP" if image_headers.DECODES_WEBP else "JPEG, PNG, GIF or BMP"
+    names = "JPEG, PNG, GIF, BMP or WebP" if headers.DECODES_WEBP else "JPEG, PNG, GIF or BMP"
     assert problem(b"text").startswith(f"it is not a {names} file: it begins with ")
 
 
@@ -160,7 +160,7 @@ def test_a_broken_jpeg_header_is_the_decoders_error():
 
 def test_webp_where_tensorflow_decodes_it():
     data = encoded(smooth(20, 30), "WEBP")
-    if image_headers.DECODES_WEBP:
+    if headers.DECODES_WEBP:
         assert problem(data) == "" and decode(data).shape == (20, 30, 3)
     else:
         assert problem(data).endswith("it begins with " + data[:8].hex(" "))
@@ -180,7 +180,7 @@ def test_animated_webp_is_refused():
 
 
 def test_scans_of_large_jpegs_are_counted():
-    many = image_headers.MAX_SCANS + 1
+    many = headers.MAX_SCANS + 1
     large = {"width": 4000, "height": 4000}
     assert problem(jpeg(**large, scans=((1,),) * many)) == ""  # few bytes, quickly decoded
     padding = segment(0xFE, bytes(60_000))
@@ -216,7 +216,7 @@ def test_most_of_the_graph_is_apart():
                 waiting += [library[name].node_def for name in called]
         return count
 
-    assert ops(lambda data: image_headers.problem(data, LIMIT)) < 60
+    assert ops(lambda data: headers.problem(data, LIMIT)) < 60
     assert ops(decode) < 40
 
 
@@ -225,7 +225,7 @@ def test_most_of_the_graph_is_apart():
 
 def first_frame(data):
     found = graph_first_frame(data).numpy()
-    assert image_headers.first_frame(data).numpy() == found
+    assert headers.first_frame(data).numpy() == found
     return found
 
 
@@ -346,8 +346,8 @@ SCRIPT = """
 import resource, sys, time
 import tensorflow as tf
 from hostile_images import good_images, hostile_images
-from noah_tf.image_headers import problem
-from noah_tf.preprocess import Preprocessing
+from noah_tf.images.headers import problem
+from noah_tf.images.preprocessing import Preprocessing
 
 limit, count, seed = (int(value) for value in sys.argv[1:])
 preprocessing = Preprocessing(64, exif_rotation=True)
@@ -418,13 +418,13 @@ def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
     files = [data for data, answer in zip(files, answers, strict=True) if answer is not None]
     answers = [answer for answer in answers if answer is not None]
     pipeline = tf.data.Dataset.from_tensor_slices(files)
-    pipeline = pipeline.map(lambda data: image_headers.problem(data, LIMIT), 2)
+    pipeline = pipeline.map(lambda data: headers.problem(data, LIMIT), 2)
     assert list(pipeline.as_numpy_iterator()) == answers
 
     module = tf.Module()
     module.serve = tf.function(
         lambda image_bytes: {
-            "problem": tf.map_fn(lambda data: image_headers.problem(data, LIMIT), image_bytes),
+            "problem": tf.map_fn(lambda data: headers.problem(data, LIMIT), image_bytes),
             "orientation": tf.map_fn(orientation, image_bytes, fn_output_signature=tf.int32),
         },
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],

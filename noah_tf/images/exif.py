@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from noah_tf.encoded_bytes import JPEG, part, starts_with, words
+from noah_tf.images.encoded_bytes import JPEG, part, starts_with, words
 
 _MAX_STEPS = 10_000  # through the segments of a JPEG, 20 microseconds each
 

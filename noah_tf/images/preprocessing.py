@@ -10,9 +10,9 @@ import difflib
 
 import tensorflow as tf
 
-from noah_tf.exif import orientation
-from noah_tf.image_ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
-from noah_tf.random_crop import check_crop_options, crop_draws, random_part
+from noah_tf.images.exif import orientation
+from noah_tf.images.ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
+from noah_tf.images.random_crop import check_crop_options, crop_draws, random_part
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as st_numpy
 from photos import in_pipeline
 from pil_reference import ENHANCE, FILL, MOVES, RESAMPLE, difference, images, noise, pil
 
-from noah_tf import rand_augment
+from noah_tf.images import rand_augment
 
 
 def ours(name, image, *arguments, interpolation="bilinear"):

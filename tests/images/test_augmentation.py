@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from scipy import stats
 
-from noah_tf import augment
-from noah_tf.augment import Augmentation, color_jitter, mix_batch, random_erasing
-from noah_tf.rand_augment import RandAugment, uniform
-from noah_tf.random_crop import crop_draws
+from noah_tf.images import augmentation as augment
+from noah_tf.images.augmentation import Augmentation, color_jitter, mix_batch, random_erasing
+from noah_tf.images.rand_augment import RandAugment, uniform
+from noah_tf.images.random_crop import crop_draws
 
 FILL = (124, 116, 104)
 

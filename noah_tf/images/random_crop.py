@@ -5,8 +5,8 @@ import math
 
 import tensorflow as tf
 
-from noah_tf.exif import orientation
-from noah_tf.image_ops import decode, orient, resize, stored_window
+from noah_tf.images.exif import orientation
+from noah_tf.images.ops import decode, orient, resize, stored_window
 
 CROP_INTERPOLATIONS = ("same", "random")
 _CROP_TRIES = 10

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from photos import encoded, in_pipeline, noise, smooth
 from PIL import Image, ImageOps
 
-from noah_tf.image_ops import INTERPOLATIONS, orient
-from noah_tf.preprocess import Preprocessing, decode
-from noah_tf.random_crop import crop_draws, random_window
+from noah_tf.images.ops import INTERPOLATIONS, orient
+from noah_tf.images.preprocessing import Preprocessing, decode
+from noah_tf.images.random_crop import crop_draws, random_window
 
 SEED = (3, 7)
 

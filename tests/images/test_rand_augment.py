@@ -6,8 +6,8 @@ import tensorflow as tf
 from pil_reference import ENHANCE, FILL, MOVES, difference, photo, pil
 from scipy import stats
 
-from noah_tf import rand_augment
-from noah_tf.rand_augment import RandAugment
+from noah_tf.images import rand_augment
+from noah_tf.images.rand_augment import RandAugment
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ SavedModel, before a decoder takes any memory.
 
 import tensorflow as tf
 
-from noah_tf.encoded_bytes import JPEG, part, rarely, starts_with, words
+from noah_tf.images.encoded_bytes import JPEG, part, rarely, starts_with, words
 
 # TensorFlow versions that have this op read WebP in `tf.io.decode_image` as well.
 DECODES_WEBP = hasattr(tf.raw_ops, "DecodeWebP")

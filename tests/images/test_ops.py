@@ -6,8 +6,8 @@ import tensorflow as tf
 from photos import encoded, in_pipeline, noise, smooth
 from PIL import Image
 
-from noah_tf.image_headers import DECODES_WEBP
-from noah_tf.image_ops import (
+from noah_tf.images.headers import DECODES_WEBP
+from noah_tf.images.ops import (
     INTERPOLATIONS,
     decode,
     orient,

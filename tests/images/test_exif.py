@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from photos import encoded, smooth
 from PIL import Image
 
-from noah_tf import exif
+from noah_tf.images import exif
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)

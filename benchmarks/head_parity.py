@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import noah_tf
-from noah_tf import poca
+from noah_tf.head import poca
 from noah_tf.reference_tensors import reference_tensors
 
 # The reference's names of the parameters.

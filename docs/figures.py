@@ -2,7 +2,7 @@
 
 python docs/figures.py
 
-The numbers in them are computed by `noah_tf.poca`.
+The numbers in them are computed by `noah_tf.head.poca`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from noah_tf import poca
+from noah_tf.head import poca
 
 SIDE = 4
 # Of one class in one group: keys are high where its object is, and values where they speak for it.

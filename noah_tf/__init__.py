@@ -13,8 +13,8 @@ check_keras()
 
 from noah_tf.attach import attach_noah  # noqa: E402
 from noah_tf.export import export_savedmodel  # noqa: E402
-from noah_tf.head import NOAHHead  # noqa: E402
-from noah_tf.inference import InferenceForm  # noqa: E402
+from noah_tf.head.layer import NOAHHead  # noqa: E402
+from noah_tf.head.inference import InferenceForm  # noqa: E402
 from noah_tf.official import load_official_weights, save_official_weights  # noqa: E402
 from noah_tf.version import __version__  # noqa: E402
 from noah_tf.zoo import create_model, list_models  # noqa: E402

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from noah_tf.utils.validation import class_indices
 from noah_tf.cam import PooledHead
-from noah_tf.head import NOAHHead
+from noah_tf.head.layer import NOAHHead
 
 METHODS = ("attention", "contribution", "cam")
 # Those whose maps sum to the logit: what speaks against a class is negative.

@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from noah_tf.head import NOAHHead
+from noah_tf.head.layer import NOAHHead
 from noah_tf.model_card_text import METRICS, body
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.version import __version__

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from noah_tf.utils import distribute
 from noah_tf.feature_map import is_functional, layer_before, positions
-from noah_tf.head import NOAHHead
+from noah_tf.head.layer import NOAHHead
 
 
 def with_precision(model, policy):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from noah_tf.backbones.layers import ClassToken, PositionEmbedding
 from noah_tf.feature_map import weighted_layers
-from noah_tf.head import NOAHHead
+from noah_tf.head.layer import NOAHHead
 
 
 class Family(NamedTuple):

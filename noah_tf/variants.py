@@ -19,7 +19,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.inference import InferenceForm
+from noah_tf.head.inference import InferenceForm
 from noah_tf.model_copy import in_precision
 from noah_tf.onnx_model import onnx_model
 

@@ -4,8 +4,8 @@ import numbers
 
 import tensorflow as tf
 
-from noah_tf.dropout import Dropout
-from noah_tf.poca import logits_dtype
+from noah_tf.head.dropout import Dropout
+from noah_tf.head.poca import logits_dtype
 
 layers = tf.keras.layers
 initializers = tf.keras.initializers

@@ -5,7 +5,7 @@ import random
 import tensorflow as tf
 
 from noah_tf.utils.validation import checked_rate
-from noah_tf.poca import fold_in
+from noah_tf.head.poca import fold_in
 
 
 def hold_seed_stream(layer, seed=None):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf import NOAHHead, poca
-from noah_tf.blocked import blocked_poca
-from noah_tf.blocks import MASK_OUTPUTS
+from noah_tf import NOAHHead
+from noah_tf.head import poca
+from noah_tf.head.gradients import blocked_poca
+from noah_tf.head.memory_plan import MASK_OUTPUTS
 
 # Within it everything is kept; within the other nothing, and 300 classes are three runs.
 LARGE, TINY = 256, 1e-3

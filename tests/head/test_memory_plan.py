@@ -5,8 +5,8 @@ import tensorflow as tf
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from noah_tf import blocks
-from noah_tf.blocks import MASK_OUTPUTS
+from noah_tf.head import memory_plan
+from noah_tf.head.memory_plan import MASK_OUTPUTS
 
 MIB = 2**20
 sizes = st.integers(1, 300)
@@ -21,13 +21,13 @@ multiples = st.sampled_from([1, MASK_OUTPUTS])
 def test_blocks_cover_the_outputs_and_begin_where_masks_do(
     batch, positions, outputs, itemsize, budget, multiple
 ):
-    width = blocks.block_outputs(batch, positions, outputs, itemsize, budget, multiple=multiple)
+    width = memory_plan.block_outputs(batch, positions, outputs, itemsize, budget, multiple=multiple)
     assert width == outputs or (width < outputs and width % multiple == 0)
-    ranges = blocks.ranges(outputs, width)
+    ranges = memory_plan.ranges(outputs, width)
     firsts, lasts = zip(*ranges, strict=True)
     assert (firsts[0], lasts[-1]) == (0, outputs) and firsts[1:] == lasts[:-1]
     assert len(ranges) <= 64
-    tile = blocks.tensor_bytes(batch, positions, width, itemsize)
+    tile = memory_plan.tensor_bytes(batch, positions, width, itemsize)
     assert tile <= min(budget, 8 * MIB) or width <= MASK_OUTPUTS or len(ranges) > 32
 
 
@@ -36,13 +36,13 @@ def test_blocks_cover_the_outputs_and_begin_where_masks_do(
     [(32, 49, 1000, 1000), (32, 196, 1000, 256), (8, 196, 21843, 1280), (256, 49, 1000, 128)],
 )
 def test_blocks_of_common_heads(batch, positions, outputs, expected):
-    assert blocks.block_outputs(batch, positions, outputs, itemsize=4) == expected
+    assert memory_plan.block_outputs(batch, positions, outputs, itemsize=4) == expected
 
 
 def test_unknown_sizes_count_as_32_images_and_256_positions():
-    assert blocks.tensor_bytes(None, None, 10, 4) == blocks.tensor_bytes(32, 256, 10, 4)
-    unknown = blocks.training_plan(None, None, 1000, 4, 4, 64 * MIB)
-    assert unknown == blocks.training_plan(32, 256, 1000, 4, 4, 64 * MIB)
+    assert memory_plan.tensor_bytes(None, None, 10, 4) == memory_plan.tensor_bytes(32, 256, 10, 4)
+    unknown = memory_plan.training_plan(None, None, 1000, 4, 4, 64 * MIB)
+    assert unknown == memory_plan.training_plan(32, 256, 1000, 4, 4, 64 * MIB)
 
 
 @given(sizes, sizes, st.integers(1, 30000), st.integers(1, 8), st.integers(1, 10**10), multiples)
@@ -50,14 +50,14 @@ def test_unknown_sizes_count_as_32_images_and_256_positions():
 def test_a_plan_stays_within_its_budget(
     batch, positions, outputs, channel_blocks, budget, multiple
 ):
-    plan = blocks.training_plan(batch, positions, outputs, channel_blocks, 4, budget, multiple)
-    tile = blocks.tensor_bytes(batch, positions, plan.block_outputs, 4)
+    plan = memory_plan.training_plan(batch, positions, outputs, channel_blocks, 4, budget, multiple)
+    tile = memory_plan.tensor_bytes(batch, positions, plan.block_outputs, 4)
     held = 4 * tile * plan.at_once
     outputs_in_all = channel_blocks * outputs
     if plan.keep_tiles:  # two numbers and a bool
-        held += blocks.tensor_bytes(batch, positions, outputs_in_all, 9)
+        held += memory_plan.tensor_bytes(batch, positions, outputs_in_all, 9)
     elif plan.keep_sums:
-        held += blocks.tensor_bytes(batch, 1, outputs_in_all, 8)
+        held += memory_plan.tensor_bytes(batch, 1, outputs_in_all, 8)
     if plan.keep_tiles or plan.block_outputs > MASK_OUTPUTS:
         assert held <= budget
     assert 1 <= plan.at_once <= channel_blocks * -(-outputs // plan.block_outputs)
@@ -65,16 +65,16 @@ def test_a_plan_stays_within_its_budget(
 
 
 def test_blocks_that_need_not_begin_where_masks_do_leave_no_rest_if_they_can():
-    assert blocks.block_outputs(32, 196, 1000, 4) == 256
-    assert blocks.block_outputs(32, 196, 1000, 4, multiple=1) == 250
+    assert memory_plan.block_outputs(32, 196, 1000, 4) == 256
+    assert memory_plan.block_outputs(32, 196, 1000, 4, multiple=1) == 250
 
 
 def test_larger_budgets_keep_more():
-    plans = [blocks.training_plan(32, 49, 1000, 8, 4, mib * MIB) for mib in (1, 16, 32, 256)]
+    plans = [memory_plan.training_plan(32, 49, 1000, 8, 4, mib * MIB) for mib in (1, 16, 32, 256)]
     assert [plan.block_outputs for plan in plans] == [128, 512, 1000, 1000]
     # Four tensors of a unit just fit 26, with 2 for the sums.
-    assert blocks.training_plan(32, 49, 1000, 8, 4, 25 * MIB).block_outputs == 512
-    assert blocks.training_plan(32, 49, 1000, 8, 4, 26 * MIB).block_outputs == 1000
+    assert memory_plan.training_plan(32, 49, 1000, 8, 4, 25 * MIB).block_outputs == 512
+    assert memory_plan.training_plan(32, 49, 1000, 8, 4, 26 * MIB).block_outputs == 1000
     assert [plan.keep_tiles for plan in plans] == [False, False, False, True]
     assert [plan.keep_sums for plan in plans] == [False, True, True, True]
     assert plans[-1].at_once > 1
@@ -82,21 +82,21 @@ def test_larger_budgets_keep_more():
 
 def test_columns_of_a_tensor():
     tensor = tf.random.stateless_normal((2, 3, 5), (1, 2))
-    assert blocks.columns(tensor, 0, 5) is tensor
+    assert memory_plan.columns(tensor, 0, 5) is tensor
     for first in (1, tf.constant(1)):
-        tf.debugging.assert_equal(blocks.columns(tensor, first, 3), tensor[..., 1:4])
+        tf.debugging.assert_equal(memory_plan.columns(tensor, first, 3), tensor[..., 1:4])
 
 
 def test_in_a_graph_tensors_wait_and_eagerly_they_are_there():
     tensor = tf.constant(1.0)
-    assert blocks.after([tensor], [tensor])[0] is tensor
+    assert memory_plan.after([tensor], [tensor])[0] is tensor
 
     @tf.function
     def traced(first, second):
         done = tf.exp(first)
-        (waiting,) = blocks.after([second], [done])
+        (waiting,) = memory_plan.after([second], [done])
         assert [op.name for op in waiting.op.control_inputs] == [done.op.name]
-        assert blocks.after([second], [])[0] is second
+        assert memory_plan.after([second], [])[0] is second
         return waiting
 
     assert traced(tensor, tensor + 1) == 2

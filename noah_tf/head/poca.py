@@ -20,7 +20,7 @@ cancels it. The attention sums to 1, so a value bias that nothing has dropped ad
 
 import tensorflow as tf
 
-from noah_tf.blocks import MASK_OUTPUTS, after, columns, ranges
+from noah_tf.head.memory_plan import MASK_OUTPUTS, after, columns, ranges
 
 _SMALL_KEY = 30.0  # exp(30), its inverse, and what they are multiplied with, are float32 numbers.
 

@@ -7,8 +7,8 @@ from head_helpers import reference, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noah_tf import poca
-from noah_tf.blocks import MASK_OUTPUTS
+from noah_tf.head import poca
+from noah_tf.head.memory_plan import MASK_OUTPUTS
 
 
 @st.composite

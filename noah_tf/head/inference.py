@@ -4,8 +4,8 @@ import contextlib
 
 import tensorflow as tf
 
-from noah_tf import poca
-from noah_tf.head import NOAHHead
+from noah_tf.head import poca
+from noah_tf.head.layer import NOAHHead
 from noah_tf.weight_groups import raw_variable
 
 

@@ -24,7 +24,8 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.ops import control_flow_util
 
-from noah_tf import blocks, poca
+from noah_tf.head import memory_plan
+from noah_tf.head import poca
 
 
 def blocked_poca(
@@ -101,14 +102,14 @@ class _Work:
         self._sizes = poca.size(features, 0), poca.size(features, 1)
         self._dropout, self._seed = dropout, seed
         self._dtype = tf.as_dtype(accumulate_dtype)
-        self._plan = blocks.training_plan(
+        self._plan = memory_plan.training_plan(
             *features.shape[:2],
             self.outputs,
             self.blocks,
             self._dtype.size,
             int(memory_budget * 2**20),
             # Blocks of equal size have no rest, which would be a part of the graph of its own.
-            multiple=blocks.MASK_OUTPUTS if dropout else 1,
+            multiple=memory_plan.MASK_OUTPUTS if dropout else 1,
         )
         self._loops = not (self._plan.keep_tiles or tf.executing_eagerly())
 
@@ -138,7 +139,7 @@ class _Work:
             def step(unit, scores, *sums):
                 tile = self._tile(inputs, parts, self._kernels(inputs, unit), unit)
                 total, mean = poca.attend(tile.exponentials, tile.values)
-                before = blocks.columns(scores, unit.first, unit.width)
+                before = memory_plan.columns(scores, unit.first, unit.width)
                 scores = _written(scores, before + mean, (None, None, unit.first))
                 begin = block, None, None, unit.first
                 pairs = zip(sums, (total, mean), strict=False)
@@ -162,7 +163,7 @@ class _Work:
                 tile = self._tile(inputs, parts, kernels, unit)
                 begin, size = (block, 0, 0, unit.first), (1, self._sizes[0], 1, unit.width)
                 kept = [tf.squeeze(tf.slice(sum_, begin, size), axis=0) for sum_ in sums]
-                d_scores = blocks.columns(upstream, unit.first, unit.width)
+                d_scores = memory_plan.columns(upstream, unit.first, unit.width)
                 d_parts, news = self._gradients(d_scores, parts, kernels, tile, kept)
                 added = [part + new for part, new in zip(state, d_parts, strict=False)]
                 written = []
@@ -199,7 +200,7 @@ class _Work:
         Returns:
             The last state.
         """
-        (first,) = blocks.after([tf.constant(0)], wait)
+        (first,) = memory_plan.after([tf.constant(0)], wait)
         return tf.while_loop(
             lambda block, _: block < self.blocks,
             lambda block, state: (block + 1, list(step(block, state))),
@@ -213,7 +214,7 @@ class _Work:
         width = self._plan.block_outputs
         runs, rest = divmod(self.outputs, width)
         if runs > 1:
-            (first,) = blocks.after([tf.constant(0)], [block])
+            (first,) = memory_plan.after([tf.constant(0)], [block])
             _, state = tf.while_loop(
                 lambda run, _: run < runs,
                 lambda run, state: (run + 1, list(step(_Unit(block, run * width, width), *state))),
@@ -224,13 +225,13 @@ class _Work:
         else:
             state = step(_Unit(block, 0, width), *state)
         if rest:
-            (block,) = blocks.after([block], state)
+            (block,) = memory_plan.after([block], state)
             state = step(_Unit(block, runs * width, rest), *state)
         return state
 
     def _spelled_forward(self, inputs):
         tiles, scores, sums, done = [], [], [], []
-        for first, last in blocks.ranges(self.outputs, self._plan.block_outputs):
+        for first, last in memory_plan.ranges(self.outputs, self._plan.block_outputs):
             found = []
             for block in range(self.blocks):
                 unit = _Unit(block, first, last - first)
@@ -246,14 +247,14 @@ class _Work:
     def _spelled_backward(self, upstream, inputs, tiles, sums):
         d_parts, d_weights, done = {}, [[] for _ in range(2 + (inputs.bias is not None))], []
         units = iter(zip(tiles, sums, strict=True))
-        for first, last in blocks.ranges(self.outputs, self._plan.block_outputs):
+        for first, last in memory_plan.ranges(self.outputs, self._plan.block_outputs):
             found = []
             for block in range(self.blocks):
                 unit = _Unit(block, first, last - first)
                 parts, kernels = self._parts(inputs, block), self._kernels(inputs, unit, done)
                 tile, kept = next(units)
                 tile = tile or self._tile(inputs, parts, kernels, unit)
-                d_scores = blocks.columns(upstream, first, unit.width)
+                d_scores = memory_plan.columns(upstream, first, unit.width)
                 news, weights = self._gradients(d_scores, parts, kernels, tile, kept)
                 done.append(weights)
                 found.append(weights)
@@ -265,7 +266,7 @@ class _Work:
         whole = []
         for pieces in d_weights:
             # One after another, as each is there twice for a moment.
-            whole.append(poca.joined(blocks.after(pieces, whole[-1:])))
+            whole.append(poca.joined(memory_plan.after(pieces, whole[-1:])))
         return poca.joined([d_parts[place] for place in sorted(d_parts)]), *whole
 
     def _gradients(self, d_scores, parts, kernels, tile, kept):
@@ -316,7 +317,7 @@ class _Work:
             part = tf.slice(kernel, (unit.block, 0, unit.first), size)
             kernels.append(tf.reshape(part, size[1:]))
         wait = done[-self._plan.at_once] if len(done) >= self._plan.at_once else []
-        return blocks.after(kernels, wait)
+        return memory_plan.after(kernels, wait)
 
     def _tile(self, inputs, parts, kernels, unit):
         """Exponentials of the keys, values, and which of them dropout left: (B, L, m) each."""

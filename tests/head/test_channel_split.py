@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from noah_tf.channel_split import check_division, key_value_channels
+from noah_tf.head.channel_split import check_division, key_value_channels
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import numbers
 
 import tensorflow as tf
 
-from noah_tf import blocks, poca
+from noah_tf.head import memory_plan
+from noah_tf.head import poca
 from noah_tf.utils.validation import (
     checked_key_ratio,
     checked_rate,
@@ -12,10 +13,10 @@ from noah_tf.utils.validation import (
     positive_int,
     positive_number,
 )
-from noah_tf.blocked import blocked_poca
-from noah_tf.channel_split import check_division, key_value_channels
-from noah_tf.dropout import hold_seed_stream, next_seed
-from noah_tf.initializers import independent, reference_initializer
+from noah_tf.head.gradients import blocked_poca
+from noah_tf.head.channel_split import check_division, key_value_channels
+from noah_tf.head.dropout import hold_seed_stream, next_seed
+from noah_tf.head.initializers import independent, reference_initializer
 
 # Biases join the sums, which run in float32: under a mixed policy they must not pass through
 # float16. Keras 2 has another name for that argument of add_weight.
@@ -177,13 +178,13 @@ class NOAHHead(tf.keras.layers.Layer):
         self._built_channels = channels
         key_channels, value_channels = key_value_channels(channels, self._split_ratio)
         blocks = self.num_groups if self.split_groups else 1
-        outputs = self.num_groups * self.num_classes // blocks
+        outputs = self.num_groups * self.num_classes // memory_plan
         for name, part, draw in (("key", key_channels, 0), ("value", value_channels, 1)):
             fixed = self.uniform_attention and name == "key"
             initializer = "zeros" if fixed else independent(self.kernel_initializer, draw)
             kernel = self.add_weight(
                 name=f"{name}_kernel",
-                shape=(blocks, part // blocks, outputs),
+                shape=(memory_plan, part // memory_plan, outputs),
                 initializer=initializer,
                 trainable=not fixed,
                 regularizer=self.kernel_regularizer,
@@ -347,7 +348,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def _key_bytes(self, features):
         outputs, itemsize = self.num_groups * self.num_classes, tf.as_dtype(self._logits_dtype).size
-        return blocks.tensor_bytes(*features.shape[:2], outputs, itemsize)
+        return memory_plan.tensor_bytes(*features.shape[:2], outputs, itemsize)
 
     def _block_outputs(self, features):
         """How many outputs the direct form makes at a time."""
@@ -355,7 +356,7 @@ class NOAHHead(tf.keras.layers.Layer):
         if self.implementation == "direct":
             return outputs
         itemsize = tf.as_dtype(self._logits_dtype).size
-        return blocks.block_outputs(*features.shape[:2], outputs, itemsize)
+        return memory_plan.block_outputs(*features.shape[:2], outputs, itemsize)
 
     def _flat(self, features):
         """(B, L, C) of features (B, H, W, C) or (B, L, C)."""

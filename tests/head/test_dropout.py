@@ -6,7 +6,7 @@ import tensorflow as tf
 from head_helpers import run_python
 from stacks import slow_on_one_stack
 
-from noah_tf.dropout import Dropout
+from noah_tf.head.dropout import Dropout
 
 
 @pytest.mark.parametrize("per_example", [False, True])

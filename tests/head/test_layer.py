@@ -12,8 +12,8 @@ from shared_data import shared_folder
 from stacks import slow_on_one_stack
 
 from benchmarks import head_parity
-from noah_tf import poca
-from noah_tf.head import NOAHHead
+from noah_tf.head import poca
+from noah_tf.head.layer import NOAHHead
 
 KERAS_3 = not tf.__version__.startswith("2.15.")
 WEIGHTS = ["key_kernel", "key_bias", "value_kernel", "value_bias"]
@@ -551,7 +551,7 @@ import sys
 import numpy as np, tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from noah_tf.head import NOAHHead
+from noah_tf.head.layer import NOAHHead
 
 implementation, memory_budget = sys.argv[1], float(sys.argv[2])
 

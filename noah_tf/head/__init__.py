@@ -1,0 +1,1 @@
+"""The head itself: the Keras layer, its mathematics (POCA), its gradients and its inference form."""

@@ -15,7 +15,7 @@ import sys
 import tensorflow as tf
 from backbone_cases import CLASSES, STACK, all_cases
 
-from noah_tf.attach import attach_noah
+from noah_tf.models.attach import attach_noah
 
 _TITLE = "# Backbones that attach_noah covers\n\n"
 _INTRO = (

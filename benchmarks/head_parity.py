@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import noah_tf
 from noah_tf.head import poca
-from noah_tf.reference_tensors import reference_tensors
+from noah_tf.models.reference_tensors import reference_tensors
 
 # The reference's names of the parameters.
 WEIGHTS = ("query.weight", "query.bias", "value.weight", "value.bias")

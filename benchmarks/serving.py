@@ -19,7 +19,7 @@ import tensorflow as tf
 from turns import seconds_in_turns, seconds_of
 
 from noah_tf import create_model, export_savedmodel
-from noah_tf.zoo import preprocessing_for
+from noah_tf.models.zoo import preprocessing_for
 
 NAME = "noah_mobilenetv2_035"
 

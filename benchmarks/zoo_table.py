@@ -20,7 +20,7 @@ import page_sections
 import tensorflow as tf
 
 import noah_tf
-from noah_tf.architectures import ARCHITECTURES
+from noah_tf.models.paper_table import ARCHITECTURES
 
 WITHOUT = "__noprelogits"
 

@@ -21,7 +21,7 @@ both.
 """
 
 from noah_tf import recipe
-from noah_tf.backbones.deit import VARIANTS
+from noah_tf.models.backbones.deit import VARIANTS
 
 
 def get_config(row="noah_deit_tiny"):

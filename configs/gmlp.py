@@ -15,7 +15,7 @@ batch is 192 on each of 8 GPUs.
 """
 
 from noah_tf import recipe
-from noah_tf.backbones.gmlp import VARIANTS
+from noah_tf.models.backbones.gmlp import VARIANTS
 
 
 def get_config(row="noah_gmlp_ti16"):

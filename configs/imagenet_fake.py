@@ -11,7 +11,7 @@ Cost: 16 images.
 """
 
 from noah_tf import recipe
-from noah_tf.architectures import ARCHITECTURES
+from noah_tf.models.paper_table import ARCHITECTURES
 
 
 def get_config(row="noah_deit_tiny_050"):

@@ -15,7 +15,7 @@ batch is 192 on each of 8 GPUs.
 """
 
 from noah_tf import recipe
-from noah_tf.backbones.mixer import VARIANTS
+from noah_tf.models.backbones.mixer import VARIANTS
 
 
 def get_config(row="noah_mixer_s16"):

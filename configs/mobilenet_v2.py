@@ -15,7 +15,7 @@ Cost: 150 epochs of 1.28 million images, and each image a forward and a backward
 """
 
 from noah_tf import recipe
-from noah_tf.backbones.mobilenet_v2 import VARIANTS
+from noah_tf.models.backbones.mobilenet_v2 import VARIANTS
 
 
 def get_config(row="noah_mobilenetv2_100"):

@@ -15,7 +15,7 @@ both.
 """
 
 from noah_tf import recipe
-from noah_tf.backbones.pvt import VARIANTS
+from noah_tf.models.backbones.pvt import VARIANTS
 
 
 def get_config(row="noah_pvt_tiny"):

@@ -15,7 +15,7 @@ batch is 256 on all GPUs together; the learning rate is not scaled with it.
 """
 
 from noah_tf import recipe
-from noah_tf.backbones.resnet import VARIANTS
+from noah_tf.models.backbones.resnet import VARIANTS
 
 
 def get_config(row="noah_resnet18"):

@@ -12,7 +12,7 @@ Cost: 240 epochs of 1.28 million images, and each image a forward and a backward
 """
 
 from noah_tf import recipe
-from noah_tf.backbones.shufflenet_v2 import VARIANTS
+from noah_tf.models.backbones.shufflenet_v2 import VARIANTS
 
 
 def get_config(row="noah_shufflenetv2_100"):

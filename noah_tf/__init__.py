@@ -11,13 +11,13 @@ from noah_tf.utils.keras_compat import check_keras
 
 check_keras()
 
-from noah_tf.attach import attach_noah  # noqa: E402
+from noah_tf.models.attach import attach_noah  # noqa: E402
 from noah_tf.export import export_savedmodel  # noqa: E402
 from noah_tf.head.layer import NOAHHead  # noqa: E402
 from noah_tf.head.inference import InferenceForm  # noqa: E402
-from noah_tf.official import load_official_weights, save_official_weights  # noqa: E402
+from noah_tf.models.official import load_official_weights, save_official_weights  # noqa: E402
 from noah_tf.version import __version__  # noqa: E402
-from noah_tf.zoo import create_model, list_models  # noqa: E402
+from noah_tf.models.zoo import create_model, list_models  # noqa: E402
 
 __all__ = [
     "InferenceForm",

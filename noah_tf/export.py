@@ -15,10 +15,10 @@ from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.explainer import Explainer
 from noah_tf.export_variants import VARIANTS, cost, write_variants
-from noah_tf.feature_map import is_functional, layer_before
+from noah_tf.models.feature_map import is_functional, layer_before
 from noah_tf.head.layer import NOAHHead
 from noah_tf.model_card import CARD_FILE, model_card, running_versions
-from noah_tf.model_copy import in_precision
+from noah_tf.models.precision import in_precision
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.publish import check_version, new_version
 from noah_tf.signatures import MAX_PIXELS, ServedModel

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf import variants
-from noah_tf.model_copy import in_precision
+from noah_tf.models.precision import in_precision
 
 VARIANTS = ("tflite_dynamic", "tflite_int8", "onnx")
 _BATCH = 16

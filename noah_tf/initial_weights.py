@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from noah_tf.checkpoint import load_run
 from noah_tf.weight_groups import backbone_layers, weight_path
-from noah_tf.zoo import load_weights
+from noah_tf.models.zoo import load_weights
 
 
 def check_initial_weights(config):

@@ -4,13 +4,13 @@ import difflib
 
 import tensorflow as tf
 
-from noah_tf.architectures import ARCHITECTURES
+from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.utils.validation import checked_key_ratio, checked_rate, messages_of, positive_int
-from noah_tf.attach import attach_noah
-from noah_tf.backbones import small
-from noah_tf.zoo import check_weights_options, create_model
+from noah_tf.models.attach import attach_noah
+from noah_tf.models.backbones import small
+from noah_tf.models.zoo import check_weights_options, create_model
 
-LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.backbones.small")
+LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
@@ -19,7 +19,7 @@ def library_backbone(name, **arguments):
 
     Args:
         name: where it is, "tf.keras.applications.MobileNetV2", "keras_cv.models.ResNetBackbone" or
-            "noah_tf.backbones.small.small_resnet".
+            "noah_tf.models.backbones.small.small_resnet".
         **arguments: what it is called with.
 
     Returns:
@@ -57,7 +57,7 @@ def _check_backbone(name):
 def _namespace(library):
     if library == "tf.keras.applications":
         return tf.keras.applications
-    if library == "noah_tf.backbones.small":
+    if library == "noah_tf.models.backbones.small":
         return small
     from keras_cv import models
 

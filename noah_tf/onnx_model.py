@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.model_copy import without_functions
+from noah_tf.models.precision import without_functions
 
 OPSET = 17
 

@@ -10,7 +10,7 @@ import re
 import ml_collections
 from ml_collections import config_dict
 
-from noah_tf.zoo import preprocessing_for
+from noah_tf.models.zoo import preprocessing_for
 
 # What says how a run is done and not what it computes: it may change when the run is resumed.
 RESUMABLE_KEYS = (
@@ -44,7 +44,7 @@ def base():
     model.drop_path = 0.0  # these three are for an architecture of the paper
     model.mlp_dropout = 0.0
     model.pre_logits = config_dict.placeholder(bool)
-    # Of Keras applications, KerasCV or noah_tf.backbones.small, with its arguments.
+    # Of Keras applications, KerasCV or noah_tf.models.backbones.small, with its arguments.
     model.backbone = config_dict.placeholder(str)
     model.backbone_args = ml_collections.ConfigDict()
     model.head = "noah"  # or gap, the standard head

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.head.inference import InferenceForm
-from noah_tf.model_copy import in_precision
+from noah_tf.models.precision import in_precision
 from noah_tf.onnx_model import onnx_model
 
 QUANTIZATIONS = ("dynamic", "int8")

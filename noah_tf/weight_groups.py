@@ -5,8 +5,8 @@ import fnmatch
 
 import tensorflow as tf
 
-from noah_tf.attach import feature_layer_name
-from noah_tf.feature_map import weighted_layers
+from noah_tf.models.attach import feature_layer_name
+from noah_tf.models.feature_map import weighted_layers
 
 
 def decay_mask(weights, exempt_1d=True, exempt=()):

@@ -7,7 +7,7 @@ from loaded_graph import loaded_graph
 
 from noah_tf import create_model, export_savedmodel
 from noah_tf.warmup import read_requests
-from noah_tf.zoo import preprocessing_for
+from noah_tf.models.zoo import preprocessing_for
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from noah_tf.datasets.sources import open_source
 from noah_tf.evaluate import Evaluator
 from noah_tf.import_official import import_official
 from noah_tf.model_card import read_card
-from noah_tf.official import state_dict
+from noah_tf.models.official import state_dict
 from noah_tf.images.preprocessing import decode
-from noah_tf.zoo import preprocessing_for
+from noah_tf.models.zoo import preprocessing_for
 
 NAME, SIZE = "noah_mobilenetv2_035", 64
 

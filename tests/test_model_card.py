@@ -189,12 +189,12 @@ def test_other_models_have_their_own_head(model, tmp_path):
 def test_a_model_of_the_zoo_with_a_checkpoint(tmp_path):
     name = "noah_mobilenetv2_035"
     model = noah_tf.create_model(name, input_shape=(64, 64, 3))
-    preprocessing = noah_tf.zoo.preprocessing_for(name, 64)
+    preprocessing = noah_tf.models.zoo.preprocessing_for(name, 64)
     text = model_card(
         name, model=model, architecture=name, weights="a.pth", preprocessing=preprocessing
     )
     card = round_trip(tmp_path, text)
-    assert card["parameters"]["trainable"] == noah_tf.zoo.ARCHITECTURES[name[5:]].noah_parameters
+    assert card["parameters"]["trainable"] == noah_tf.models.zoo.ARCHITECTURES[name[5:]].noah_parameters
     assert (card["architecture"], card["weights"]) == (name, "a.pth")
     assert "datasets" not in card and "metrics" not in card and "model-index" not in card
 

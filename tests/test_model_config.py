@@ -39,7 +39,7 @@ def test_keras_applications():
         ("tf.keras.applications.ResNet5", "has no model 'ResNet5'"),
         ("keras_cv.models.NoSuchBackbone", "has no model 'NoSuchBackbone'"),
         ("tf.keras.applications.resnet", "has no model 'resnet'"),
-        ("noah_tf.backbones.small.small_resnet50", "has no model 'small_resnet50'"),
+        ("noah_tf.models.backbones.small.small_resnet50", "has no model 'small_resnet50'"),
     ],
 )
 def test_names_of_nothing_are_refused(name, message):

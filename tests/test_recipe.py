@@ -9,7 +9,7 @@ from shared_data import REPOSITORY
 
 import noah_tf
 from noah_tf import recipe, recipe_checks
-from noah_tf.architectures import ARCHITECTURES
+from noah_tf.models.paper_table import ARCHITECTURES
 
 FAMILIES = (
     "resnet",
@@ -25,7 +25,7 @@ OTHERS = ("quickstart", "cifar", "coco", "finetune", "imagenet_fake", "resnet50_
 
 
 def variants(family):
-    return importlib.import_module(f"noah_tf.backbones.{family}").VARIANTS
+    return importlib.import_module(f"noah_tf.models.backbones.{family}").VARIANTS
 
 
 ROWS = [

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 import noah_tf
 from noah_tf import attach_noah, variants
-from noah_tf.model_copy import with_precision
+from noah_tf.models.precision import with_precision
 from noah_tf.images.preprocessing import Preprocessing, decode
 from noah_tf.variants import Agreement, agreement
 
@@ -178,7 +178,7 @@ def test_models_of_the_zoo_keep_their_answers(name, shared_photos, tmp_path):
     size, train = ZOO[name]
     tf.keras.utils.set_random_seed(0)
     model = noah_tf.create_model(name, PHOTOS, (size, size, 3), dropout=0.0)
-    preprocessing = noah_tf.zoo.preprocessing_for(name, size)
+    preprocessing = noah_tf.models.zoo.preprocessing_for(name, size)
     pixels = photos(shared_photos, preprocessing)
     train(model, preprocessing.normalize(tf.constant(pixels)))
     expected = predict(model, preprocessing, pixels)

@@ -27,7 +27,8 @@ import command_line
 import tensorflow as tf
 from absl import flags
 
-from noah_tf import export, model_card, zoo
+from noah_tf import export, model_card
+from noah_tf.models import zoo
 from noah_tf.checkpoint import STACK, WEIGHTS
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.images.preprocessing import Preprocessing

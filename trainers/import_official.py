@@ -12,7 +12,7 @@ With a data set it is evaluated as well, as the paper does it:
 import command_line
 from absl import flags
 
-from noah_tf import zoo
+from noah_tf.models import zoo
 from noah_tf.datasets.sources import open_source
 from noah_tf.import_official import import_official
 

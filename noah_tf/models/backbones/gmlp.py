@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from noah_tf.backbones.layers import (
+from noah_tf.models.backbones.layers import (
     ChannelSplit,
     dropped,
     layer_norm,
@@ -10,7 +10,7 @@ from noah_tf.backbones.layers import (
     normal,
     residual,
 )
-from noah_tf.backbones.mixer import check_fixed_size, stem
+from noah_tf.models.backbones.mixer import check_fixed_size, stem
 
 layers = tf.keras.layers
 

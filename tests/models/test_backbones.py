@@ -6,7 +6,7 @@ import tensorflow as tf
 from stacks import slow_on_one_stack
 
 import noah_tf
-from noah_tf.backbones import layers
+from noah_tf.models.backbones import layers
 
 # Of each group of weights: what the names end in → its mean and standard deviation, by family.
 # A uniform distribution on +-b has the standard deviation b / sqrt(3).

@@ -19,8 +19,10 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from benchmarks import head_cases  # noqa: E402
-from noah_tf import NOAHHead, checkpoint_files, create_model, official  # noqa: E402
-from noah_tf.official import load_official_weights, save_official_weights, state_dict  # noqa: E402
+from noah_tf import NOAHHead, create_model
+from noah_tf.models import tensor_files
+from noah_tf.models import official
+from noah_tf.models.official import load_official_weights, save_official_weights, state_dict  # noqa: E402
 
 pytestmark = pytest.mark.slow
 SUFFIXES = ("pth", "pt", "pth.tar")
@@ -482,7 +484,7 @@ def test_files_are_read_without_warnings(tmp_path):
     path = save_official_weights(keras_net(), tmp_path / "model.pth")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        content = checkpoint_files.read_checkpoint(path)
+        content = tensor_files.read_checkpoint(path)
         load_official_weights(keras_net(), content)
     assert isinstance(content, collections.abc.Mapping)
 

@@ -10,7 +10,7 @@ from absl import logging
 
 from noah_tf.utils.validation import checked_key_ratio, positive_int
 from noah_tf.head.dropout import Dropout
-from noah_tf.feature_map import (
+from noah_tf.models.feature_map import (
     find_feature_map,
     input_structure,
     is_functional,

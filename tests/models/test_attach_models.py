@@ -20,8 +20,8 @@ from benchmarks.backbone_cases import (
     Case,
     all_cases,
 )
-from noah_tf.attach import attach_noah, feature_layer_name
-from noah_tf.feature_map import find_feature_map
+from noah_tf.models.attach import attach_noah, feature_layer_name
+from noah_tf.models.feature_map import find_feature_map
 
 CASES = all_cases()
 FIT = [case for case in CASES if case.unfit is None]

@@ -9,7 +9,7 @@ from stacks import slow_on_one_stack
 
 import noah_tf
 from benchmarks import model_goldens
-from noah_tf import zoo
+from noah_tf.models import zoo
 
 GOLDENS = shared_folder() / "goldens" / "models"
 # The largest error, in standard deviations of the logits; the reference's own float32 run has

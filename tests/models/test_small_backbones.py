@@ -6,7 +6,7 @@ import tensorflow as tf
 from recipes import recipe
 
 import noah_tf
-from noah_tf.backbones import deit, mobilenet_v2, small
+from noah_tf.models.backbones import deit, mobilenet_v2, small
 from noah_tf.model_config import model_from_config
 
 

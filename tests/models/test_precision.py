@@ -10,7 +10,7 @@ import tensorflow as tf
 import noah_tf
 from noah_tf import attach_noah
 from noah_tf.utils.distribute import precision
-from noah_tf.model_copy import with_precision
+from noah_tf.models.precision import with_precision
 
 layers = tf.keras.layers
 

@@ -6,8 +6,8 @@ leaves a head one to four positions to choose from.
 
 import tensorflow as tf
 
-from noah_tf.backbones import deit, mobilenet_v2, resnet
-from noah_tf.backbones.layers import batch_norm, check_input_shape, conv
+from noah_tf.models.backbones import deit, mobilenet_v2, resnet
+from noah_tf.models.backbones.layers import batch_norm, check_input_shape, conv
 
 layers = tf.keras.layers
 

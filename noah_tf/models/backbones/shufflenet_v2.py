@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from noah_tf.backbones.layers import (
+from noah_tf.models.backbones.layers import (
     ChannelShuffle,
     ChannelSplit,
     batch_norm,

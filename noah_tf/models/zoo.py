@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.architectures import ARCHITECTURES
+from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.utils.validation import checked_rate, positive_int
-from noah_tf.attach import attach_noah
-from noah_tf.backbones import (
+from noah_tf.models.attach import attach_noah
+from noah_tf.models.backbones import (
     deit,
     gmlp,
     layers,
@@ -32,7 +32,7 @@ class _Family(NamedTuple):
     """How the architectures of a family become models.
 
     Attributes:
-        module: its module in `noah_tf.backbones`.
+        module: its module in `noah_tf.models.backbones`.
         noah: what the NOAH model's backbone is built with.
         standard: what the standard model's backbone is built with.
         head: the standard head, `attach_noah`'s pooling and linear layer or a function of
@@ -276,7 +276,7 @@ def load_weights(model, path, head="load", ema=False):
             raise ValueError(
                 f"weights must end in .pth, .pt, .tar, .safetensors or .weights.h5, got {path}."
             )
-        from noah_tf.official import load_official_weights
+        from noah_tf.models.official import load_official_weights
 
         load_official_weights(model, path, head=head, ema=ema)
         return

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from noah_tf.backbones.deit import PATCH, encoder
-from noah_tf.backbones.layers import check_input_shape
+from noah_tf.models.backbones.deit import PATCH, encoder
+from noah_tf.models.backbones.layers import check_input_shape
 
 # Architecture: width, heads, blocks.
 VARIANTS = {"vit_large_patch16_224": (1024, 16, 24)}

@@ -6,7 +6,8 @@ import tensorflow as tf
 from stacks import slow_on_one_stack
 
 import noah_tf
-from noah_tf import NOAHHead, zoo
+from noah_tf import NOAHHead
+from noah_tf.models import zoo
 
 # The smallest model of each family, and an image size that makes it quick.
 SMALL = {

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from noah_tf.backbones.layers import (
+from noah_tf.models.backbones.layers import (
     batch_norm,
     check_input_shape,
     conv,

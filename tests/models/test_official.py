@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from shared_data import shared_folder
 
 from benchmarks import head_parity
-from noah_tf import NOAHHead, attach_noah, checkpoint_files, create_model, official
-from noah_tf.backbones.layers import ClassToken, PositionEmbedding
-from noah_tf.official import load_official_weights, save_official_weights, state_dict
-from noah_tf.reference_tensors import reference_tensors
+from noah_tf import NOAHHead, attach_noah, create_model
+from noah_tf.models import tensor_files
+from noah_tf.models import official
+from noah_tf.models.backbones.layers import ClassToken, PositionEmbedding
+from noah_tf.models.official import load_official_weights, save_official_weights, state_dict
+from noah_tf.models.reference_tensors import reference_tensors
 
 layers = tf.keras.layers
 GOLDENS = shared_folder() / "goldens"
@@ -621,7 +623,7 @@ def write_safetensors(path, dtype, data, shape):
 def test_bfloat16_in_safetensors(tmp_path):
     values = tf.constant([1.5, -2.25, 1e-30, 3e38], tf.bfloat16).numpy()
     write_safetensors(tmp_path / "x.safetensors", "BF16", values.tobytes(), [2, 2])
-    tensors = checkpoint_files.read_checkpoint(tmp_path / "x.safetensors")
+    tensors = tensor_files.read_checkpoint(tmp_path / "x.safetensors")
     assert tensors["query.bias"].dtype == tf.bfloat16.as_numpy_dtype
     np.testing.assert_array_equal(tensors["query.bias"], values.reshape(2, 2))
     head = built_head()
@@ -740,5 +742,5 @@ def test_what_the_scripts_do_not_read(tmp_path):
     with pytest.raises(ValueError, match="needs a whole model, got a NOAHHead"):
         save_official_weights(built_head(), tmp_path / "x.pth", script=True)
     with pytest.raises(ValueError, match="holds tensors alone, nothing under 'model'"):
-        checkpoint_files.write_checkpoint(tmp_path / "x.safetensors", {}, "model")
+        tensor_files.write_checkpoint(tmp_path / "x.safetensors", {}, "model")
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from noah_tf.utils import distribute
-from noah_tf.feature_map import is_functional, layer_before, positions
+from noah_tf.models.feature_map import is_functional, layer_before, positions
 from noah_tf.head.layer import NOAHHead
 
 

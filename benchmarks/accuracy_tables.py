@@ -10,7 +10,7 @@ from accuracy_runs import RECORD
 from accuracy_settings import HEADS, SETTINGS, VARIANTS
 from scipy import stats
 
-from noah_tf.workdir import write_whole
+from noah_tf.runs.workdir import write_whole
 
 COLUMNS = (
     "setting",

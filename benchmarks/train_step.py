@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from turns import seconds_in_turns
 
-from noah_tf import recipe
+from noah_tf.runs import recipe
 from noah_tf.utils import distribute
 from noah_tf.progress import Progress
 from noah_tf.training import build, train_steps

@@ -19,7 +19,7 @@ cores do not. For those, a few epochs of a narrow ResNet, some minutes:
         --config.model.backbone_args.blocks='(1, 1, 1)' --config.train.epochs=3
 """
 
-from noah_tf import recipe
+from noah_tf.runs import recipe
 
 # Each ends in a map of 8x8, 4x4 and 8x8 positions: the head needs several to choose from.
 _BACKBONES = {

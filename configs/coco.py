@@ -35,7 +35,7 @@ has four times the 7.9 billion multiply-adds that it has with 224, ViT-Large wit
 billion. The moving average and Adam keep three more copies of the weights.
 """
 
-from noah_tf import recipe
+from noah_tf.runs import recipe
 
 ROWS = ("noah_resnet101", "resnet101", "noah_vit_large", "vit_large")
 

@@ -22,7 +22,7 @@ preprocessing that its weights want. The authors' weights:
 Cost: 20 epochs; of a data set with 5,000 images, 100,000 images, minutes on a GPU.
 """
 
-from noah_tf import recipe
+from noah_tf.runs import recipe
 
 
 def get_config(head="noah"):

@@ -14,7 +14,7 @@ Cost: 300 epochs of 1.28 million images, and each image a forward and a backward
 batch is 192 on each of 8 GPUs.
 """
 
-from noah_tf import recipe
+from noah_tf.runs import recipe
 from noah_tf.models.backbones.gmlp import VARIANTS
 
 

@@ -15,10 +15,10 @@ and so does any model of the paper, here from the authors' weights for ImageNet:
         --config.model.weights_head=skip --config.preprocess.mean='(0.485, 0.456, 0.406)' \\
         --config.preprocess.std='(0.229, 0.224, 0.225)'
 
-`noah_tf.recipe.base` says what keys there are.
+`noah_tf.runs.recipe.base` says what keys there are.
 """
 
-from noah_tf import recipe
+from noah_tf.runs import recipe
 
 
 def get_config(head="noah"):

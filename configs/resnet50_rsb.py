@@ -11,7 +11,7 @@ Cost: 300 epochs of 1.28 million images, and each image a forward and a backward
 --config.train.accumulate.
 """
 
-from noah_tf import recipe
+from noah_tf.runs import recipe
 
 
 def get_config(row="noah_resnet50"):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from noah_tf import metrics
 from noah_tf.utils import distribute
-from noah_tf.checkpoint import load_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.pipeline import eval_batches, naming_corrupt_examples
 from noah_tf.datasets.sources import open_source, source_from_config
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from noah_tf import warmup
 from noah_tf.images import headers
 from noah_tf.utils.validation import is_number, positive_int
-from noah_tf.checkpoint import load_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.explainer import Explainer

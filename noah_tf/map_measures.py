@@ -10,7 +10,7 @@ from noah_tf.explain import load_runs, methods_of
 from noah_tf.explainer import Explainer
 from noah_tf.faithfulness import CURVES, areas_under, faithfulness_curves
 from noah_tf.localization import localize
-from noah_tf.workdir import save_whole, short_names
+from noah_tf.runs.workdir import save_whole, short_names
 
 MEASURES = ("localization", "faithfulness")
 _COLUMNS = ("pointing", "energy", "deletion", "insertion")

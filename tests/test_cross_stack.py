@@ -9,7 +9,7 @@ import tensorflow as tf
 from recipes import small_recipe
 from shared_data import REPOSITORY
 
-from noah_tf.checkpoint import load_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.evaluate import evaluate_run
 
 KERAS_2 = tf.__version__.startswith("2.15.")

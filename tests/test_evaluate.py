@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf.checkpoint import load_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.sources import open_source
 from noah_tf.evaluate import Evaluator, evaluate_run
 from noah_tf.images.preprocessing import decode

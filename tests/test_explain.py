@@ -10,7 +10,7 @@ from PIL import Image
 from recipes import CLASSES, TEST_EXAMPLES, small_recipe
 
 from noah_tf import explain
-from noah_tf.checkpoint import load_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.explain import explain_run
 from noah_tf.explainer import Explainer
 from noah_tf.map_measures import curves_figure, measure_run, measures_table, picture

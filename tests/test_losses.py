@@ -6,7 +6,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noah_tf import losses, metrics, recipe
+from noah_tf import losses, metrics
+from noah_tf.runs import recipe
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(scale=3, size=(40, 7)).astype(np.float32)

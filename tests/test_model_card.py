@@ -17,7 +17,7 @@ from noah_tf import attach_noah
 from noah_tf.model_card import CARD_FILE, model_card, read_card, running_versions
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.variants import Agreement
-from noah_tf.workdir import Workdir
+from noah_tf.runs.workdir import Workdir
 
 ODD_NAMES = [
     'rose: "red"',

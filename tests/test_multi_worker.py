@@ -12,7 +12,7 @@ from ports import free_ports
 from recipes import TRAIN_EXAMPLES, small_recipe
 from stacks import slow_on_one_stack
 
-from noah_tf.checkpoint import load_run
+from noah_tf.runs.checkpoint import load_run
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from head_helpers import run_python
 from recipes import draw_shapes, small_recipe
 from stacks import slow_on_one_stack
 
-from noah_tf import recipe
-from noah_tf.checkpoint import load_run
+from noah_tf.runs import recipe
+from noah_tf.runs.checkpoint import load_run
 
 # Five epochs of twelve; the last checkpoint is of every eighth step, or of the end of an epoch.
 STEPS, EPOCH, EVERY = 60, 12, 8

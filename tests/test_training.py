@@ -11,11 +11,11 @@ from recipes import TRAIN_EXAMPLES, small_recipe
 
 import noah_tf
 from noah_tf import optim, rules, training
-from noah_tf.checkpoint import Checkpoints, load_run
+from noah_tf.runs.checkpoint import Checkpoints, load_run
 from noah_tf.evaluate import evaluate_run
-from noah_tf.moving_average import MovingAverage
+from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.training import train
-from noah_tf.workdir import Workdir
+from noah_tf.runs.workdir import Workdir
 
 
 def weights(workdir):

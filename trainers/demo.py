@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from noah_tf import compare, explain, export
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.workdir import write_whole
+from noah_tf.runs.workdir import write_whole
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs; resumes what is there.")

@@ -15,7 +15,7 @@ import sys
 import command_line
 from absl import flags
 
-from noah_tf.checkpoint import WEIGHTS
+from noah_tf.runs.checkpoint import WEIGHTS
 from noah_tf.evaluation import paired, report
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")

@@ -11,7 +11,7 @@ import command_line
 from absl import flags
 
 from noah_tf import explain, map_measures
-from noah_tf.checkpoint import WEIGHTS
+from noah_tf.runs.checkpoint import WEIGHTS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
 _COMPARE = flags.DEFINE_string("compare_workdir", None, "Folder of another, drawn beside it.")

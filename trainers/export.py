@@ -29,7 +29,7 @@ from absl import flags
 
 from noah_tf import export, model_card
 from noah_tf.models import zoo
-from noah_tf.checkpoint import STACK, WEIGHTS
+from noah_tf.runs.checkpoint import STACK, WEIGHTS
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.signatures import MAX_PIXELS

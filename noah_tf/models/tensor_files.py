@@ -10,7 +10,7 @@ import tensorflow as tf
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as safetensors_bytes
 
-from noah_tf.workdir import save_whole
+from noah_tf.runs.workdir import save_whole
 
 _PICKLES = (".pth", ".pt", ".tar")
 _SAFETENSORS = ".safetensors"

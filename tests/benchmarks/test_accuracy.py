@@ -13,7 +13,7 @@ from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
 from noah_tf import recipe_checks
-from noah_tf.model_config import model_from_config
+from noah_tf.runs.model_config import model_from_config
 
 # As the command line finds them; last, for other folders have modules of the same names.
 sys.path.append(str(REPOSITORY / "benchmarks"))

@@ -7,7 +7,7 @@ from recipes import recipe
 
 import noah_tf
 from noah_tf.models.backbones import deit, mobilenet_v2, small
-from noah_tf.model_config import model_from_config
+from noah_tf.runs.model_config import model_from_config
 
 
 @pytest.mark.parametrize(

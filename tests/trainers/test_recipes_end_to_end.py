@@ -14,7 +14,7 @@ from test_command_lines import command
 
 import noah_tf
 from noah_tf.models.backbones import vit
-from noah_tf.checkpoint import load_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.evaluate import evaluate_run
 from noah_tf.training import train

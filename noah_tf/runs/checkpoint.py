@@ -9,9 +9,9 @@ from absl import logging
 
 from noah_tf.images import preprocessing as preprocess
 from noah_tf.utils.distribute import precision
-from noah_tf.model_config import model_from_config
-from noah_tf.moving_average import MovingAverage
-from noah_tf.workdir import Workdir
+from noah_tf.runs.model_config import model_from_config
+from noah_tf.runs.moving_average import MovingAverage
+from noah_tf.runs.workdir import Workdir
 
 WEIGHTS = ("last", "ema", "best")
 STACK = "Keras 2" if tf.__version__.startswith("2.15.") else "Keras 3"

@@ -9,7 +9,7 @@ from head_helpers import run_python
 from stacks import slow_on_one_stack
 
 from noah_tf.utils.distribute import precision
-from noah_tf.moving_average import MovingAverage
+from noah_tf.runs.moving_average import MovingAverage
 
 
 def make_model():
@@ -107,7 +107,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf import distribute
-from noah_tf.moving_average import MovingAverage
+from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.optim import SGD, Optimizer, raw_variable
 
 DECAY = 0.8

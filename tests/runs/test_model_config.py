@@ -3,7 +3,8 @@
 import pytest
 from recipes import quickstart
 
-from noah_tf import NOAHHead, model_config
+from noah_tf import NOAHHead
+from noah_tf.runs import model_config
 
 
 def test_a_recipe_becomes_a_model_with_its_head():

@@ -3,7 +3,7 @@
 import pytest
 from recipes import quickstart
 
-from noah_tf.workdir import Workdir, short_names, write_whole
+from noah_tf.runs.workdir import Workdir, short_names, write_whole
 
 DATA = {
     "class_names": ("a", "b"),

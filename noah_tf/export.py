@@ -13,7 +13,7 @@ from noah_tf.utils.validation import is_number, positive_int
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.explainer import Explainer
+from noah_tf.explain.explainer import Explainer
 from noah_tf.export_variants import VARIANTS, cost, write_variants
 from noah_tf.models.feature_map import is_functional, layer_before
 from noah_tf.head.layer import NOAHHead

@@ -11,7 +11,8 @@ import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
-from noah_tf import compare, explain, export
+from noah_tf import compare, export
+from noah_tf.explain import run
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.runs.workdir import write_whole
 
@@ -27,7 +28,7 @@ def main(_):
     outcome = compare.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
     write_whole(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")
 
-    picture = explain.explain_run(
+    picture = run.explain_run(
         workdir / "noah", workdir / "explain.png", compare_workdir=workdir / "gap"
     )
     exported = export.export_run(workdir / "noah", "saved_models/digits")

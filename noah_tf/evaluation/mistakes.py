@@ -7,8 +7,8 @@ import tensorflow as tf
 from scipy import special
 
 from noah_tf.evaluation import plots, scores
-from noah_tf.explainer import SIGNED, Explainer
-from noah_tf.overlays import attention_grid
+from noah_tf.explain.explainer import SIGNED, Explainer
+from noah_tf.explain.overlays import attention_grid
 
 _DPI = 90
 

@@ -16,7 +16,7 @@ from noah_tf.serving.errors import server_message
 from noah_tf.signatures import OK
 
 _SIDE = 480  # pixels of a picture's longer side
-_OPAQUE = 0.65  # as in noah_tf.overlays.attention_grid
+_OPAQUE = 0.65  # as in noah_tf.explain.overlays.attention_grid
 
 
 class BadPhoto(ValueError):

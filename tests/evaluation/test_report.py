@@ -17,7 +17,7 @@ from noah_tf.runs.checkpoint import Run, load_run
 from noah_tf.datasets.source import Source, read_places
 from noah_tf.evaluate import Evaluator
 from noah_tf.evaluation import mistakes, plots, report, scores, sets, tables
-from noah_tf.explain import Explainer
+from noah_tf.explain.run import Explainer
 from noah_tf.images.preprocessing import Preprocessing
 
 

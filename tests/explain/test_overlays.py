@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.overlays import attention_grid
+from noah_tf.explain.overlays import attention_grid
 
 
 def test_the_picture_shows_photo_and_maps(tmp_path):

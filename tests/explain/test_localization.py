@@ -12,7 +12,7 @@ from stacks import slow_on_one_stack
 
 from noah_tf import attach_noah
 from noah_tf.datasets.sources import open_source
-from noah_tf.localization import energy_inside, localize, pointing_game
+from noah_tf.explain.localization import energy_inside, localize, pointing_game
 from noah_tf.images.preprocessing import Preprocessing
 
 corners = st.tuples(*[st.floats(0, 1)] * 4).map(

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from planted import PREPROCESSING, planted_gap, planted_noah, planted_source
 
-from noah_tf.faithfulness import areas_under, faithfulness, faithfulness_curves
+from noah_tf.explain.faithfulness import areas_under, faithfulness, faithfulness_curves
 
 
 @pytest.fixture(scope="module")

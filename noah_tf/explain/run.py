@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.utils.validation import positive_int
-from noah_tf.boxes import areas, boxes_in_view, has_boxes
+from noah_tf.explain.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.source import random_order
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.explainer import METHODS, SIGNED, Explainer
-from noah_tf.overlays import attention_grid
+from noah_tf.explain.explainer import METHODS, SIGNED, Explainer
+from noah_tf.explain.overlays import attention_grid
 from noah_tf.runs.workdir import save_whole, short_names
 
 _WORDS = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))

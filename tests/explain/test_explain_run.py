@@ -9,11 +9,11 @@ import tensorflow as tf
 from PIL import Image
 from recipes import CLASSES, TEST_EXAMPLES, small_recipe
 
-from noah_tf import explain
+from noah_tf.explain import run as explain
 from noah_tf.runs.checkpoint import load_run
-from noah_tf.explain import explain_run
-from noah_tf.explainer import Explainer
-from noah_tf.map_measures import curves_figure, measure_run, measures_table, picture
+from noah_tf.explain.run import explain_run
+from noah_tf.explain.explainer import Explainer
+from noah_tf.explain.measures import curves_figure, measure_run, measures_table, picture
 from noah_tf.training import train
 
 

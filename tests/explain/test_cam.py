@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import noah_tf
-from noah_tf.cam import PooledHead
+from noah_tf.explain.cam import PooledHead
 
 layers = tf.keras.layers
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from noah_tf.utils.validation import positive_int
 from noah_tf.datasets.corrupt import naming_corrupt_examples
 from noah_tf.datasets.source import random_order
-from noah_tf.explainer import Explainer
+from noah_tf.explain.explainer import Explainer
 
 CURVES = ("deletion", "insertion")
 # The standard deviation of the blur that insertion begins with, as a share of the image's side:

@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.explain import load_runs, methods_of
-from noah_tf.explainer import Explainer
-from noah_tf.faithfulness import CURVES, areas_under, faithfulness_curves
-from noah_tf.localization import localize
+from noah_tf.explain.run import load_runs, methods_of
+from noah_tf.explain.explainer import Explainer
+from noah_tf.explain.faithfulness import CURVES, areas_under, faithfulness_curves
+from noah_tf.explain.localization import localize
 from noah_tf.runs.workdir import save_whole, short_names
 
 MEASURES = ("localization", "faithfulness")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from noah_tf import NOAHHead, attach_noah
-from noah_tf.explainer import Explainer
+from noah_tf.explain.explainer import Explainer
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
 

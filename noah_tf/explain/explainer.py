@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.utils.validation import class_indices
-from noah_tf.cam import PooledHead
+from noah_tf.explain.cam import PooledHead
 from noah_tf.head.layer import NOAHHead
 
 METHODS = ("attention", "contribution", "cam")

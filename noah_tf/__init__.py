@@ -12,7 +12,7 @@ from noah_tf.utils.keras_compat import check_keras
 check_keras()
 
 from noah_tf.models.attach import attach_noah  # noqa: E402
-from noah_tf.export import export_savedmodel  # noqa: E402
+from noah_tf.export.savedmodel import export_savedmodel  # noqa: E402
 from noah_tf.head.layer import NOAHHead  # noqa: E402
 from noah_tf.head.inference import InferenceForm  # noqa: E402
 from noah_tf.models.official import load_official_weights, save_official_weights  # noqa: E402

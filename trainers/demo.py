@@ -11,7 +11,8 @@ import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
-from noah_tf import compare, export
+from noah_tf import compare
+from noah_tf.export import savedmodel
 from noah_tf.explain import run
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.runs.workdir import write_whole
@@ -31,7 +32,7 @@ def main(_):
     picture = run.explain_run(
         workdir / "noah", workdir / "explain.png", compare_workdir=workdir / "gap"
     )
-    exported = export.export_run(workdir / "noah", "saved_models/digits")
+    exported = savedmodel.export_run(workdir / "noah", "saved_models/digits")
 
     source = source_from_config(config.data, config.data.eval_split)
     example = next(iter(source.examples(shuffle_seed=0)))

@@ -27,13 +27,14 @@ import command_line
 import tensorflow as tf
 from absl import flags
 
-from noah_tf import export, model_card
+from noah_tf.export import savedmodel
+from noah_tf.export import model_card
 from noah_tf.models import zoo
 from noah_tf.runs.checkpoint import STACK, WEIGHTS
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.signatures import MAX_PIXELS
-from noah_tf.variants import Agreement
+from noah_tf.export.signatures import MAX_PIXELS
+from noah_tf.export.variants import Agreement
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run to export.")
 _WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the run.")
@@ -63,7 +64,7 @@ _TOLERANT = flags.DEFINE_bool(
 )
 _MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Larger photos are refused.")
 _WARMUP = flags.DEFINE_list("warmup_batch_sizes", "1,8,32", "The server's allowed batch sizes.")
-_PRECISION = flags.DEFINE_enum("precision", "float32", export.PRECISIONS, "What it computes in.")
+_PRECISION = flags.DEFINE_enum("precision", "float32", savedmodel.PRECISIONS, "What it computes in.")
 _VARIANTS = flags.DEFINE_list("variants", [], f"What else to write: {', '.join(export.VARIANTS)}.")
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos to compare on; else the run's own.")
 _COUNT = flags.DEFINE_integer("count", 100, "How many of them at most.", lower_bound=0)
@@ -120,7 +121,7 @@ def main(_):
 def _run(model_dir, options):
     if not _PHOTOS.value:
         options["photos"] = _COUNT.value
-    return export.export_run(_WORKDIR.value, model_dir, weights=_WEIGHTS.value, **options)
+    return savedmodel.export_run(_WORKDIR.value, model_dir, weights=_WEIGHTS.value, **options)
 
 
 def _keras_file(model_dir, options):
@@ -134,7 +135,7 @@ def _keras_file(model_dir, options):
             f"{file} cannot be read by {STACK}: it must be a .keras file, and the Keras that wrote "
             "it, 2 or 3, reads it."
         ) from error
-    return export.export_savedmodel(
+    return savedmodel.export_savedmodel(
         model,
         model_dir,
         _preprocessing(),
@@ -155,7 +156,7 @@ def _official(model_dir, options):
         weights=_CHECKPOINT.value,
         weights_ema=_EMA.value,
     )
-    return export.export_savedmodel(
+    return savedmodel.export_savedmodel(
         model,
         model_dir,
         zoo.preprocessing_for(_MODEL.value, side),

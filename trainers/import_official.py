@@ -14,7 +14,7 @@ from absl import flags
 
 from noah_tf.models import zoo
 from noah_tf.datasets.sources import open_source
-from noah_tf.import_official import import_official
+from noah_tf.export.from_checkpoint import import_official
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model, such as noah_resnet18.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A .pth, .pt, .tar or .safetensors file.")

@@ -6,7 +6,7 @@ import datetime
 import numpy as np
 
 from noah_tf.evaluation import report, scores, sets, tables
-from noah_tf.model_card import running_versions
+from noah_tf.export.model_card import running_versions
 
 RESAMPLES = 10_000
 _LEVEL = 0.95

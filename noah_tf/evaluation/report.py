@@ -9,7 +9,7 @@ import re
 from noah_tf.evaluation import page, sets, tables
 from noah_tf.evaluation.corruptions import named_corruptions
 from noah_tf.evaluation.mistakes import worst_mistakes
-from noah_tf.model_card import running_versions
+from noah_tf.export.model_card import running_versions
 from noah_tf.runs.workdir import write_whole
 
 _LONGEST_NAME = 80

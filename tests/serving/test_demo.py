@@ -21,7 +21,7 @@ from ports import free_ports
 from stacks import slow_on_one_stack
 from tiny_model import write_tiny_model
 
-from noah_tf.model_card import model_card
+from noah_tf.export.model_card import model_card
 from noah_tf.serving import demo
 from noah_tf.serving.__main__ import main
 from noah_tf.serving.demo_model import DemoModel, answer, load_model

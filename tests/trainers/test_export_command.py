@@ -11,7 +11,7 @@ from stacks import slow_on_one_stack
 from test_command_lines import command, last_lines
 
 from noah_tf import attach_noah, create_model, save_official_weights
-from noah_tf.model_card import read_card
+from noah_tf.export.model_card import read_card
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.models.zoo import preprocessing_for
 

@@ -11,8 +11,8 @@ from recipes import CLASSES, TEST_EXAMPLES
 import noah_tf
 from noah_tf.datasets.sources import open_source
 from noah_tf.evaluate import Evaluator
-from noah_tf.import_official import import_official
-from noah_tf.model_card import read_card
+from noah_tf.export.from_checkpoint import import_official
+from noah_tf.export.model_card import read_card
 from noah_tf.models.official import state_dict
 from noah_tf.images.preprocessing import decode
 from noah_tf.models.zoo import preprocessing_for
@@ -106,7 +106,7 @@ def test_an_output_that_is_a_file_is_refused_before_the_evaluation(checkpoint, s
     source = open_source("folder", "test", shapes)
     arguments = {"num_classes": 3, "image_size": SIZE, "source": source}
     with (
-        mock.patch("noah_tf.import_official.Evaluator", side_effect=AssertionError),
+        mock.patch("noah_tf.export.from_checkpoint.Evaluator", side_effect=AssertionError),
         pytest.raises(FileExistsError),
     ):
         import_official(NAME, path, tmp_path / "made", **arguments)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from loaded_graph import loaded_graph
 
 from noah_tf import create_model, export_savedmodel
-from noah_tf.warmup import read_requests
+from noah_tf.export.warmup import read_requests
 from noah_tf.models.zoo import preprocessing_for
 
 

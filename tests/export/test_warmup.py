@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf import warmup
+from noah_tf.export import warmup
 
 REQUESTS = [
     ("serving_default", {"image_bytes": np.array([b"\xff\xd8a", b""], object)}),

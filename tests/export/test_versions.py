@@ -2,8 +2,8 @@
 
 import pytest
 
-from noah_tf import publish
-from noah_tf.publish import check_version, latest_version, new_version
+from noah_tf.export import versions
+from noah_tf.export.versions import check_version, latest_version, new_version
 
 
 def write(model_dir, version=None, text="new"):
@@ -78,25 +78,25 @@ def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(source, target):
         raise OSError("no space left")
 
-    monkeypatch.setattr(publish.os, "rename", full_disk)
+    monkeypatch.setattr(versions.os, "rename", full_disk)
     with pytest.raises(OSError, match="no space"):
         write(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_two_at_once_both_land(tmp_path, monkeypatch):
-    rename = publish.os.rename
+    rename = versions.os.rename
 
     def overtaken(source, target):
-        monkeypatch.setattr(publish.os, "rename", rename)
+        monkeypatch.setattr(versions.os, "rename", rename)
         target.mkdir()
         (target / "saved_model.pb").touch()
         rename(source, target)
 
-    monkeypatch.setattr(publish.os, "rename", overtaken)
+    monkeypatch.setattr(versions.os, "rename", overtaken)
     assert write(tmp_path).name == "2"
     assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
-    monkeypatch.setattr(publish.os, "rename", overtaken)
+    monkeypatch.setattr(versions.os, "rename", overtaken)
     with pytest.raises(ValueError, match="/5 exists and is left as it is"):
         write(tmp_path, 5)
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from noah_tf import variants
+from noah_tf.export import variants
 from noah_tf.models.precision import in_precision
 
 VARIANTS = ("tflite_dynamic", "tflite_int8", "onnx")

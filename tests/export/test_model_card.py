@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import noah_tf
 from noah_tf import attach_noah
-from noah_tf.model_card import CARD_FILE, model_card, read_card, running_versions
+from noah_tf.export.model_card import CARD_FILE, model_card, read_card, running_versions
 from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.variants import Agreement
+from noah_tf.export.variants import Agreement
 from noah_tf.runs.workdir import Workdir
 
 ODD_NAMES = [

@@ -31,7 +31,7 @@ import tensorflow as tf
 import yaml
 
 from noah_tf.head.layer import NOAHHead
-from noah_tf.model_card_text import METRICS, body
+from noah_tf.export.model_card_text import METRICS, body
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.version import __version__
 

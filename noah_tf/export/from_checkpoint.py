@@ -6,7 +6,7 @@ import math
 import pathlib
 
 from noah_tf.evaluate import Evaluator
-from noah_tf.export import export_savedmodel
+from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.models.official import load_official_weights
 from noah_tf.runs.workdir import save_whole, write_whole
 from noah_tf.models.zoo import create_model, preprocessing_for

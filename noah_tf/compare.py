@@ -3,8 +3,8 @@
 import copy
 import pathlib
 
-from noah_tf.evaluate import evaluate_run
-from noah_tf.metrics import primary_metric
+from noah_tf.evaluation.evaluator import evaluate_run
+from noah_tf.evaluation.metrics import primary_metric
 from noah_tf.training import train
 
 HEADS = ("gap", "noah")

@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from noah_tf.metrics import binary_targets, example_losses
+from noah_tf.evaluation.metrics import binary_targets, example_losses
 
 LOSSES = (
     "auto",

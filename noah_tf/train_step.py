@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from noah_tf import metrics
+from noah_tf.evaluation import metrics
 from noah_tf.runs import recipe
 from noah_tf.utils import distribute
 from noah_tf.images.preprocessing import Preprocessing

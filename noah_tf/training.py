@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from noah_tf import metrics, optim, recipe_checks
+from noah_tf import optim, recipe_checks
+from noah_tf.evaluation import metrics
 from noah_tf.runs import model_config
 from noah_tf.runs import recipe
 from noah_tf.utils import distribute
 from noah_tf.runs.checkpoint import STACK, Checkpoints, check_stack
 from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches, train_options
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.evaluate import Evaluator
+from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.initial_weights import check_initial_weights, load_initial_weights
 from noah_tf.interrupt import Interrupted, stop_requests
 from noah_tf.losses import training_loss

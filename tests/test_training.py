@@ -12,7 +12,7 @@ from recipes import TRAIN_EXAMPLES, small_recipe
 import noah_tf
 from noah_tf import optim, rules, training
 from noah_tf.runs.checkpoint import Checkpoints, load_run
-from noah_tf.evaluate import evaluate_run
+from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.training import train
 from noah_tf.runs.workdir import Workdir

@@ -6,7 +6,7 @@ import html
 import json
 
 from noah_tf.evaluation import plots, scores, tables
-from noah_tf.metrics import primary_metric
+from noah_tf.evaluation.metrics import primary_metric
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import sparse, special
 
-from noah_tf import metrics
+from noah_tf.evaluation import metrics
 
 BINS = 15
 

@@ -7,7 +7,7 @@ import time
 from noah_tf.utils import distribute
 from noah_tf.runs.checkpoint import Run, load_run
 from noah_tf.datasets.source import Source
-from noah_tf.evaluate import Evaluator, open_set
+from noah_tf.evaluation.evaluator import Evaluator, open_set
 from noah_tf.evaluation import scores
 from noah_tf.evaluation.corruptions import Corruption
 from noah_tf.runs.workdir import Workdir

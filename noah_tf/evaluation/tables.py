@@ -7,7 +7,7 @@ import numpy as np
 
 from noah_tf.evaluation import scores
 from noah_tf.evaluation.corruptions import STRENGTHS
-from noah_tf.metrics import primary_metric
+from noah_tf.evaluation.metrics import primary_metric
 
 _COUNTS = ("examples", "unlabelled", "skipped")
 _HIDDEN = ("CP", "CR", "OP", "OR")  # in result.json and metrics.csv

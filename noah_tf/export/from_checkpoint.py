@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-from noah_tf.evaluate import Evaluator
+from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.models.official import load_official_weights
 from noah_tf.runs.workdir import save_whole, write_whole

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.sources import open_source
-from noah_tf.evaluate import Evaluator, evaluate_run
+from noah_tf.evaluation.evaluator import Evaluator, evaluate_run
 from noah_tf.evaluation import sets
 from noah_tf.evaluation.corruptions import Corruption
 from noah_tf.runs.workdir import Workdir

@@ -10,7 +10,7 @@ from recipes import CLASSES, TEST_EXAMPLES
 
 import noah_tf
 from noah_tf.datasets.sources import open_source
-from noah_tf.evaluate import Evaluator
+from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.export.from_checkpoint import import_official
 from noah_tf.export.model_card import read_card
 from noah_tf.models.official import state_dict

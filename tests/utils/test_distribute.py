@@ -120,7 +120,7 @@ import tensorflow as tf
 config, workdir, replicas = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas)
-from noah_tf.evaluate import evaluate_run
+from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.training import train
 if replicas > 1:
     result = train(ml_collections.ConfigDict(config), workdir)

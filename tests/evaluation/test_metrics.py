@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import average_precision_score, log_loss, top_k_accuracy_score
 
-from noah_tf import metrics
+from noah_tf.evaluation import metrics
 
 LOGITS = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32)
 LABELS = np.random.default_rng(1).integers(0, 7, 40)

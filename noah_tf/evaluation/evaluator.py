@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf import metrics
+from noah_tf.evaluation import metrics
 from noah_tf.utils import distribute
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.pipeline import eval_batches, naming_corrupt_examples

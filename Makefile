@@ -78,7 +78,7 @@ test-addons-slow: $(VENV_ADDONS)/.installed
 	$(VENV_ADDONS)/bin/python $(PYTEST) -m "slow and not exhaustive and not gpu"
 
 test-torch: $(VENV_TORCH)/.installed
-	$(VENV_TORCH)/bin/python $(PYTEST) -k torch tests/models/test_official_torch.py tests/test_optim.py
+	$(VENV_TORCH)/bin/python $(PYTEST) -k torch tests/models/test_official_torch.py tests/training/test_optimizer.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -9,7 +9,7 @@
 
 TFDS_DIR holds CIFAR-10 as TFDS prepares it; digit_scenes is made in TFDS's own folder. A run is a
 recipe of `configs/` with the overrides in `accuracy_settings.py`, trained by
-`noah_tf.training.train` in OUTPUT/SETTING/heads/HEAD/seedN, which the other commands take as
+`noah_tf.training.loop.train` in OUTPUT/SETTING/heads/HEAD/seedN, which the other commands take as
 --workdir. Both heads of a seed have the same backbone, data, order, augmentation, steps and
 schedule. The test split is looked at after every epoch and nothing is chosen by it: the result is
 that of the last step.
@@ -42,7 +42,7 @@ import accuracy_settings
 import accuracy_tables
 import page_sections
 
-from noah_tf.interrupt import Interrupted
+from noah_tf.training.interrupt import Interrupted
 
 
 def main():

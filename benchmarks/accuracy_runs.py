@@ -12,7 +12,7 @@ from absl import logging
 
 from noah_tf.evaluation import metrics
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.training import train
+from noah_tf.training.loop import train
 from noah_tf.runs.workdir import Workdir
 
 RECORD = "study.json"

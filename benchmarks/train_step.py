@@ -18,8 +18,8 @@ from turns import seconds_in_turns
 
 from noah_tf.runs import recipe
 from noah_tf.utils import distribute
-from noah_tf.progress import Progress
-from noah_tf.training import build, train_steps
+from noah_tf.training.progress import Progress
+from noah_tf.training.loop import build, train_steps
 
 CLASSES = 1000
 

@@ -49,7 +49,7 @@ def finished_run(shapes, tmp_path_factory):
     """The --workdir of a run of `recipes.small_recipe` that is complete. Read it only."""
     from recipes import small_recipe
 
-    from noah_tf.training import train
+    from noah_tf.training.loop import train
 
     workdir = tmp_path_factory.mktemp("runs") / "noah"
     train(small_recipe(shapes), workdir)

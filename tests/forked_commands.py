@@ -90,7 +90,7 @@ def _parse_and_exit(parser, _parse=argparse.ArgumentParser.parse_args):
 if __name__ == "__main__":
     import noah_tf.evaluation.report
     import noah_tf.explain.measures
-    import noah_tf.plan  # noqa: F401
+    import noah_tf.training.dry_run  # noqa: F401
 
     # A process each: flags are defined once in a process.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:

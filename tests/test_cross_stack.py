@@ -121,7 +121,7 @@ def test_a_finished_run_and_its_export_of_the_other_stack_are_used_here(shapes, 
     train_and_export = f"""
 import json, ml_collections
 from noah_tf.export.savedmodel import export_run
-from noah_tf.training import train
+from noah_tf.training.loop import train
 result = train(ml_collections.ConfigDict(json.loads({config.to_json()!r})), {str(tmp_path)!r})
 export_run({str(tmp_path)!r}, {str(tmp_path / "saved")!r})
 print(result["loss"])

@@ -6,7 +6,7 @@ import tensorflow as tf
 from recipes import small_recipe
 
 from noah_tf import NOAHHead
-from noah_tf.training import train
+from noah_tf.training.loop import train
 
 pytestmark = [
     pytest.mark.gpu,

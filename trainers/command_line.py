@@ -37,7 +37,7 @@ def run(main, required=(), positional=False):
             raise app.UsageError(f"Not understood: {' '.join(arguments[1:])}")
         from tensorflow import errors
 
-        from noah_tf.interrupt import Interrupted
+        from noah_tf.training.interrupt import Interrupted
 
         try:
             return main(arguments)

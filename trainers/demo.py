@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
-from noah_tf import compare
+from noah_tf.training import head_search
 from noah_tf.export import savedmodel
 from noah_tf.explain import run
 from noah_tf.datasets.sources import source_from_config
@@ -26,7 +26,7 @@ _SEARCH_EPOCHS = flags.DEFINE_integer("search_epochs", 1, "Epochs of a trial.", 
 def main(_):
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     rates = [float(rate) for rate in _LEARNING_RATES.value]
-    outcome = compare.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
+    outcome = head_search.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
     write_whole(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")
 
     picture = run.explain_run(
@@ -42,7 +42,7 @@ def main(_):
     probability = float(answer["probabilities"][0, 0])
 
     print(f"\nOn {source.name} {source.split}, {source.num_examples} images:")
-    print(compare.comparison_table(outcome))
+    print(head_search.comparison_table(outcome))
     print(f"Where both looked: {picture}")
     print(
         f"Exported {exported}; from a PNG's bytes it predicts {predicted} "

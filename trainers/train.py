@@ -13,7 +13,8 @@ import command_line
 from absl import flags
 from ml_collections import config_flags
 
-from noah_tf import plan, training
+from noah_tf.training import dry_run
+from noah_tf.training import loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py or FILE.py:row.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -22,11 +23,11 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan, try two steps on
 
 def main(_):
     if _DRY_RUN.value:
-        print(plan.dry_run(_CONFIG.value))
+        print(dry_run.dry_run(_CONFIG.value))
         return
     if _WORKDIR.value is None:
         raise ValueError("--workdir is missing: name the folder of the run, or give --dry_run.")
-    result = training.train(_CONFIG.value, _WORKDIR.value)
+    result = loop.train(_CONFIG.value, _WORKDIR.value)
     print(", ".join(f"{name} {value:.6g}" for name, value in result.items()))
     print(
         f"Wrote {_WORKDIR.value}: model.keras, model.weights.h5, best.weights.h5, epochs.csv, "

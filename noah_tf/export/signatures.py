@@ -8,7 +8,7 @@ import tensorflow as tf
 from noah_tf.images import headers
 from noah_tf.head.inference import InferenceForm
 from noah_tf.models.precision import without_functions
-from noah_tf.weight_groups import raw_variable
+from noah_tf.training.param_groups import raw_variable
 
 LABELS_FILE = "labels.txt"  # in the export's assets
 OK = "OK"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
-from noah_tf import recipe_checks
+from noah_tf.training import recipe_checks
 from noah_tf.runs.model_config import model_from_config
 
 # As the command line finds them; last, for other folders have modules of the same names.

@@ -14,7 +14,7 @@ from noah_tf.runs.checkpoint import load_run
 from noah_tf.explain.run import explain_run
 from noah_tf.explain.explainer import Explainer
 from noah_tf.explain.measures import curves_figure, measure_run, measures_table, picture
-from noah_tf.training import train
+from noah_tf.training.loop import train
 
 
 @pytest.fixture(scope="module")

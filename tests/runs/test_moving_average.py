@@ -108,7 +108,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf import distribute
 from noah_tf.runs.moving_average import MovingAverage
-from noah_tf.optim import SGD, Optimizer, raw_variable
+from noah_tf.training.optimizer import SGD, Optimizer, raw_variable
 
 DECAY = 0.8
 rng = np.random.default_rng(0)

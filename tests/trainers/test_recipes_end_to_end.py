@@ -17,7 +17,7 @@ from noah_tf.models.backbones import vit
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.evaluation.evaluator import evaluate_run
-from noah_tf.training import train
+from noah_tf.training.loop import train
 
 pytestmark = slow_on_one_stack
 

@@ -121,7 +121,7 @@ config, workdir, replicas = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas)
 from noah_tf.evaluation.evaluator import evaluate_run
-from noah_tf.training import train
+from noah_tf.training.loop import train
 if replicas > 1:
     result = train(ml_collections.ConfigDict(config), workdir)
 else:

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noah_tf import losses
+from noah_tf.training import losses
 from noah_tf.evaluation import metrics
 from noah_tf.runs import recipe
 

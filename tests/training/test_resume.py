@@ -115,7 +115,7 @@ def rows(workdir):
         ]
 
 
-# In test_training.py a run on two devices is killed, once.
+# In test_loop.py a run on two devices is killed, once.
 @slow_on_one_stack.with_args(minutes=2)
 @pytest.mark.parametrize(
     ("replicas", "kills"),
@@ -157,7 +157,7 @@ def short(shapes, changes=()):
 
 
 def trained_weights(config, workdir, which="last"):
-    from noah_tf.training import train
+    from noah_tf.training.loop import train
 
     train(config, workdir)
     return load_run(workdir, which).model.get_weights()

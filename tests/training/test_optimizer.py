@@ -9,7 +9,7 @@ import tensorflow as tf
 from head_helpers import run_python
 
 import noah_tf
-from noah_tf import optim
+from noah_tf.training import optimizer as optim
 from noah_tf.utils.distribute import precision
 
 SHAPES = ((3, 2), (2,), (2, 2, 4))

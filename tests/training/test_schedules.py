@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf.schedules import make_schedule
+from noah_tf.training.schedules import make_schedule
 
 STEPS = 7  # of an epoch
 

@@ -10,11 +10,13 @@ import tensorflow as tf
 from recipes import TRAIN_EXAMPLES, small_recipe
 
 import noah_tf
-from noah_tf import optim, rules, training
+from noah_tf.training import optimizer as optim
+from noah_tf.training import update_rules
+from noah_tf.training import loop
 from noah_tf.runs.checkpoint import Checkpoints, load_run
 from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.runs.moving_average import MovingAverage
-from noah_tf.training import train
+from noah_tf.training.loop import train
 from noah_tf.runs.workdir import Workdir
 
 
@@ -27,7 +29,7 @@ class Killed(Exception):
 
 
 def kill_after(monkeypatch, steps):
-    make = training.make_train_step
+    make = loop.make_train_step
     left = [steps]
 
     def killing(*arguments, **options):
@@ -41,7 +43,7 @@ def kill_after(monkeypatch, steps):
 
         return counted
 
-    monkeypatch.setattr(training, "make_train_step", killing)
+    monkeypatch.setattr(loop, "make_train_step", killing)
 
 
 def test_a_run_leaves_its_files(finished_run):
@@ -188,7 +190,7 @@ def test_checkpoints_hold_every_state(tmp_path):
         model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3), layer])
         variables = model.trainable_variables
         optimizer = optim.Optimizer(
-            variables, rules.AdamW(), lambda step: tf.constant(0.1), 0.0, [True] * len(variables)
+            variables, update_rules.AdamW(), lambda step: tf.constant(0.1), 0.0, [True] * len(variables)
         )
         return model, optimizer, MovingAverage(model, 0.5)
 
@@ -296,13 +298,13 @@ def first_weights(config, workdir, monkeypatch):
     """The weights that a run starts from: it is killed before its first step."""
     with monkeypatch.context() as patch:
         started = []
-        make = training.make_train_step
+        make = loop.make_train_step
 
         def recording(config, parts, *arguments, **options):
             started.append(parts.model.get_weights())
             return make(config, parts, *arguments, **options)
 
-        patch.setattr(training, "make_train_step", recording)
+        patch.setattr(loop, "make_train_step", recording)
         kill_after(patch, 0)
         with pytest.raises(Killed):
             train(config, workdir)
@@ -520,7 +522,7 @@ def test_a_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkey
         def killed(*_, **__):
             raise Killed
 
-        context.setattr(training.Evaluator, "__call__", killed)
+        context.setattr(loop.Evaluator, "__call__", killed)
         train(config, tmp_path / "run")
     assert load_run(tmp_path / "run").step == 3
     result = train(config, tmp_path / "run")

@@ -4,7 +4,7 @@ import pytest
 from recipes import quickstart, small_recipe
 from recipes import recipe as load
 
-from noah_tf.plan import dry_run
+from noah_tf.training.dry_run import dry_run
 
 
 def test_the_size_of_the_data_is_that_of_the_source_where_the_recipe_does_not_say_it(shapes):

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 
 import noah_tf
-from noah_tf import weight_groups
+from noah_tf.training import param_groups
 
 
 def exempt_paths(model, exempt_1d=True, exempt=()):
-    mask = weight_groups.decay_mask(model.trainable_variables, exempt_1d, exempt)
+    mask = param_groups.decay_mask(model.trainable_variables, exempt_1d, exempt)
     pairs = zip(model.trainable_variables, mask, strict=True)
-    return {weight_groups.weight_path(weight) for weight, is_decayed in pairs if not is_decayed}
+    return {param_groups.weight_path(weight) for weight, is_decayed in pairs if not is_decayed}
 
 
 def kinds(paths):
@@ -19,7 +19,7 @@ def kinds(paths):
 
 
 def all_paths(model):
-    return {weight_groups.weight_path(weight) for weight in model.trainable_variables}
+    return {param_groups.weight_path(weight) for weight in model.trainable_variables}
 
 
 def model_of(name, size=64):
@@ -65,23 +65,23 @@ def test_pvt_decays_positions_with_a_noah_head_alone():
 def test_a_layer_with_bias_in_its_name_is_decayed():
     layer = tf.keras.layers.Dense(3, name="debias")
     layer.build((None, 4))
-    assert [weight_groups.is_decayed(weight) for weight in layer.weights] == [True, False]
+    assert [param_groups.is_decayed(weight) for weight in layer.weights] == [True, False]
 
 
 def test_biases_of_any_rank_are_not_decayed():
     bias = tf.Variable(np.ones((4, 10), np.float32), name="value_bias")
-    assert not weight_groups.is_decayed(bias)
-    assert weight_groups.is_decayed(bias, exempt_1d=False)
-    assert not weight_groups.is_decayed(bias, exempt_1d=False, exempt=("value_*",))
+    assert not param_groups.is_decayed(bias)
+    assert param_groups.is_decayed(bias, exempt_1d=False)
+    assert not param_groups.is_decayed(bias, exempt_1d=False, exempt=("value_*",))
 
 
 def test_a_pattern_without_a_weight_names_the_nearest():
     layer = tf.keras.layers.Layer(name="layer")
     weights = [layer.add_weight(name="table", shape=(3, 2))]
     with pytest.raises(ValueError, match="'tabel' of optimizer.exempt.*'(layer/)?table'"):
-        weight_groups.decay_mask(weights, exempt=("tabel",))
+        param_groups.decay_mask(weights, exempt=("tabel",))
     with pytest.raises(ValueError, match="exempt must be a tuple of patterns, got 'table'"):
-        weight_groups.decay_mask(weights, exempt="table")
+        param_groups.decay_mask(weights, exempt="table")
 
 
 def layers_of(model, selected):
@@ -104,7 +104,7 @@ def layers_of(model, selected):
 )
 def test_the_head_is_what_stands_behind_the_features(name, head):
     model = model_of(name)
-    backbone = weight_groups.backbone_variables(model)
+    backbone = param_groups.backbone_variables(model)
     ids = {id(variable) for variable in backbone}
     behind = [variable for variable in model.trainable_variables if id(variable) not in ids]
     assert layers_of(model, behind) == head
@@ -113,8 +113,8 @@ def test_the_head_is_what_stands_behind_the_features(name, head):
 
 def test_layers_learn_the_slower_the_further_from_the_head():
     model = model_of("noah_deit_tiny_050_patch16_224")
-    factors = weight_groups.layer_factors(model, 0.5, groups=10)
-    paths = [weight_groups.weight_path(variable) for variable in model.trainable_variables]
+    factors = param_groups.layer_factors(model, 0.5, groups=10)
+    paths = [param_groups.weight_path(variable) for variable in model.trainable_variables]
     layers = {}
     for path, factor in zip(paths, factors, strict=True):
         # All weights of a layer have one factor.
@@ -137,14 +137,14 @@ def test_fewer_layers_than_groups_and_nested_models():
     inner = tf.keras.Model(inner_inputs, tf.keras.layers.Conv2D(8, 1, name="second")(x), name="in")
     inputs = tf.keras.Input((8, 8, 3))
     model = noah_tf.attach_noah(tf.keras.Model(inputs, inner(inputs)), num_classes=3)
-    assert weight_groups.layer_factors(model, 0.5, groups=12) == [0.25] * 2 + [0.5] * 2 + [1.0] * 4
-    assert weight_groups.layer_factors(model, 0.5, groups=1) == [0.5] * 4 + [1.0] * 4
+    assert param_groups.layer_factors(model, 0.5, groups=12) == [0.25] * 2 + [0.5] * 2 + [1.0] * 4
+    assert param_groups.layer_factors(model, 0.5, groups=1) == [0.5] * 4 + [1.0] * 4
     # Files do not keep the attribute.
     del model.noah_feature_layer
-    assert len(weight_groups.backbone_variables(model)) == 4
+    assert len(param_groups.backbone_variables(model)) == 4
 
 
 def test_a_model_without_our_head_is_refused():
     model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="attach_noah did not make it"):
-        weight_groups.layer_factors(model, 0.5)
+        param_groups.layer_factors(model, 0.5)

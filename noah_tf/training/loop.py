@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from noah_tf import optim, recipe_checks
+from noah_tf.training import optimizer as optim
+from noah_tf.training import recipe_checks
 from noah_tf.evaluation import metrics
 from noah_tf.runs import model_config
 from noah_tf.runs import recipe
@@ -17,14 +18,14 @@ from noah_tf.runs.checkpoint import STACK, Checkpoints, check_stack
 from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches, train_options
 from noah_tf.datasets.sources import source_from_config
 from noah_tf.evaluation.evaluator import Evaluator
-from noah_tf.initial_weights import check_initial_weights, load_initial_weights
-from noah_tf.interrupt import Interrupted, stop_requests
-from noah_tf.losses import training_loss
+from noah_tf.training.initial_weights import check_initial_weights, load_initial_weights
+from noah_tf.training.interrupt import Interrupted, stop_requests
+from noah_tf.training.losses import training_loss
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.progress import Progress
-from noah_tf.train_step import make_train_step
-from noah_tf.weight_groups import backbone_layers, raw_variable
+from noah_tf.training.progress import Progress
+from noah_tf.training.train_step import make_train_step
+from noah_tf.training.param_groups import backbone_layers, raw_variable
 from noah_tf.runs.workdir import Workdir
 
 # What a worker meets when another one is gone.

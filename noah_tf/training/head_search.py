@@ -5,7 +5,7 @@ import pathlib
 
 from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.evaluation.metrics import primary_metric
-from noah_tf.training import train
+from noah_tf.training.loop import train
 
 HEADS = ("gap", "noah")
 

@@ -3,12 +3,13 @@
 import math
 import pathlib
 
-from noah_tf import optim, schedules
+from noah_tf.training import optimizer
+from noah_tf.training import schedules
 from noah_tf.utils import distribute
 from noah_tf.utils.validation import messages_of
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.datasets.pipeline import train_options
-from noah_tf.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
+from noah_tf.training.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
 from noah_tf.runs.model_config import check_model_config
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.recipe import mixes
@@ -152,7 +153,7 @@ def _sections_problems(config):
         lambda: distribute.check_strategy(config.strategy),
         lambda: check_model_config(config.model),
         check_preprocess,
-        lambda: optim.check_config(config.optimizer),
+        lambda: optimizer.check_config(config.optimizer),
         # The peak and the epochs are checked elsewhere.
         lambda: schedules.make_schedule(config.schedule, 1.0, max(config.train.epochs, 1), 1),
     )

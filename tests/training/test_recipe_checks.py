@@ -8,9 +8,9 @@ import pytest
 from recipes import quickstart, small_recipe
 from recipes import recipe as load
 
-from noah_tf import recipe_checks
+from noah_tf.training import recipe_checks
 from noah_tf.datasets.sources import source_from_config
-from noah_tf.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
+from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
 
 
 def test_all_contradictions_are_named_at_once():

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.train_step import SUMS
+from noah_tf.training.train_step import SUMS
 
 _EXAMPLES, _SKIPPED = SUMS.index("examples"), SUMS.index("skipped")
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from recipes import quickstart
 
-from noah_tf.progress import Progress
-from noah_tf.train_step import SUMS
+from noah_tf.training.progress import Progress
+from noah_tf.training.train_step import SUMS
 
 STEPS = 4
 

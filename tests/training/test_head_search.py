@@ -6,7 +6,7 @@ import pytest
 from recipes import small_recipe
 from stacks import slow_on_one_stack
 
-from noah_tf import compare
+from noah_tf.training import head_search
 
 
 @slow_on_one_stack
@@ -14,7 +14,7 @@ def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path
     config = small_recipe(shapes)
     config.train.epochs = 1
     # The train split stands for a validation split.
-    outcome = compare.compare_heads(config, tmp_path, [1e-3, 1e-2], 1, select_split="train")
+    outcome = head_search.compare_heads(config, tmp_path, [1e-3, 1e-2], 1, select_split="train")
     for head in ("gap", "noah"):
         figures = outcome[head]
         assert figures["trials"][figures["learning_rate"]] == max(figures["trials"].values())
@@ -23,7 +23,7 @@ def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path
         assert run["optimizer"]["learning_rate"] == figures["learning_rate"]
         assert figures["result"]["examples"] == 10  # the test split's
         assert (tmp_path / head / "eval_test.json").exists()
-    table = compare.comparison_table(outcome)
+    table = head_search.comparison_table(outcome)
     assert "gap" in table and f"{outcome['noah']['result']['top1']:.2%}" in table
 
 
@@ -31,11 +31,11 @@ def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path
 def test_a_rate_that_diverges_is_left_out(shapes, tmp_path):
     config = small_recipe(shapes)
     config.optimizer.name, config.train.epochs = "sgd", 1
-    outcome = compare.compare_heads(
+    outcome = head_search.compare_heads(
         config, tmp_path / "some", [1e30, 1e-3], 1, select_split="test", heads=("gap",)
     )
     assert list(outcome["gap"]["trials"]) == [1e-3]
     with pytest.raises(FloatingPointError, match="gap diverges with every learning rate"):
-        compare.compare_heads(
+        head_search.compare_heads(
             config, tmp_path / "none", [1e30], 1, select_split="test", heads=("gap",)
         )

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from noah_tf.interrupt import stop_requests
+from noah_tf.training.interrupt import stop_requests
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -5,7 +5,7 @@
 #   make test-slow, make test-addons-slow   the tests marked slow, on either stack
 #   make test-torch   the tests that need PyTorch, which has an environment of its own
 #   make test-all, make test-addons-all     every test, with all models of Keras and KerasCV
-#   make lint         ruff
+#   make lint         ruff for style, mypy for types
 #   make docs         the site of docs/, to build/site; a warning is an error
 # PYTHON=/path/to/python3 chooses the interpreter, DEMO="--flag=value" passes flags to the demo.
 
@@ -83,6 +83,7 @@ test-torch: $(VENV_TORCH)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 docs: $(VENV)/.installed
 	$(VENV)/bin/python -m mkdocs build --strict

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from noah_tf.datasets.registry import source_from_config
 from noah_tf.evaluation import metrics
-from noah_tf.datasets.sources import source_from_config
-from noah_tf.training.loop import train
 from noah_tf.runs.workdir import Workdir
+from noah_tf.training.loop import train
 
 RECORD = "study.json"
 

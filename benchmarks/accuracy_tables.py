@@ -10,7 +10,7 @@ from accuracy_runs import RECORD
 from accuracy_settings import HEADS, SETTINGS, VARIANTS
 from scipy import stats
 
-from noah_tf.runs.workdir import write_whole
+from noah_tf.utils.files import write_text_atomically
 
 COLUMNS = (
     "setting",
@@ -128,7 +128,7 @@ def csv_text(found):
 def write_csv(found, path):
     """Writes `csv_text` to a file, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, csv_text(found))
+    write_text_atomically(path, csv_text(found))
 
 
 def _heads(found):

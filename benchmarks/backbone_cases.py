@@ -444,7 +444,7 @@ _VIDEO = ("ends in a video's map, (B, T, H, W, C)", "a video's")
 KERAS_CV_OTHERS = {
     "Backbone": "the abstract base class",
     "Task": "the abstract base class",
-    "ImageClassifier": "pooling and a linear layer on a backbone; a case of tests/models/test_attach.py",
+    "ImageClassifier": "pooling and a linear layer on a backbone; see test_attach.py",
     "VideoClassifier": "video, as its VideoSwin backbones",
     "BASNet": "segmentation on a backbone: attach to the backbone",
     "DeepLabV3Plus": "segmentation on a backbone: attach to the backbone",

@@ -17,9 +17,9 @@ import tensorflow as tf
 from turns import seconds_in_turns
 
 from noah_tf.runs import recipe
-from noah_tf.utils import distribute
-from noah_tf.training.progress import Progress
 from noah_tf.training.loop import build, train_steps
+from noah_tf.training.progress import Progress
+from noah_tf.utils import distribute
 
 CLASSES = 1000
 

@@ -10,8 +10,8 @@ and try two of its steps, give it the flag --dry_run in place of this file.
 Cost: 16 images.
 """
 
-from noah_tf.runs import recipe
 from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.runs import recipe
 
 
 def get_config(row="noah_deit_tiny_050"):

@@ -14,8 +14,8 @@ Cost: 300 epochs of 1.28 million images, and each image a forward and a backward
 batch is 192 on each of 8 GPUs.
 """
 
-from noah_tf.runs import recipe
 from noah_tf.models.backbones.mixer import VARIANTS
+from noah_tf.runs import recipe
 
 
 def get_config(row="noah_mixer_s16"):

@@ -11,8 +11,8 @@ Rows, with the ImageNet top-1 in percent that the paper reports:
 Cost: 150 epochs of 1.28 million images, and each image a forward and a backward pass.
 """
 
-from noah_tf.runs import recipe
 from noah_tf.models.backbones.mobilenet_v3 import VARIANTS
+from noah_tf.runs import recipe
 
 
 def get_config(row="noah_mobilenetv3_small"):

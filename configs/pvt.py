@@ -14,8 +14,8 @@ batch is 128 on each of 8 GPUs, and the learning rate 5e-4 * batch / 512: for an
 both.
 """
 
-from noah_tf.runs import recipe
 from noah_tf.models.backbones.pvt import VARIANTS
+from noah_tf.runs import recipe
 
 
 def get_config(row="noah_pvt_tiny"):

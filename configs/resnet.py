@@ -14,8 +14,8 @@ Cost: 100 epochs of 1.28 million images, and each image a forward and a backward
 batch is 256 on all GPUs together; the learning rate is not scaled with it.
 """
 
-from noah_tf.runs import recipe
 from noah_tf.models.backbones.resnet import VARIANTS
+from noah_tf.runs import recipe
 
 
 def get_config(row="noah_resnet18"):

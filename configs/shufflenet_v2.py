@@ -11,8 +11,8 @@ Rows, with the ImageNet top-1 in percent that the paper reports:
 Cost: 240 epochs of 1.28 million images, and each image a forward and a backward pass.
 """
 
-from noah_tf.runs import recipe
 from noah_tf.models.backbones.shufflenet_v2 import VARIANTS
+from noah_tf.runs import recipe
 
 
 def get_config(row="noah_shufflenetv2_100"):

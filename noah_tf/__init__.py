@@ -7,17 +7,18 @@ if "noah_tf.serving" in sys.orig_argv:
     # `python -m noah_tf.serving`, where what TensorFlow logs would stand before every answer.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from noah_tf.utils.keras_compat import check_keras
+# isort: off
+# This import comes first: it refuses a Keras that the package cannot use.
+import noah_tf.utils.keras_compat  # noqa: F401
 
-check_keras()
-
-from noah_tf.models.attach import attach_noah  # noqa: E402
-from noah_tf.export.savedmodel import export_savedmodel  # noqa: E402
-from noah_tf.head.layer import NOAHHead  # noqa: E402
-from noah_tf.head.inference import InferenceForm  # noqa: E402
-from noah_tf.models.official import load_official_weights, save_official_weights  # noqa: E402
-from noah_tf.version import __version__  # noqa: E402
-from noah_tf.models.zoo import create_model, list_models  # noqa: E402
+# isort: on
+from noah_tf.export.savedmodel import export_savedmodel
+from noah_tf.head.inference import InferenceForm
+from noah_tf.head.layer import NOAHHead
+from noah_tf.models.attach import attach_noah
+from noah_tf.models.official import load_official_weights, save_official_weights
+from noah_tf.models.zoo import create_model, list_models
+from noah_tf.version import __version__
 
 __all__ = [
     "InferenceForm",

@@ -9,8 +9,8 @@ import tensorflow as tf
 from recipes import small_recipe
 from shared_data import REPOSITORY
 
-from noah_tf.runs.checkpoint import load_run
 from noah_tf.evaluation.evaluator import evaluate_run
+from noah_tf.runs.checkpoint import load_run
 
 KERAS_2 = tf.__version__.startswith("2.15.")
 # `make test` and `make test-addons` make these.

@@ -11,11 +11,11 @@ import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
-from noah_tf.training import head_search
-from noah_tf.export import savedmodel
+from noah_tf.datasets.registry import source_from_config
 from noah_tf.explain import run
-from noah_tf.datasets.sources import source_from_config
-from noah_tf.runs.workdir import write_whole
+from noah_tf.export import savedmodel
+from noah_tf.training import head_search
+from noah_tf.utils.files import write_text_atomically
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs; resumes what is there.")
@@ -27,7 +27,7 @@ def main(_):
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     rates = [float(rate) for rate in _LEARNING_RATES.value]
     outcome = head_search.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
-    write_whole(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")
+    write_text_atomically(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")
 
     picture = run.explain_run(
         workdir / "noah", workdir / "explain.png", compare_workdir=workdir / "gap"

@@ -15,8 +15,8 @@ import sys
 import command_line
 from absl import flags
 
-from noah_tf.runs.checkpoint import WEIGHTS
 from noah_tf.evaluation import paired, report
+from noah_tf.runs.checkpoint import WEIGHTS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
 _COMPARE = flags.DEFINE_bool("compare", False, "Compare two runs, which follow: RUN_A RUN_B.")

@@ -10,8 +10,7 @@ python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap \\
 import command_line
 from absl import flags
 
-from noah_tf.explain import run
-from noah_tf.explain import measures
+from noah_tf.explain import measures, run
 from noah_tf.runs.checkpoint import WEIGHTS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
@@ -37,12 +36,10 @@ def main(_):
     shared |= {"compare_workdir": _COMPARE.value, "methods": _MAPS.value}
     if _MEASURE.value:
         count = _IMAGES.value or 256
-        result, path = measures.measure_run(
-            _WORKDIR.value, _MEASURE.value, count=count, **shared
-        )
+        result, path = measures.measure_run(_WORKDIR.value, _MEASURE.value, count=count, **shared)
         print(measures.measures_table(result))
         if "faithfulness" in _MEASURE.value:
-            print(f"Wrote {map_measures.picture(path)}.")
+            print(f"Wrote {measures.picture(path)}.")
     else:
         path = run.explain_run(
             _WORKDIR.value,

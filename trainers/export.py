@@ -27,14 +27,14 @@ import command_line
 import tensorflow as tf
 from absl import flags
 
-from noah_tf.export import savedmodel
-from noah_tf.export import model_card
-from noah_tf.models import zoo
-from noah_tf.runs.checkpoint import STACK, WEIGHTS
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.export import model_card, savedmodel
 from noah_tf.export.signatures import MAX_PIXELS
 from noah_tf.export.variants import Agreement
+from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.models import zoo
+from noah_tf.runs.checkpoint import WEIGHTS
+from noah_tf.utils.keras_compat import KERAS_NAME
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run to export.")
 _WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the run.")
@@ -46,7 +46,9 @@ _NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Classes of the checkpo
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the model's images, in pixels.")
 _CLASS_NAMES = flags.DEFINE_string("class_names", None, "File with the name of a class a line.")
 _PREPROCESSING = flags.DEFINE_string(
-    "preprocessing", None, "JSON of the .keras file's preprocessing, as in noah_tf.images.preprocessing."
+    "preprocessing",
+    None,
+    "JSON of the .keras file's preprocessing, as in noah_tf.images.preprocessing.",
 )
 _MULTI_LABEL = flags.DEFINE_bool(
     "multi_label", False, "The .keras file has several labels a photo."
@@ -64,8 +66,12 @@ _TOLERANT = flags.DEFINE_bool(
 )
 _MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Larger photos are refused.")
 _WARMUP = flags.DEFINE_list("warmup_batch_sizes", "1,8,32", "The server's allowed batch sizes.")
-_PRECISION = flags.DEFINE_enum("precision", "float32", savedmodel.PRECISIONS, "What it computes in.")
-_VARIANTS = flags.DEFINE_list("variants", [], f"What else to write: {', '.join(export.VARIANTS)}.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", savedmodel.PRECISIONS, "What it computes in."
+)
+_VARIANTS = flags.DEFINE_list(
+    "variants", [], f"What else to write: {', '.join(savedmodel.VARIANTS)}."
+)
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos to compare on; else the run's own.")
 _COUNT = flags.DEFINE_integer("count", 100, "How many of them at most.", lower_bound=0)
 
@@ -132,8 +138,8 @@ def _keras_file(model_dir, options):
         model = tf.keras.models.load_model(str(file), compile=False)
     except (TypeError, ValueError, OSError) as error:
         raise ValueError(
-            f"{file} cannot be read by {STACK}: it must be a .keras file, and the Keras that wrote "
-            "it, 2 or 3, reads it."
+            f"{file} cannot be read by {KERAS_NAME}: it must be a .keras file, and "
+            "the Keras that wrote it, 2 or 3, reads it."
         ) from error
     return savedmodel.export_savedmodel(
         model,

@@ -9,12 +9,17 @@ With a data set it is evaluated as well, as the paper does it:
         --output imported/noah_resnet18 --data imagenet2012 --split validation
 """
 
+import json
+import pathlib
+
 import command_line
 from absl import flags
 
-from noah_tf.models import zoo
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
+from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.export.from_checkpoint import import_official
+from noah_tf.models import zoo
+from noah_tf.utils.files import write_text_atomically
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model, such as noah_resnet18.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A .pth, .pt, .tar or .safetensors file.")
@@ -32,8 +37,20 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once.", lower_bo
 
 def main(_):
     row, is_noah = zoo.model_info(_MODEL.value)
-    source = _DATA.value and open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
-    made = import_official(
+    class_names = command_line.class_names(_CLASS_NAMES.value)
+    source = None
+    if _DATA.value:
+        source = open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
+        if source.num_classes != _NUM_CLASSES.value:
+            raise ValueError(
+                f"The model has {_NUM_CLASSES.value} classes and {source.name} has "
+                f"{source.num_classes}: evaluate on the data that the checkpoint was trained on."
+            )
+        class_names = class_names or source.class_names
+    evaluation = pathlib.Path(_OUTPUT.value).expanduser() / "evaluation.json"
+    if evaluation.parent.is_dir():
+        evaluation.unlink(missing_ok=True)  # It describes the model that is about to be replaced.
+    imported = import_official(
         _MODEL.value,
         _CHECKPOINT.value,
         _OUTPUT.value,
@@ -41,23 +58,24 @@ def main(_):
         num_classes=_NUM_CLASSES.value,
         image_size=_IMAGE_SIZE.value,
         pre_logits=_PRE_LOGITS.value,
-        class_names=command_line.class_names(_CLASS_NAMES.value),
-        source=source,
-        batch_size=_BATCH_SIZE.value,
+        class_names=class_names,
     )
     built = row.noah_parameters if is_noah else row.parameters
     printed = row.noah_printed if is_noah else row.printed
     paper = f"the paper prints {printed:.2f} million" if printed else "the paper prints none"
     print(
-        f"{_MODEL.value}: {made.parameters:,} parameters. With 1000 classes and 224 pixels the "
+        f"{_MODEL.value}: {imported.parameters:,} parameters. With 1000 classes and 224 pixels the "
         f"released code builds {built:,}, and {paper}."
     )
-    if made.metrics:
-        print(", ".join(f"{name} {value:.6g}" for name, value in made.metrics.items()))
+    if source:
+        evaluator = Evaluator(imported.model)
+        metrics = evaluator(source, imported.preprocessing, _BATCH_SIZE.value)
+        write_text_atomically(evaluation, json.dumps(metrics, indent=2) + "\n")
+        print(", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
         if _NUM_CLASSES.value == 1000 and row.top1:
             top1 = row.noah_top1 if is_noah else row.top1
             print(f"The paper reports top1 {top1 / 100:.4f} on ImageNet's validation split.")
-    print(f"Wrote {made.keras_file} and {made.saved_model}.")
+    print(f"Wrote {imported.keras_file} and {imported.saved_model}.")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ import command_line
 from absl import flags
 from ml_collections import config_flags
 
-from noah_tf.training import dry_run
-from noah_tf.training import loop
+from noah_tf.training import dry_run, loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py or FILE.py:row.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")

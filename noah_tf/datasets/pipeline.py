@@ -10,7 +10,6 @@ import functools
 
 import tensorflow as tf
 
-from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.corrupt import (
     ON_CORRUPT,
     corrupt_examples,
@@ -19,6 +18,7 @@ from noah_tf.datasets.corrupt import (
 )
 from noah_tf.datasets.order import derived_seed, places, repeated, shuffled
 from noah_tf.datasets.source import host_range, random_order
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.pil_ops import to_uint8
 from noah_tf.images.random_crop import check_crop_options
 

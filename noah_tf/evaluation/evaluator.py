@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.evaluation import metrics
-from noah_tf.utils import distribute
-from noah_tf.runs.checkpoint import load_run
 from noah_tf.datasets.pipeline import eval_batches, naming_corrupt_examples
-from noah_tf.datasets.sources import open_source, source_from_config
+from noah_tf.datasets.registry import open_source, source_from_config
+from noah_tf.evaluation import metrics
+from noah_tf.runs.checkpoint import load_run
+from noah_tf.utils import distribute
 
 
 class Evaluator:
@@ -48,7 +48,7 @@ class Evaluator:
         """Metrics of all examples of a source.
 
         Args:
-            source: a `datasets.sources.Source`.
+            source: a `datasets.registry.Source`.
             preprocessing: a `Preprocessing`.
             batch_size: images at once, over all replicas; it does not change the result.
             on_corrupt: what a photo is that does not decode: "error", or "skip", which leaves it
@@ -78,7 +78,7 @@ class Evaluator:
         """Labels and logits of all examples of a source, in natural order, batch by batch.
 
         Args:
-            source: a `datasets.sources.Source`.
+            source: a `datasets.registry.Source`.
             preprocessing: a `Preprocessing`.
             batch_size: images at once, over all replicas, which are of this machine.
             on_corrupt: see `__call__`; "skip" leaves their rows out.

@@ -10,7 +10,7 @@ from noah_tf.evaluation import page, sets, tables
 from noah_tf.evaluation.corruptions import named_corruptions
 from noah_tf.evaluation.mistakes import worst_mistakes
 from noah_tf.export.model_card import running_versions
-from noah_tf.runs.workdir import write_whole
+from noah_tf.utils.files import write_text_atomically
 
 _LONGEST_NAME = 80
 
@@ -145,12 +145,14 @@ def write_report(evaluation, folder):
         folder: the `pathlib.Path` of a folder that is there.
     """
     entries, names = evaluation.entries, evaluation.class_names
-    write_whole(folder / "metrics.csv", tables.metrics_csv(entries))
-    write_whole(folder / "classes.csv", tables.classes_csv(entries, names, evaluation.threshold))
-    write_whole(folder / "calibration.csv", tables.calibration_csv(entries))
+    write_text_atomically(folder / "metrics.csv", tables.metrics_csv(entries))
+    write_text_atomically(
+        folder / "classes.csv", tables.classes_csv(entries, names, evaluation.threshold)
+    )
+    write_text_atomically(folder / "calibration.csv", tables.calibration_csv(entries))
     if not evaluation.multi_label:
-        write_whole(folder / "confusion.csv", tables.confusion_csv(entries, names))
-    write_whole(folder / "report.html", page.page(evaluation))
+        write_text_atomically(folder / "confusion.csv", tables.confusion_csv(entries, names))
+    write_text_atomically(folder / "report.html", page.page(evaluation))
     keys = ("set", "weights", "corruption", "strength")
     results = [{**dict(zip(keys, tables.key(e), strict=True)), **e.scores} for e in entries]
     write_result(folder, {"results": results, **evaluation.about})
@@ -158,7 +160,7 @@ def write_report(evaluation, folder):
 
 def write_result(folder, result):
     """Writes result.json."""
-    write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    write_text_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
 
 
 def new_folder(path):

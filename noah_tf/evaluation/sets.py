@@ -4,13 +4,13 @@ import dataclasses
 import re
 import time
 
-from noah_tf.utils import distribute
-from noah_tf.runs.checkpoint import Run, load_run
 from noah_tf.datasets.source import Source
-from noah_tf.evaluation.evaluator import Evaluator, open_set
 from noah_tf.evaluation import scores
 from noah_tf.evaluation.corruptions import Corruption
+from noah_tf.evaluation.evaluator import Evaluator, open_set
+from noah_tf.runs.checkpoint import Run, load_run
 from noah_tf.runs.workdir import Workdir
+from noah_tf.utils import distribute
 
 _BRACKETS = r"(?:[^:\[\]]|\[[^\]]*\])*"
 

@@ -1,1 +1,1 @@
-"""Where a model looks: attention and contribution maps, overlays, and how well the maps localize objects."""
+"""Where a model looks: attention and contribution maps, their pictures and their quality."""

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.utils.validation import class_indices
 from noah_tf.explain.cam import PooledHead
 from noah_tf.head.layer import NOAHHead
+from noah_tf.utils.validation import class_indices
 
 METHODS = ("attention", "contribution", "cam")
 # Those whose maps sum to the logit: what speaks against a class is negative.

@@ -3,10 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.utils.validation import positive_int
 from noah_tf.datasets.corrupt import naming_corrupt_examples
 from noah_tf.datasets.source import random_order
 from noah_tf.explain.explainer import Explainer
+from noah_tf.utils.validation import positive_int
 
 CURVES = ("deletion", "insertion")
 # The standard deviation of the blur that insertion begins with, as a share of the image's side:

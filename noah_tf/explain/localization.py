@@ -7,8 +7,8 @@ spread evenly.
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.explain.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.datasets.corrupt import naming_corrupt_examples
+from noah_tf.explain.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.explain.explainer import Explainer
 
 

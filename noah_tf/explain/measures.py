@@ -5,12 +5,13 @@ import pathlib
 
 import numpy as np
 
-from noah_tf.datasets.sources import source_from_config
-from noah_tf.explain.run import load_runs, methods_of
+from noah_tf.datasets.registry import source_from_config
 from noah_tf.explain.explainer import Explainer
 from noah_tf.explain.faithfulness import CURVES, areas_under, faithfulness_curves
 from noah_tf.explain.localization import localize
-from noah_tf.runs.workdir import save_whole, short_names
+from noah_tf.explain.run import load_runs, methods_of
+from noah_tf.runs.workdir import short_names
+from noah_tf.utils.files import save_atomically
 
 MEASURES = ("localization", "faithfulness")
 _COLUMNS = ("pointing", "energy", "deletion", "insertion")
@@ -76,7 +77,9 @@ def measure_run(
     if "faithfulness" in measures:
         png = io.BytesIO()
         curves_figure(result).savefig(png, dpi=100)
-        save_whole(lambda partial: pathlib.Path(partial).write_bytes(png.getvalue()), picture(path))
+        save_atomically(
+            lambda partial: pathlib.Path(partial).write_bytes(png.getvalue()), picture(path)
+        )
     return result, path
 
 

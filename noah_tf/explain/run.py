@@ -8,14 +8,15 @@ from itertools import product
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.utils.validation import positive_int
-from noah_tf.explain.boxes import areas, boxes_in_view, has_boxes
-from noah_tf.runs.checkpoint import load_run
+from noah_tf.datasets.registry import source_from_config
 from noah_tf.datasets.source import random_order
-from noah_tf.datasets.sources import source_from_config
+from noah_tf.explain.boxes import areas, boxes_in_view, has_boxes
 from noah_tf.explain.explainer import METHODS, SIGNED, Explainer
 from noah_tf.explain.overlays import attention_grid
-from noah_tf.runs.workdir import save_whole, short_names
+from noah_tf.runs.checkpoint import load_run
+from noah_tf.runs.workdir import short_names
+from noah_tf.utils.files import save_atomically
+from noah_tf.utils.validation import positive_int
 
 _WORDS = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))
 
@@ -214,7 +215,7 @@ def _probabilities(run, logits, classes):
 
 def _save_arrays(path, arrays):
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(lambda partial: np.savez_compressed(partial, **arrays), path)
+    save_atomically(lambda partial: np.savez_compressed(partial, **arrays), path)
 
 
 def _class_index(class_names, wanted):

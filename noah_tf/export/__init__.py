@@ -1,1 +1,1 @@
-"""SavedModel exports for TF Serving: signatures, versions, warm-up requests, other formats, and the model card."""
+"""SavedModel exports for TF Serving: signatures, versions, warm-up, variants, the model card."""

@@ -30,8 +30,8 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from noah_tf.head.layer import NOAHHead
 from noah_tf.export.model_card_text import METRICS, body
+from noah_tf.head.layer import NOAHHead
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.version import __version__
 
@@ -43,7 +43,7 @@ _HUB_METRICS = {
     "top5": "top_5_accuracy",
     "mAP": "mean_average_precision",
 }
-# Sources of `datasets.sources` that are no data set that others have.
+# Sources of `datasets.registry` that are no data set that others have.
 _NO_DATASETS = ("folder", "fake")
 
 

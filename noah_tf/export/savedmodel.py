@@ -7,22 +7,22 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.export import warmup
-from noah_tf.images import headers
-from noah_tf.utils.validation import is_number, positive_int
-from noah_tf.runs.checkpoint import load_run
+from noah_tf.datasets.registry import source_from_config
 from noah_tf.datasets.source import random_order
-from noah_tf.datasets.sources import source_from_config
 from noah_tf.explain.explainer import Explainer
+from noah_tf.export import warmup
 from noah_tf.export.agreement import VARIANTS, cost, write_variants
-from noah_tf.models.feature_map import is_functional, layer_before
-from noah_tf.head.layer import NOAHHead
 from noah_tf.export.model_card import CARD_FILE, model_card, running_versions
-from noah_tf.models.precision import in_precision
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.export.versions import check_version, new_version
 from noah_tf.export.signatures import MAX_PIXELS, ServedModel
 from noah_tf.export.variants import require_onnx
+from noah_tf.export.versions import check_version, new_version
+from noah_tf.head.layer import NOAHHead
+from noah_tf.images import headers
+from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.models.feature_map import is_functional, layer_before
+from noah_tf.models.precision import in_precision
+from noah_tf.runs.checkpoint import load_run
+from noah_tf.utils.validation import is_number, positive_int
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 _MOST_PIXELS = 2**32  # no format's header has sides of more but in vain

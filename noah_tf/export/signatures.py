@@ -5,10 +5,10 @@ import tempfile
 
 import tensorflow as tf
 
-from noah_tf.images import headers
 from noah_tf.head.inference import InferenceForm
+from noah_tf.images import headers
 from noah_tf.models.precision import without_functions
-from noah_tf.training.param_groups import raw_variable
+from noah_tf.utils.keras_compat import raw_variable
 
 LABELS_FILE = "labels.txt"  # in the export's assets
 OK = "OK"

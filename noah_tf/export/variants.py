@@ -19,9 +19,9 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from noah_tf.export.onnx_model import onnx_model
 from noah_tf.head.inference import InferenceForm
 from noah_tf.models.precision import in_precision
-from noah_tf.export.onnx_model import onnx_model
 
 QUANTIZATIONS = ("dynamic", "int8")
 # What stays in float beside int8: the head's division, whose int8 kernel in TensorFlow 2.21 takes

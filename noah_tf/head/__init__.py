@@ -1,1 +1,1 @@
-"""The head itself: the Keras layer, its mathematics (POCA), its gradients and its inference form."""
+"""The head: the Keras layer, its mathematics (POCA), its gradients and its inference form."""

@@ -1,29 +1,10 @@
 """Dropout that resumes exactly and differs between replicas, on either Keras."""
 
-import random
-
 import tensorflow as tf
 
-from noah_tf.utils.validation import checked_rate
 from noah_tf.head.poca import fold_in
-
-
-def hold_seed_stream(layer, seed=None):
-    """Gives a layer a stream of dropout seeds, whose state goes into the layer's checkpoints.
-
-    Args:
-        layer: a Keras layer.
-        seed: integer; None follows Keras's global seed.
-    """
-    # Keras 2 has no SeedGenerator; Keras 3 does not track a tf.random.Generator.
-    if tf.__version__.startswith("2.15."):
-        if seed is None:
-            seed = random.randrange(2**31)  # What tf.keras.utils.set_random_seed seeds.
-        layer._seed_stream = tf.random.Generator.from_seed(seed)
-    else:
-        layer._seed_stream = tf.keras.random.SeedGenerator(seed)
-        # TensorFlow's checkpoints find variables, and do not look into a SeedGenerator.
-        layer._seed_state = layer._seed_stream.state.value
+from noah_tf.utils.keras_compat import add_seed_stream
+from noah_tf.utils.validation import checked_rate
 
 
 def next_seed(layer):
@@ -55,7 +36,7 @@ class Dropout(tf.keras.layers.Layer):
         self.rate = checked_rate("rate", rate)
         self.per_example = bool(per_example)
         if self.rate:
-            hold_seed_stream(self)
+            add_seed_stream(self)
 
     def build(self, input_shape):
         """Has no weights."""

@@ -24,8 +24,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.ops import control_flow_util
 
-from noah_tf.head import memory_plan
-from noah_tf.head import poca
+from noah_tf.head import memory_plan, poca
 
 
 def blocked_poca(

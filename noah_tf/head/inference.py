@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from noah_tf.head import poca
 from noah_tf.head.layer import NOAHHead
-from noah_tf.training.param_groups import raw_variable
+from noah_tf.utils.keras_compat import raw_variable
 
 
 class InferenceForm(tf.Module):

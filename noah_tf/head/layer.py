@@ -4,8 +4,12 @@ import numbers
 
 import tensorflow as tf
 
-from noah_tf.head import memory_plan
-from noah_tf.head import poca
+from noah_tf.head import memory_plan, poca
+from noah_tf.head.channel_split import check_division, key_value_channels
+from noah_tf.head.dropout import next_seed
+from noah_tf.head.gradients import blocked_poca
+from noah_tf.head.initializers import independent, reference_initializer
+from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
 from noah_tf.utils.validation import (
     checked_key_ratio,
     checked_rate,
@@ -13,16 +17,6 @@ from noah_tf.utils.validation import (
     positive_int,
     positive_number,
 )
-from noah_tf.head.gradients import blocked_poca
-from noah_tf.head.channel_split import check_division, key_value_channels
-from noah_tf.head.dropout import hold_seed_stream, next_seed
-from noah_tf.head.initializers import independent, reference_initializer
-
-# Biases join the sums, which run in float32: under a mixed policy they must not pass through
-# float16. Keras 2 has another name for that argument of add_weight.
-_NO_AUTOCAST = {
-    "experimental_autocast" if tf.__version__.startswith("2.15.") else "autocast": False
-}
 
 # "auto" is direct up to here, so that small heads have all derivatives.
 _MOST_DIRECT_BYTES = 2**22
@@ -147,7 +141,7 @@ class NOAHHead(tf.keras.layers.Layer):
         # Keras would track the variables of the form itself.
         self.inference_form = None
         if self.dropout:
-            hold_seed_stream(self, self.seed)
+            add_seed_stream(self, self.seed)
 
     @property
     def implementation(self):
@@ -177,14 +171,14 @@ class NOAHHead(tf.keras.layers.Layer):
         check_division(channels, self.num_groups, self._split_ratio)
         self._built_channels = channels
         key_channels, value_channels = key_value_channels(channels, self._split_ratio)
-        blocks = self.num_groups if self.split_groups else 1
-        outputs = self.num_groups * self.num_classes // memory_plan
+        split = self.num_groups if self.split_groups else 1
+        outputs = self.num_groups * self.num_classes // split
         for name, part, draw in (("key", key_channels, 0), ("value", value_channels, 1)):
             fixed = self.uniform_attention and name == "key"
             initializer = "zeros" if fixed else independent(self.kernel_initializer, draw)
             kernel = self.add_weight(
                 name=f"{name}_kernel",
-                shape=(memory_plan, part // memory_plan, outputs),
+                shape=(split, part // split, outputs),
                 initializer=initializer,
                 trainable=not fixed,
                 regularizer=self.kernel_regularizer,
@@ -196,7 +190,7 @@ class NOAHHead(tf.keras.layers.Layer):
                 initializer=independent(self.bias_initializer, draw),
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
-                **_NO_AUTOCAST,
+                **NO_AUTOCAST,
             )
             setattr(self, f"{name}_kernel", kernel)
             setattr(self, f"{name}_bias", bias)

@@ -1,1 +1,1 @@
-"""Images: decoding, resizing, cropping, normalization and augmentation, defined once for training, evaluation and export."""
+"""Images: decode, resize, crop, normalize and augment, defined once for every use."""

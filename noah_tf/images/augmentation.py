@@ -12,9 +12,9 @@ import math
 import tensorflow as tf
 
 from noah_tf.images import pil_ops
-from noah_tf.utils.validation import is_number
 from noah_tf.images.pil_ops import to_uint8
 from noah_tf.images.rand_augment import INTERPOLATIONS, RandAugment, derived_seed, uniform
+from noah_tf.utils.validation import is_number
 
 __all__ = ["Augmentation", "RandAugment", "color_jitter", "mix_batch", "random_erasing"]
 

@@ -12,8 +12,8 @@ import re
 import tensorflow as tf
 
 from noah_tf.images import pil_ops
-from noah_tf.utils.validation import is_number
 from noah_tf.images.pil_ops import to_uint8
+from noah_tf.utils.validation import is_number
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
 # Distinguishes the random numbers of RandAugment from those that others draw from the same seed.

@@ -1,1 +1,1 @@
-"""Models: attaching the head to a backbone, the architectures of the paper, and the authors' checkpoints."""
+"""Models: the head on a backbone, the architectures of the paper, the authors' checkpoints."""

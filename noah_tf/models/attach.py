@@ -8,8 +8,9 @@ import warnings
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.utils.validation import checked_key_ratio, positive_int
 from noah_tf.head.dropout import Dropout
+from noah_tf.head.layer import NOAHHead
+from noah_tf.head.poca import logits_dtype
 from noah_tf.models.feature_map import (
     find_feature_map,
     input_structure,
@@ -19,8 +20,7 @@ from noah_tf.models.feature_map import (
     positions,
     weighted_layers,
 )
-from noah_tf.head.layer import NOAHHead
-from noah_tf.head.poca import logits_dtype
+from noah_tf.utils.validation import checked_key_ratio, positive_int
 
 # N and r of the families that the paper trains (section 4 and its released code), by the names
 # that Keras applications, KerasCV and KerasHub give their models, in lower case without

@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from noah_tf.models.backbones.layers import PositionEmbedding
+from noah_tf.models.reference_tensors import BARE_HEAD, reference_tensors
 from noah_tf.models.tensor_files import (
     as_numpy,
     listed,
@@ -16,7 +17,6 @@ from noah_tf.models.tensor_files import (
     read_checkpoint,
     write_checkpoint,
 )
-from noah_tf.models.reference_tensors import BARE_HEAD, reference_tensors
 
 _CLASS_TOKEN = "cls_token"
 # Positions along one side of a table that is interpolated: images of 4,096 pixels in PVT.

@@ -4,9 +4,9 @@ import contextlib
 
 import tensorflow as tf
 
-from noah_tf.utils import distribute
-from noah_tf.models.feature_map import is_functional, layer_before, positions
 from noah_tf.head.layer import NOAHHead
+from noah_tf.models.feature_map import is_functional, layer_before, positions
+from noah_tf.utils import distribute
 
 
 def with_precision(model, policy):
@@ -94,7 +94,8 @@ def _check_functional(model, what):
         name = getattr(model, "name", repr(model))
         raise ValueError(
             f"{name} ({type(model).__name__}) cannot be {what}: it has no graph of layers to read, "
-            "as functional models have; build it anew inside noah_tf.utils.distribute.precision(...)."
+            "as functional models have; build it anew inside "
+            "noah_tf.utils.distribute.precision(...)."
         )
 
 

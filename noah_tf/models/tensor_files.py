@@ -10,7 +10,7 @@ import tensorflow as tf
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as safetensors_bytes
 
-from noah_tf.runs.workdir import save_whole
+from noah_tf.utils.files import save_atomically
 
 _PICKLES = (".pth", ".pt", ".tar")
 _SAFETENSORS = ".safetensors"
@@ -98,7 +98,7 @@ def write_checkpoint(path, tensors, key=None):
 
     try:
         # A link stays one, and the file that it points to is replaced.
-        save_whole(save, path.resolve())
+        save_atomically(save, path.resolve())
     except (RuntimeError, SafetensorError) as error:  # Theirs for a disk that is full.
         raise OSError(f"{path} could not be written: {_reason(error)}.") from error
     return path

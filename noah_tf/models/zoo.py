@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.models.paper_table import ARCHITECTURES
-from noah_tf.utils.validation import checked_rate, positive_int
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.models.attach import attach_noah
 from noah_tf.models.backbones import (
     deit,
@@ -25,7 +24,8 @@ from noah_tf.models.backbones import (
     shufflenet_v2,
     vit,
 )
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.utils.validation import checked_rate, positive_int
 
 
 class _Family(NamedTuple):

@@ -1,1 +1,1 @@
-"""What a training run is: its recipe, its folder, its checkpoints, and the model built from its configuration."""
+"""A training run: its recipe, its folder, its checkpoints, the model built from its config."""

@@ -8,13 +8,13 @@ import tensorflow as tf
 from absl import logging
 
 from noah_tf.images import preprocessing as preprocess
-from noah_tf.utils.distribute import precision
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.runs.workdir import Workdir
+from noah_tf.utils.distribute import precision
+from noah_tf.utils.keras_compat import KERAS_NAME, random_states
 
 WEIGHTS = ("last", "ema", "best")
-STACK = "Keras 2" if tf.__version__.startswith("2.15.") else "Keras 3"
 
 
 class Checkpoints:
@@ -40,7 +40,7 @@ class Checkpoints:
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         parts = {"model": model, "step": self._step}
         parts.update({name: part for name, part in state.items() if part is not None})
-        for number, random_state in enumerate(_random_states(model)):
+        for number, random_state in enumerate(random_states(model)):
             parts[f"random_state_{number}"] = random_state
         self._checkpoint = tf.train.Checkpoint(**parts)
         folder = workdir.output / self._folder.name
@@ -180,20 +180,9 @@ def load_run(path, weights="last"):
 def check_stack(workdir):
     """Raises ValueError if the run was begun with the other Keras: its checkpoints differ."""
     begun = workdir.data().stack
-    if begun != STACK:
+    if begun != KERAS_NAME:
         raise ValueError(
-            f"{workdir.path} was begun with {begun} and this is {STACK} (TensorFlow "
+            f"{workdir.path} was begun with {begun} and this is {KERAS_NAME} (TensorFlow "
             f"{tf.__version__}), whose checkpoints differ: finish the run there; a finished one "
             "can be used with either."
         )
-
-
-def _random_states(model):
-    """The states that Keras's own layers draw from, which `tf.train.Checkpoint` does not find."""
-    if STACK == "Keras 3":
-        weights = {id(weight) for weight in model.weights}
-        return [variable.value for variable in model.variables if id(variable) not in weights]
-    # Keras 2 hides a layer's generator behind another object, and gives no public way to it.
-    holders = (getattr(layer, "_random_generator", None) for layer in model._flatten_layers())
-    generators = (getattr(holder, "_generator", None) for holder in holders)
-    return [generator for generator in generators if generator is not None]

@@ -4,11 +4,11 @@ import difflib
 
 import tensorflow as tf
 
-from noah_tf.models.paper_table import ARCHITECTURES
-from noah_tf.utils.validation import checked_key_ratio, checked_rate, messages_of, positive_int
 from noah_tf.models.attach import attach_noah
 from noah_tf.models.backbones import small
+from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.models.zoo import check_weights_options, create_model
+from noah_tf.utils.validation import checked_key_ratio, checked_rate, messages_of, positive_int
 
 LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")

@@ -4,8 +4,8 @@ import contextlib
 
 import tensorflow as tf
 
+from noah_tf.utils.keras_compat import raw_variable
 from noah_tf.utils.validation import is_number
-from noah_tf.training.param_groups import raw_variable
 
 
 class MovingAverage(tf.Module):

@@ -3,13 +3,14 @@
 import contextlib
 import csv
 import json
-import os
 import pathlib
 import re
 import shutil
 import tempfile
 
 import ml_collections
+
+from noah_tf.utils.files import save_atomically, write_text_atomically
 
 
 class Workdir:
@@ -108,10 +109,10 @@ class Workdir:
             shutil.rmtree(leftover)
         if not resumed:
             (self.path / "epochs.csv").unlink(missing_ok=True)
-            write_whole(self.path / "data.json", json.dumps(data, indent=2) + "\n")
+            write_text_atomically(self.path / "data.json", json.dumps(data, indent=2) + "\n")
         # Last, for it says that a run was begun.
         text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-        write_whole(self.path / "config.json", text)
+        write_text_atomically(self.path / "config.json", text)
 
     def has_progress(self):
         """Whether the folder has a checkpoint or the result of a run."""
@@ -139,7 +140,7 @@ class Workdir:
         path = self.path / "epochs.csv"
         if self.writer and path.exists():
             lines = path.read_text().splitlines(keepends=True)
-            write_whole(path, "".join(lines[: count + 1]))
+            write_text_atomically(path, "".join(lines[: count + 1]))
 
     def add_epoch(self, row):
         """Appends a dict of figures to epochs.csv."""
@@ -151,7 +152,7 @@ class Workdir:
 
     def save_weights(self, model, which):
         """Writes the model's weights, "model", "ema" or "best", for either Keras."""
-        save_whole(model.save_weights, self.output / self.weights(which).name)
+        save_atomically(model.save_weights, self.output / self.weights(which).name)
 
     def best(self):
         """Metrics and step of the best evaluation so far; an empty dict before the first."""
@@ -165,7 +166,7 @@ class Workdir:
 
     def finish(self, model, result):
         """Writes the trained model and the run's result, which says that it is complete."""
-        save_whole(model.save, self.output / "model.keras")
+        save_atomically(model.save, self.output / "model.keras")
         self.save_weights(model, "model")
         self.write_result(result)
 
@@ -177,7 +178,7 @@ class Workdir:
     def write_result(self, result, name="result.json"):
         """Writes a dict of results and returns the path."""
         path = self.output / name
-        write_whole(path, json.dumps(result, indent=2) + "\n")
+        write_text_atomically(path, json.dumps(result, indent=2) + "\n")
         return path
 
 
@@ -201,24 +202,6 @@ def short_names(paths):
         if len(set(names)) == len(set(parts)):
             return names
     return []
-
-
-def write_whole(path, text):
-    """Writes a text file so that a kill leaves the old one or the new one, never half of one."""
-    save_whole(lambda partial: pathlib.Path(partial).write_text(text), path)
-
-
-def save_whole(save, path):
-    """Has `save`, a function of a path, write a file, which appears when it is complete."""
-    # Keras reads the format off the end of the name.
-    partial = path.with_name(f"partial-{path.name}")
-    try:
-        save(str(partial))
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # or a power failure can leave an empty file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_json(path):

@@ -3,8 +3,8 @@
 import time
 import urllib.parse
 
-from noah_tf.utils.validation import is_number, positive_int
 from noah_tf.serving.errors import ServingError, model_of
+from noah_tf.utils.validation import is_number, positive_int
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two looks at whether a model is ready
 

@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.images.ops import resize
 from noah_tf.export.model_card import read_card
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.export.versions import latest_version
-from noah_tf.serving.errors import server_message
 from noah_tf.export.signatures import OK
+from noah_tf.export.versions import latest_version
+from noah_tf.images.ops import resize
+from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.serving.errors import server_message
 
 _SIDE = 480  # pixels of a picture's longer side
 _OPAQUE = 0.65  # as in noah_tf.explain.overlays.attention_grid

@@ -1,1 +1,1 @@
-"""Training: the loop, the train step, optimizers, schedules, recipe checks, and the dry run."""
+"""Training: the loop, the train step, optimizers, schedules, recipe checks, the dry run."""

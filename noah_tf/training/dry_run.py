@@ -5,12 +5,12 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.training import recipe_checks
-from noah_tf.utils import distribute
-from noah_tf.datasets.sources import open_source, source_from_config
+from noah_tf.datasets.registry import open_source, source_from_config
 from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.training.train_step import SUMS
+from noah_tf.training import recipe_checks
 from noah_tf.training.loop import batches_of, build, train_steps
+from noah_tf.training.train_step import SUMS
+from noah_tf.utils import distribute
 
 _STEPS = 2
 _COLUMNS, _BAR = 11, 40

@@ -4,9 +4,9 @@ import pathlib
 
 import tensorflow as tf
 
+from noah_tf.models.zoo import load_weights
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.training.param_groups import backbone_layers, weight_path
-from noah_tf.models.zoo import load_weights
 
 
 def check_initial_weights(config):

@@ -8,25 +8,25 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches, train_options
+from noah_tf.datasets.registry import source_from_config
+from noah_tf.evaluation import metrics
+from noah_tf.evaluation.evaluator import Evaluator
+from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.runs import model_config, recipe
+from noah_tf.runs.checkpoint import Checkpoints, check_stack
+from noah_tf.runs.moving_average import MovingAverage
+from noah_tf.runs.workdir import Workdir
 from noah_tf.training import optimizer as optim
 from noah_tf.training import recipe_checks
-from noah_tf.evaluation import metrics
-from noah_tf.runs import model_config
-from noah_tf.runs import recipe
-from noah_tf.utils import distribute
-from noah_tf.runs.checkpoint import STACK, Checkpoints, check_stack
-from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches, train_options
-from noah_tf.datasets.sources import source_from_config
-from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.training.initial_weights import check_initial_weights, load_initial_weights
 from noah_tf.training.interrupt import Interrupted, stop_requests
 from noah_tf.training.losses import training_loss
-from noah_tf.runs.moving_average import MovingAverage
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.training.param_groups import backbone_layers
 from noah_tf.training.progress import Progress
 from noah_tf.training.train_step import make_train_step
-from noah_tf.training.param_groups import backbone_layers, raw_variable
-from noah_tf.runs.workdir import Workdir
+from noah_tf.utils import distribute
+from noah_tf.utils.keras_compat import KERAS_NAME, raw_variable
 
 # What a worker meets when another one is gone.
 _LOST_WORKER = (
@@ -78,7 +78,7 @@ def train(config, workdir):
             "class_names": train_source.class_names,
             "multi_label": train_source.multi_label,
             "train_examples": train_source.num_examples,
-            "stack": STACK,
+            "stack": KERAS_NAME,
         }
         workdir.begin(config, data, recipe.RESUMABLE_KEYS)
         if workdir.result() is not None:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.utils.validation import is_number
-from noah_tf.training.update_rules import LAMB, SGD, AdamW
+from noah_tf.training.param_groups import backbone_variables, decay_mask, layer_factors
 from noah_tf.training.schedules import make_schedule
-from noah_tf.training.param_groups import backbone_variables, decay_mask, layer_factors, raw_variable
+from noah_tf.training.update_rules import LAMB, SGD, AdamW
+from noah_tf.utils.keras_compat import raw_variable
+from noah_tf.utils.validation import is_number
 
 OPTIMIZERS = ("sgd", "adamw", "lamb")
 

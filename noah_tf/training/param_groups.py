@@ -3,10 +3,9 @@
 import difflib
 import fnmatch
 
-import tensorflow as tf
-
 from noah_tf.models.attach import feature_layer_name
 from noah_tf.models.feature_map import weighted_layers
+from noah_tf.utils.keras_compat import weight_path
 
 
 def decay_mask(weights, exempt_1d=True, exempt=()):
@@ -56,12 +55,6 @@ def is_decayed(weight, exempt_1d=True, exempt=()):
     if exempt_1d and (len(weight.shape) <= 1 or "bias" in path.split("/")[-1]):
         return False
     return not any(fnmatch.fnmatchcase(path, pattern) for pattern in exempt)
-
-
-def weight_path(weight):
-    """The name of a weight behind the names of its layers: "noah_head/key_kernel"."""
-    # Keras 2 has the path in the name, Keras 3 has the name alone there.
-    return getattr(weight, "path", None) or weight.name.split(":")[0]
 
 
 def layer_factors(model, decay, groups=12):
@@ -136,8 +129,3 @@ def backbone_layers(model):
         for _, layer in weighted_layers(model)
         if any(id(weight) in ours for weight in layer.weights)
     ]
-
-
-def raw_variable(variable):
-    """The `tf.Variable` of a weight of either Keras, which no autocast touches."""
-    return variable if isinstance(variable, tf.Variable) else variable.value

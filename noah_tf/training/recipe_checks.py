@@ -3,16 +3,15 @@
 import math
 import pathlib
 
-from noah_tf.training import optimizer
-from noah_tf.training import schedules
-from noah_tf.utils import distribute
-from noah_tf.utils.validation import messages_of
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
 from noah_tf.datasets.pipeline import train_options
-from noah_tf.training.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
-from noah_tf.runs.model_config import check_model_config
 from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.runs.model_config import check_model_config
 from noah_tf.runs.recipe import mixes
+from noah_tf.training import optimizer, schedules
+from noah_tf.training.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
+from noah_tf.utils import distribute
+from noah_tf.utils.validation import messages_of
 
 
 def checked_strategy(config):

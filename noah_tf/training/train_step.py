@@ -3,9 +3,9 @@
 import tensorflow as tf
 
 from noah_tf.evaluation import metrics
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs import recipe
 from noah_tf.utils import distribute
-from noah_tf.images.preprocessing import Preprocessing
 
 # What a step returns, in this order: sums over the batch.
 SUMS = ("loss", "top1", "top5", "examples", "skipped")

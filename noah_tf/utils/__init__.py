@@ -1,1 +1,1 @@
-"""Helpers that every other folder may use: argument validation, Keras compatibility, devices, files."""
+"""Helpers for every other folder: validation, Keras compatibility, devices and files."""

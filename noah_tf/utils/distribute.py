@@ -7,6 +7,8 @@ import os
 import tensorflow as tf
 from absl import logging
 
+from noah_tf.utils.keras_compat import seed_layers
+
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "single", "mirrored", "multi_worker", "tpu")
 
@@ -52,10 +54,7 @@ def seed_everything(seed):
 
     Dropout then draws from generators, whose state checkpoints hold.
     """
-    if tf.__version__.startswith("2.15."):
-        # Keras 2 would otherwise draw from the state of each op, which no checkpoint holds.
-        tf.keras.backend.experimental.enable_tf_random_generator()
-    tf.keras.utils.set_random_seed(seed)
+    seed_layers(seed)
 
 
 def make_strategy(name="auto"):

@@ -1,13 +1,19 @@
-"""Refuses, in one sentence and at import, a Keras that the rest of the package cannot use."""
+"""The differences between Keras 3 and the Keras 2 of TensorFlow 2.15.
+
+Importing this module refuses, in one sentence, a Keras that the package cannot use. No other
+module of the package asks which Keras is running.
+"""
 
 import os
+import random
+from typing import Any
 
 
-def check_keras():
+def check_keras() -> None:
     """Checks that `tf.keras` is Keras 3 on TensorFlow, or the Keras 2 of TensorFlow 2.15.
 
     Raises:
-        ImportError: Keras is missing, runs on another backend than TensorFlow, or
+        ImportError: Keras is missing, Keras runs on a backend other than TensorFlow, or
             `TF_USE_LEGACY_KERAS` asks for the separate package tf_keras.
     """
     legacy = os.environ.get("TF_USE_LEGACY_KERAS", "")
@@ -22,11 +28,11 @@ def check_keras():
         import tensorflow as tf
 
         tf.keras.layers  # noqa: B018  TensorFlow loads Keras on first use.
-        # Keras 2 has no other backend, and does not read the variable.
-        keras_2 = tf.__version__.startswith("2.15.")
-        backend = "tensorflow" if keras_2 else tf.keras.config.backend()
+        # Keras 2 has no other backend and does not read the variable.
+        is_keras_2 = tf.__version__.startswith("2.15.")
+        backend = "tensorflow" if is_keras_2 else tf.keras.config.backend()
     except (ImportError, ValueError) as error:
-        # Also what a backend that is not installed, or that nobody knows, looks like from here.
+        # A backend that is unknown or not installed raises the same errors.
         if backend == "tensorflow":
             raise ImportError(
                 f"noah_tf needs TensorFlow and Keras, and importing them failed ({error}): "
@@ -35,5 +41,76 @@ def check_keras():
     if backend != "tensorflow":
         raise ImportError(
             f"noah_tf needs Keras to run on TensorFlow, but its backend is {backend!r}: set "
-            "KERAS_BACKEND=tensorflow (or mend the backend in ~/.keras/keras.json)."
+            "KERAS_BACKEND=tensorflow (or correct the backend in ~/.keras/keras.json)."
         )
+
+
+check_keras()
+
+import tensorflow as tf  # noqa: E402
+
+# TensorFlow 2.15 has no tf.keras.__version__.
+IS_KERAS_3 = not tf.__version__.startswith("2.15.")
+KERAS_NAME = "Keras 3" if IS_KERAS_3 else "Keras 2"
+
+# The argument of `add_weight` that exempts a weight from the casts of a mixed precision policy.
+NO_AUTOCAST = {"autocast" if IS_KERAS_3 else "experimental_autocast": False}
+
+
+def raw_variable(weight: Any) -> tf.Variable:
+    """Returns the `tf.Variable` behind a weight of either Keras, which reads without autocast."""
+    return weight if isinstance(weight, tf.Variable) else weight.value
+
+
+def weight_path(weight: Any) -> str:
+    """Returns a weight's name after the names of its layers, such as "noah_head/key_kernel"."""
+    # Keras 2 keeps the path in the name. Keras 3 keeps only the last part there.
+    return getattr(weight, "path", None) or weight.name.split(":")[0]
+
+
+def seed_layers(seed: int) -> None:
+    """Seeds initial weights and dropout.
+
+    Args:
+        seed: the global seed of Python, NumPy and TensorFlow.
+    """
+    if not IS_KERAS_3:
+        # By default, Keras 2 draws from the state of each op, which no checkpoint holds.
+        tf.keras.backend.experimental.enable_tf_random_generator()
+    tf.keras.utils.set_random_seed(seed)
+
+
+def add_seed_stream(layer: tf.keras.layers.Layer, seed: int | None = None) -> None:
+    """Gives a layer a stream of seeds whose state is part of the layer's checkpoints.
+
+    Args:
+        layer: a Keras layer.
+        seed: the stream's seed. None derives it from Keras's global seed.
+    """
+    # Keras 2 has no SeedGenerator, and Keras 3 does not track a tf.random.Generator.
+    if IS_KERAS_3:
+        layer._seed_stream = tf.keras.random.SeedGenerator(seed)
+        # TensorFlow's checkpoints find variables, but do not look into a SeedGenerator.
+        layer._seed_state = layer._seed_stream.state.value
+    else:
+        if seed is None:
+            seed = random.randrange(2**31)  # tf.keras.utils.set_random_seed seeds `random`.
+        layer._seed_stream = tf.random.Generator.from_seed(seed)
+
+
+def random_states(model: tf.keras.Model) -> list[Any]:
+    """Returns the random states of Keras's own layers, which `tf.train.Checkpoint` does not find.
+
+    Args:
+        model: a Keras model.
+
+    Returns:
+        A list of variables (Keras 3) or `tf.random.Generator`s (Keras 2).
+    """
+    if IS_KERAS_3:
+        weights = {id(weight) for weight in model.weights}
+        return [variable.value for variable in model.variables if id(variable) not in weights]
+    # Keras 2 hides a layer's generator behind another object and has no public access to it.
+    holders = (getattr(layer, "_random_generator", None) for layer in model._flatten_layers())
+    generators = (getattr(holder, "_generator", None) for holder in holders)
+    return [generator for generator in generators if generator is not None]

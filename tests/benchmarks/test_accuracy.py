@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
-from noah_tf.training import recipe_checks
 from noah_tf.runs.model_config import model_from_config
+from noah_tf.training import recipe_checks
 
 # As the command line finds them; last, for other folders have modules of the same names.
 sys.path.append(str(REPOSITORY / "benchmarks"))

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from coco_like import EVAL_EXAMPLES, NAMES, OBJECTS, TRAIN_EXAMPLES, coco_files, labels
 
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
 
 
 def drawn(coco_dir, year_name):

@@ -3,14 +3,14 @@ import pytest
 import tensorflow as tf
 from numbered import fetch_source, photo, record_source
 
-from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import (
     corrupt_examples,
     eval_batches,
     naming_corrupt_examples,
     train_batches,
 )
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(8)

@@ -7,7 +7,7 @@ from stacks import slow_on_one_stack
 
 from noah_tf.datasets import digit_scenes
 from noah_tf.datasets.digit_scenes import SPLITS, draw_scene, split_scans
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
 from noah_tf.images.preprocessing import decode
 
 CONFIGS = ("single", "multi")
@@ -168,7 +168,7 @@ def test_two_processes_prepare_at_once(tmp_path):
 
 @slow_on_one_stack
 def test_full_sizes(tmp_path):
-    from noah_tf.datasets.sources import open_source
+    from noah_tf.datasets.registry import open_source
 
     for split, (size, _) in SPLITS.items():
         source = open_source("digit_scenes", split, data_dir=tmp_path)

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from numbered import SIDE, fetch_source, record_source
 
-from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import eval_batches, train_batches
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(SIDE)
@@ -171,7 +171,7 @@ def test_hosts_mix_differently(places):
 
 
 def test_multi_label_targets_are_mixed(tfds_dir):
-    from noah_tf.datasets.sources import open_source
+    from noah_tf.datasets.registry import open_source
 
     source = open_source("digit_scenes/multi", "train", data_dir=tfds_dir)
     mixed = batches(source, augmentation=Augmentation(cutmix=1.0))
@@ -185,7 +185,7 @@ import numpy as np
 import tensorflow as tf
 from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import eval_batches, train_batches
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
 from noah_tf.images.preprocessing import Preprocessing
 
 cpus = tf.config.list_physical_devices("CPU")

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from noah_tf.datasets import fake
 from noah_tf.datasets.pipeline import train_batches
-from noah_tf.datasets.sources import open_source, source_from_config
+from noah_tf.datasets.registry import open_source, source_from_config
 from noah_tf.images.preprocessing import Preprocessing, decode
 
 

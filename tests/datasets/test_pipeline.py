@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.pipeline import (
     eval_batches,
     train_batches,
     train_options,
 )
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
+from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing, decode
 
 PREPROCESSING = Preprocessing(64)

@@ -7,7 +7,7 @@ from photos import noise, smooth
 from scipy import ndimage
 
 from noah_tf.datasets.pipeline import eval_batches
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
 from noah_tf.evaluation.corruptions import KINDS, STRENGTHS, Corruption, named_corruptions
 from noah_tf.images.preprocessing import Preprocessing
 

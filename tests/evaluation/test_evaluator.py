@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf.runs.checkpoint import load_run
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
 from noah_tf.evaluation.evaluator import Evaluator, evaluate_run
 from noah_tf.images.preprocessing import decode
+from noah_tf.runs.checkpoint import load_run
 
 
 def test_the_batch_size_does_not_matter(finished_run):

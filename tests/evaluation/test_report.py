@@ -13,12 +13,12 @@ import tensorflow as tf
 from stacks import slow_on_one_stack
 
 from noah_tf import attach_noah
-from noah_tf.runs.checkpoint import Run, load_run
 from noah_tf.datasets.source import Source, read_places
-from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.evaluation import mistakes, plots, report, scores, sets, tables
+from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.explain.run import Explainer
 from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.runs.checkpoint import Run, load_run
 
 
 class Page(html.parser.HTMLParser):

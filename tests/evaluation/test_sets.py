@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf.runs.checkpoint import load_run
-from noah_tf.datasets.sources import open_source
-from noah_tf.evaluation.evaluator import Evaluator, evaluate_run
+from noah_tf.datasets.registry import open_source
 from noah_tf.evaluation import sets
 from noah_tf.evaluation.corruptions import Corruption
+from noah_tf.evaluation.evaluator import Evaluator, evaluate_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.runs.workdir import Workdir
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from recipes import CLASSES, TEST_EXAMPLES, small_recipe
 
 from noah_tf.explain import run as explain
-from noah_tf.runs.checkpoint import load_run
-from noah_tf.explain.run import explain_run
 from noah_tf.explain.explainer import Explainer
 from noah_tf.explain.measures import curves_figure, measure_run, measures_table, picture
+from noah_tf.explain.run import explain_run
+from noah_tf.runs.checkpoint import load_run
 from noah_tf.training.loop import train
 
 

@@ -11,7 +11,7 @@ from planted import PREPROCESSING, planted_gap, planted_noah, planted_source
 from stacks import slow_on_one_stack
 
 from noah_tf import attach_noah
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
 from noah_tf.explain.localization import energy_inside, localize, pointing_game
 from noah_tf.images.preprocessing import Preprocessing
 

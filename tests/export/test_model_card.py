@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import noah_tf
 from noah_tf import attach_noah
 from noah_tf.export.model_card import CARD_FILE, model_card, read_card, running_versions
-from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.export.variants import Agreement
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.workdir import Workdir
 
 ODD_NAMES = [
@@ -194,7 +194,10 @@ def test_a_model_of_the_zoo_with_a_checkpoint(tmp_path):
         name, model=model, architecture=name, weights="a.pth", preprocessing=preprocessing
     )
     card = round_trip(tmp_path, text)
-    assert card["parameters"]["trainable"] == noah_tf.models.zoo.ARCHITECTURES[name[5:]].noah_parameters
+    assert (
+        card["parameters"]["trainable"]
+        == noah_tf.models.zoo.ARCHITECTURES[name[5:]].noah_parameters
+    )
     assert (card["architecture"], card["weights"]) == (name, "a.pth")
     assert "datasets" not in card and "metrics" not in card and "model-index" not in card
 

@@ -12,12 +12,12 @@ from loaded_graph import loaded_graph, run_graph
 from photos import encoded, noise, smooth
 
 from noah_tf import attach_noah, export_savedmodel
-from noah_tf.runs.checkpoint import load_run
 from noah_tf.explain.run import Explainer
-from noah_tf.export.savedmodel import export_run
 from noah_tf.export.model_card import read_card
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.export.savedmodel import export_run
 from noah_tf.export.warmup import read_requests
+from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.runs.checkpoint import load_run
 
 NAMES = ("a", "b", "Ä b", "d,e", '"', " f")
 PREPROCESSING = Preprocessing(

@@ -19,9 +19,9 @@ from hypothesis.extra import numpy as hnp
 import noah_tf
 from noah_tf import attach_noah
 from noah_tf.export import variants
-from noah_tf.models.precision import with_precision
-from noah_tf.images.preprocessing import Preprocessing, decode
 from noah_tf.export.variants import Agreement, agreement
+from noah_tf.images.preprocessing import Preprocessing, decode
+from noah_tf.models.precision import with_precision
 
 layers = tf.keras.layers
 PHOTOS = 50

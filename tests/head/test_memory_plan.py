@@ -21,7 +21,9 @@ multiples = st.sampled_from([1, MASK_OUTPUTS])
 def test_blocks_cover_the_outputs_and_begin_where_masks_do(
     batch, positions, outputs, itemsize, budget, multiple
 ):
-    width = memory_plan.block_outputs(batch, positions, outputs, itemsize, budget, multiple=multiple)
+    width = memory_plan.block_outputs(
+        batch, positions, outputs, itemsize, budget, multiple=multiple
+    )
     assert width == outputs or (width < outputs and width % multiple == 0)
     ranges = memory_plan.ranges(outputs, width)
     firsts, lasts = zip(*ranges, strict=True)

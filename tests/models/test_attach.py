@@ -7,8 +7,8 @@ import tensorflow as tf
 from attach_helpers import CLASSES, images
 
 from benchmarks.backbone_cases import all_cases
-from noah_tf.models.attach import attach_noah, feature_layer_name
 from noah_tf.head.layer import NOAHHead
+from noah_tf.models.attach import attach_noah, feature_layer_name
 
 layers = tf.keras.layers
 

@@ -17,8 +17,7 @@ from shared_data import shared_folder
 
 from benchmarks import head_parity
 from noah_tf import NOAHHead, attach_noah, create_model
-from noah_tf.models import tensor_files
-from noah_tf.models import official
+from noah_tf.models import official, tensor_files
 from noah_tf.models.backbones.layers import ClassToken, PositionEmbedding
 from noah_tf.models.official import load_official_weights, save_official_weights, state_dict
 from noah_tf.models.reference_tensors import reference_tensors

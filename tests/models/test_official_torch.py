@@ -19,10 +19,13 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from benchmarks import head_cases  # noqa: E402
-from noah_tf import NOAHHead, create_model
-from noah_tf.models import tensor_files
-from noah_tf.models import official
-from noah_tf.models.official import load_official_weights, save_official_weights, state_dict  # noqa: E402
+from noah_tf import NOAHHead, create_model  # noqa: E402
+from noah_tf.models import official, tensor_files  # noqa: E402
+from noah_tf.models.official import (  # noqa: E402
+    load_official_weights,
+    save_official_weights,
+    state_dict,
+)
 
 pytestmark = pytest.mark.slow
 SUFFIXES = ("pth", "pt", "pth.tar")

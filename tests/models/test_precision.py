@@ -9,8 +9,8 @@ import tensorflow as tf
 
 import noah_tf
 from noah_tf import attach_noah
-from noah_tf.utils.distribute import precision
 from noah_tf.models.precision import with_precision
+from noah_tf.utils.distribute import precision
 
 layers = tf.keras.layers
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 from head_helpers import run_python
 from stacks import slow_on_one_stack
 
-from noah_tf.utils.distribute import precision
 from noah_tf.runs.moving_average import MovingAverage
+from noah_tf.utils.distribute import precision
 
 
 def make_model():

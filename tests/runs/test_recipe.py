@@ -8,9 +8,9 @@ from recipes import recipe as load
 from shared_data import REPOSITORY
 
 import noah_tf
-from noah_tf.training import recipe_checks
-from noah_tf.runs import recipe
 from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.runs import recipe
+from noah_tf.training import recipe_checks
 
 FAMILIES = (
     "resnet",

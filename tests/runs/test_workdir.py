@@ -3,7 +3,8 @@
 import pytest
 from recipes import quickstart
 
-from noah_tf.runs.workdir import Workdir, short_names, write_whole
+from noah_tf.runs.workdir import Workdir, short_names
+from noah_tf.utils.files import write_text_atomically
 
 DATA = {
     "class_names": ("a", "b"),
@@ -102,14 +103,14 @@ def test_an_epochs_file_that_a_kill_left_empty_is_no_obstacle(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
-    write_whole(path, "old")
+    write_text_atomically(path, "old")
 
     def full_disk(self, text):
         raise OSError("no space left")
 
     monkeypatch.setattr("pathlib.Path.write_text", full_disk)
     with pytest.raises(OSError, match="no space"):
-        write_whole(path, "new")
+        write_text_atomically(path, "new")
     assert path.read_bytes() == b"old"
 
 

@@ -13,10 +13,10 @@ from stacks import slow_on_one_stack
 from test_command_lines import command
 
 import noah_tf
+from noah_tf.datasets.registry import source_from_config
+from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.models.backbones import vit
 from noah_tf.runs.checkpoint import load_run
-from noah_tf.datasets.sources import source_from_config
-from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.training.loop import train
 
 pytestmark = slow_on_one_stack

@@ -6,8 +6,8 @@ from recipes import quickstart, small_recipe
 
 import noah_tf
 from noah_tf.runs.checkpoint import load_run
-from noah_tf.training.initial_weights import copy_weights, load_initial_weights
 from noah_tf.runs.model_config import model_from_config
+from noah_tf.training.initial_weights import copy_weights, load_initial_weights
 from noah_tf.training.param_groups import backbone_layers
 
 

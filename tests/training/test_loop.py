@@ -10,14 +10,13 @@ import tensorflow as tf
 from recipes import TRAIN_EXAMPLES, small_recipe
 
 import noah_tf
-from noah_tf.training import optimizer as optim
-from noah_tf.training import update_rules
-from noah_tf.training import loop
-from noah_tf.runs.checkpoint import Checkpoints, load_run
 from noah_tf.evaluation.evaluator import evaluate_run
+from noah_tf.runs.checkpoint import Checkpoints, load_run
 from noah_tf.runs.moving_average import MovingAverage
-from noah_tf.training.loop import train
 from noah_tf.runs.workdir import Workdir
+from noah_tf.training import loop, update_rules
+from noah_tf.training import optimizer as optim
+from noah_tf.training.loop import train
 
 
 def weights(workdir):
@@ -190,7 +189,11 @@ def test_checkpoints_hold_every_state(tmp_path):
         model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3), layer])
         variables = model.trainable_variables
         optimizer = optim.Optimizer(
-            variables, update_rules.AdamW(), lambda step: tf.constant(0.1), 0.0, [True] * len(variables)
+            variables,
+            update_rules.AdamW(),
+            lambda step: tf.constant(0.1),
+            0.0,
+            [True] * len(variables),
         )
         return model, optimizer, MovingAverage(model, 0.5)
 

@@ -6,9 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noah_tf.training import losses
 from noah_tf.evaluation import metrics
 from noah_tf.runs import recipe
+from noah_tf.training import losses
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(scale=3, size=(40, 7)).astype(np.float32)

@@ -8,8 +8,8 @@ import pytest
 from recipes import quickstart, small_recipe
 from recipes import recipe as load
 
+from noah_tf.datasets.registry import source_from_config
 from noah_tf.training import recipe_checks
-from noah_tf.datasets.sources import source_from_config
 from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
 
 

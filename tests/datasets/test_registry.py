@@ -10,7 +10,7 @@ from imagenet_tars import make_imagenet_tars
 from shared_data import SCENES
 
 from noah_tf.datasets.pipeline import train_batches
-from noah_tf.datasets.sources import open_source
+from noah_tf.datasets.registry import open_source
 from noah_tf.datasets.tfds_sources import _class_boxes, prepare
 from noah_tf.images.preprocessing import Preprocessing, decode
 

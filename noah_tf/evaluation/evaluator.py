@@ -30,7 +30,7 @@ class Evaluator:
 
         def replica_sums(images, labels, mask):
             logits = model(images, training=False)
-            return metrics.evaluation_sums(labels, logits, mask)
+            return metrics.metric_sums(labels, logits, mask)
 
         @tf.function
         def sums(images, labels, mask):
@@ -125,7 +125,7 @@ class Evaluator:
     def _metrics(self, batches, num_classes):
         # In float64, for thousands of batches add up in it.
         sums = sum(tf.cast(self._sums(*batch), tf.float64) for batch in batches).numpy()
-        return metrics.from_sums(sums, num_classes), sums[-1]
+        return metrics.metrics_from_sums(sums, num_classes), sums[-1]
 
     def _multi_label_metrics(self, batches, num_classes):
         parts = [(labels[seen], logits[seen]) for labels, logits, seen in self._rows(batches)]

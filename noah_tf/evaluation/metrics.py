@@ -1,4 +1,6 @@
-"""Losses and metrics of classifiers, from labels and logits."""
+"""Losses and metrics of classifiers, computed from labels and logits."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -9,15 +11,18 @@ _NOT_FINITE = (
 )
 
 
-def example_losses(targets, logits, binary=False, label_smoothing=0.0):
-    """Loss of each example of a batch.
+def example_losses(
+    targets: tf.Tensor, logits: tf.Tensor, binary: bool = False, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """Computes the cross-entropy of each example of a batch.
 
     Args:
-        targets: class indices (B,), or the share of every class (B, M): one-hot, mixed or
+        targets: class indices (B,), or a weight for every class (B, M): one-hot, mixed or
             multi-hot.
         logits: (B, M).
-        binary: the mean of M binary cross-entropies in place of one softmax cross-entropy.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
+        binary: whether to average M binary cross-entropies instead of computing one softmax
+            cross-entropy.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
 
     Returns:
         (B,), float32.
@@ -30,111 +35,119 @@ def example_losses(targets, logits, binary=False, label_smoothing=0.0):
         return tf.reduce_mean(losses, axis=-1)
     if targets.shape.rank == 1 and not label_smoothing:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
-    labels = _shares(targets, num_classes) * (1 - label_smoothing)
+    labels = _class_weights(targets, num_classes) * (1 - label_smoothing)
     return tf.nn.softmax_cross_entropy_with_logits(
         labels=labels + label_smoothing / num_classes, logits=logits
     )
 
 
-def binary_targets(targets, num_classes, label_smoothing=0.0):
-    """Targets of M decisions an example, each smoothed towards a half.
+def binary_targets(targets: tf.Tensor, num_classes: int, label_smoothing: float = 0.0) -> tf.Tensor:
+    """Returns one binary target for each class of each example, smoothed towards 0.5.
 
     Args:
-        targets: class indices (B,), or the share of every class (B, M).
+        targets: class indices (B,), or a weight for every class (B, M).
         num_classes: M.
-        label_smoothing: in [0, 1), the weight of the half.
+        label_smoothing: weight of the value 0.5, in [0, 1).
 
     Returns:
         float32 (B, M).
     """
-    return _shares(targets, num_classes) * (1 - label_smoothing) + label_smoothing / 2
+    return _class_weights(targets, num_classes) * (1 - label_smoothing) + label_smoothing / 2
 
 
-def _shares(targets, num_classes):
+def _class_weights(targets: tf.Tensor, num_classes: int) -> tf.Tensor:
     return tf.one_hot(targets, num_classes) if targets.shape.rank == 1 else targets
 
 
-def hits(targets, logits, k=1):
-    """How much of its target the k highest logits of each example got.
+def top_k_accuracy(targets: tf.Tensor, logits: tf.Tensor, k: int = 1) -> tf.Tensor:
+    """Computes the top-k accuracy of each example of a batch.
+
+    Among equal logits, the class with the lowest index comes first.
 
     Args:
-        targets: class indices (B,), or the share of every class (B, M).
+        targets: class indices (B,), or a weight for every class (B, M).
         logits: (B, M).
-        k: how many, at most M.
+        k: number of highest logits to consider, at most M.
 
     Returns:
-        (B,), float32: for one class an example, 1 if it is among the k, else 0; for several true
-        classes, 1 if any of them is; for mixed ones, the sum of the shares.
+        (B,), float32. With class indices or multi-hot targets, 1 if a true class is among the k
+        classes with the highest logits, and 0 otherwise. With mixed targets (mixup, CutMix), the
+        sum of the weights of these k classes.
     """
-    _, top = tf.math.top_k(tf.cast(logits, tf.float32), k)
+    _, top_classes = tf.math.top_k(tf.cast(logits, tf.float32), k)
     if targets.shape.rank == 1:
-        found = tf.cast(top == tf.cast(targets[:, None], top.dtype), tf.float32)
+        matches = tf.cast(top_classes == tf.cast(targets[:, None], top_classes.dtype), tf.float32)
     else:
-        found = tf.gather(targets, top, batch_dims=1)
-    return tf.minimum(tf.reduce_sum(found, axis=-1), 1.0)
+        matches = tf.gather(targets, top_classes, batch_dims=1)
+    return tf.minimum(tf.reduce_sum(matches, axis=-1), 1.0)
 
 
-def evaluation_sums(labels, logits, mask):
-    """What a batch adds to the metrics of a model that gives an image one class.
+def metric_sums(labels: tf.Tensor, logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Computes the sums over one batch from which `metrics_from_sums` computes the metrics.
+
+    This is for models that predict a single class for each image.
 
     Args:
-        labels: class indices (B,); or multi-hot labels (B, M), of which any is right. Examples
-            without a label do not count.
+        labels: class indices (B,); or multi-hot labels (B, M), of which any counts as correct.
+            Examples without a label are left out.
         logits: (B, M).
-        mask: (B,), 0 for what is no example.
+        mask: (B,), 1 for an example and 0 for padding.
 
     Returns:
-        (5,), float32: sums of the losses, of the hits among the highest logit and among five, of
-        ones for examples that count, and of ones for all examples.
+        (5,), float32: the sums of the losses, of the top-1 and of the top-5 accuracy, the number
+        of examples with a label, and the number of all examples.
     """
-    counts = mask > 0
-    seen = tf.cast(counts, tf.float32)
+    is_example = mask > 0
+    is_labeled = is_example
     targets = labels
     if labels.shape.rank == 2:
-        counts &= tf.reduce_any(labels > 0, axis=-1)
+        is_labeled = is_example & tf.reduce_any(labels > 0, axis=-1)
         targets = tf.math.divide_no_nan(labels, tf.reduce_sum(labels, axis=-1, keepdims=True))
-    five = min(5, logits.shape[-1])
-    parts = (example_losses(targets, logits), hits(labels, logits), hits(labels, logits, five))
-    ones = tf.ones_like(seen)
-    sums = [tf.reduce_sum(tf.where(counts, part, 0.0)) for part in (*parts, ones)]
-    return tf.stack([*sums, tf.reduce_sum(seen)])
+    values = (
+        example_losses(targets, logits),
+        top_k_accuracy(labels, logits),
+        top_k_accuracy(labels, logits, min(5, logits.shape[-1])),
+        tf.ones_like(mask, tf.float32),
+    )
+    sums = [tf.reduce_sum(tf.where(is_labeled, value, 0.0)) for value in values]
+    return tf.stack([*sums, tf.reduce_sum(tf.cast(is_example, tf.float32))])
 
 
-def from_sums(sums, num_classes):
-    """Metrics of a whole evaluation set, of the sums of its batches.
+def metrics_from_sums(sums: Sequence[float], num_classes: int) -> dict[str, float]:
+    """Computes the metrics of a whole evaluation set from the sums over its batches.
 
     Args:
-        sums: what `evaluation_sums` gives, added up.
-        num_classes: M; "top5" is left out below five.
+        sums: the total of `metric_sums` over all batches.
+        num_classes: M; with fewer than five classes, "top5" is left out.
 
     Returns:
-        Dict of floats: "examples", "loss", "top1", "top5".
+        Dict with "examples", "loss", "top1" and "top5".
 
     Raises:
-        ValueError: no example counted.
+        ValueError: no example has a label.
         FloatingPointError: a logit is not finite.
     """
-    loss, top1, top5, counted, _ = (float(value) for value in sums)
-    if not counted:
+    loss, top1, top5, num_labeled, _ = (float(value) for value in sums)
+    if not num_labeled:
         raise ValueError("There are no examples with a label to evaluate: choose another split.")
     check_finite(loss)
-    result = {"examples": int(counted), "loss": loss / counted, "top1": top1 / counted}
-    return {**result, "top5": top5 / counted} if num_classes >= 5 else result
+    metrics = {"examples": int(num_labeled), "loss": loss / num_labeled, "top1": top1 / num_labeled}
+    return {**metrics, "top5": top5 / num_labeled} if num_classes >= 5 else metrics
 
 
-def multi_label_metrics(labels, logits):
-    """Metrics of a whole evaluation set whose images can have several classes.
+def multi_label_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Computes the metrics of a whole multi-label evaluation set.
 
     Args:
-        labels: array of multi-hot labels (E, M).
-        logits: array (E, M).
+        labels: multi-hot labels (E, M) of E examples.
+        logits: (E, M).
 
     Returns:
-        Dict of floats: "examples", "loss" and "mAP", the mean over the classes that occur of
-        average precision.
+        Dict with "examples", "loss" and "mAP": the mean of the average precision over the classes
+        that occur.
 
     Raises:
-        ValueError: there are no examples, or none with a label.
+        ValueError: there are no examples, or none has a label.
         FloatingPointError: a logit is not finite.
     """
     if len(labels) == 0:
@@ -150,33 +163,33 @@ def multi_label_metrics(labels, logits):
     }
 
 
-def average_precisions(labels, logits):
-    """Average precision of each class.
+def average_precisions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Computes the average precision of each class.
 
     Args:
-        labels: array of multi-hot labels (E, M).
-        logits: array (E, M).
+        labels: multi-hot labels (E, M) of E examples.
+        logits: (E, M).
 
     Returns:
         float64 (M,), NaN for a class that does not occur.
     """
     from sklearn.metrics import average_precision_score
 
-    occurring = labels.any(axis=0)
-    scores = np.full(len(occurring), np.nan)
-    if occurring.any():
-        scores[occurring] = average_precision_score(
-            labels[:, occurring], logits[:, occurring], average=None
+    occurs = labels.any(axis=0)
+    precisions = np.full(len(occurs), np.nan)
+    if occurs.any():
+        precisions[occurs] = average_precision_score(
+            labels[:, occurs], logits[:, occurs], average=None
         )
-    return scores
+    return precisions
 
 
-def check_finite(logits):
-    """Raises FloatingPointError unless all logits of an array are finite."""
+def check_finite(logits: np.ndarray | float) -> None:
+    """Raises FloatingPointError unless all logits are finite."""
     if not np.isfinite(logits).all():
         raise FloatingPointError(_NOT_FINITE)
 
 
-def primary_metric(metrics):
-    """Name of the metric that a run is judged by, of those in a dict of metrics."""
+def primary_metric(metrics: dict[str, float]) -> str:
+    """Returns the name of the metric that ranks runs: "mAP" if present, otherwise "top1"."""
     return "mAP" if "mAP" in metrics else "top1"

@@ -46,8 +46,8 @@ def make_train_step(config, parts, strategy, *, loss, frozen=()):
             penalty = tf.add_n(model.losses) if model.losses else 0.0
             scaled = optimizer.scale_loss(mean + penalty / shares)
         gradients = tape.gradient(scaled, [variables[i] for i in trained])
-        hits = (metrics.hits(targets, logits, k) for k in (1, five))
-        sums = (losses, *(weights * hit for hit in hits), weights, 1 - weights)
+        accuracies = (metrics.top_k_accuracy(targets, logits, k) for k in (1, five))
+        sums = (losses, *(weights * accuracy for accuracy in accuracies), weights, 1 - weights)
         gradients = [
             tf.zeros_like(variables[i]) if gradient is None else tf.convert_to_tensor(gradient)
             for i, gradient in zip(trained, gradients, strict=True)

@@ -112,7 +112,7 @@ class Evaluator:
             )
 
         with naming_corrupt_examples(source):
-            for batch in distribute.distributed(self._strategy, make_batches):
+            for batch in distribute.distribute_batches(self._strategy, make_batches):
                 check()
                 yield batch
 

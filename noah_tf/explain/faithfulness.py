@@ -6,7 +6,7 @@ import tensorflow as tf
 from noah_tf.datasets.corrupt import naming_corrupt_examples
 from noah_tf.datasets.source import random_order
 from noah_tf.explain.explainer import Explainer
-from noah_tf.utils.validation import positive_int
+from noah_tf.utils.validation import check_positive_int
 
 CURVES = ("deletion", "insertion")
 # The standard deviation of the blur that insertion begins with, as a share of the image's side:
@@ -69,8 +69,8 @@ def faithfulness_curves(
 
     Reference: arXiv 1806.07421, section 4.2.
     """
-    positive_int("count", count)
-    positive_int("steps", steps)
+    check_positive_int("count", count)
+    check_positive_int("steps", steps)
     explainer = Explainer(model)
     methods = methods or explainer.methods
     rng = np.random.default_rng(seed)

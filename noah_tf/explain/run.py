@@ -16,7 +16,7 @@ from noah_tf.explain.overlays import attention_grid
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.runs.workdir import short_names
 from noah_tf.utils.files import save_atomically
-from noah_tf.utils.validation import positive_int
+from noah_tf.utils.validation import check_positive_int
 
 _WORDS = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))
 
@@ -62,7 +62,7 @@ def explain_run(
         ValueError: a head has no such maps, there is no such class, or the two runs have other
             classes or crops.
     """
-    positive_int("count", count)
+    check_positive_int("count", count)
     if arrays is not None and pathlib.Path(arrays).suffix != ".npz":
         raise ValueError(f"Arrays are written to a file that ends in .npz, got {arrays}.")
     runs = load_runs(workdir, compare_workdir, weights)

@@ -22,7 +22,7 @@ from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.models.feature_map import is_functional, layer_before
 from noah_tf.models.precision import in_precision
 from noah_tf.runs.checkpoint import load_run
-from noah_tf.utils.validation import is_number, positive_int
+from noah_tf.utils.validation import check_positive_int, is_number
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 _MOST_PIXELS = 2**32  # no format's header has sides of more but in vain
@@ -264,7 +264,7 @@ def _answers(multi_label, top_k, threshold, num_classes):
                 "top_k says how many classes are returned."
             )
         top_k = 5 if top_k is None else top_k
-        positive_int("top_k", top_k)
+        check_positive_int("top_k", top_k)
         return {"kind": "single_label", "top_k": min(top_k, num_classes)}
     if top_k is not None:
         raise ValueError(
@@ -340,11 +340,11 @@ def _check_names(class_names, num_classes):
 
 
 def _check_options(max_pixels, batch_sizes, precision, variants, photos):
-    positive_int("max_pixels", max_pixels)
+    check_positive_int("max_pixels", max_pixels)
     if max_pixels > _MOST_PIXELS:
         raise ValueError(f"max_pixels must be at most {_MOST_PIXELS}, got {max_pixels}.")
     for size in batch_sizes:
-        positive_int("each of warmup_batch_sizes", size)
+        check_positive_int("each of warmup_batch_sizes", size)
     for name, values, known in (
         ("precision", (precision,), PRECISIONS),
         ("each of variants", variants, VARIANTS),

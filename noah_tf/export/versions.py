@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 
-from noah_tf.utils.validation import positive_int
+from noah_tf.utils.validation import check_positive_int
 
 _LARGEST = 2**63 - 1
 
@@ -24,7 +24,7 @@ def check_version(model_dir, version):
         ValueError: the version is no positive integer, or is there already.
     """
     if version is not None:
-        positive_int("version", version)
+        check_positive_int("version", version)
         if version > _LARGEST:
             raise ValueError(f"version must be at most 2^63 - 1, as servers count, got {version}.")
         if version in _versions(model_dir):

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from noah_tf.head.poca import fold_in
 from noah_tf.utils.keras_compat import add_seed_stream
-from noah_tf.utils.validation import checked_rate
+from noah_tf.utils.validation import check_rate
 
 
 def next_seed(layer):
@@ -33,7 +33,7 @@ class Dropout(tf.keras.layers.Layer):
 
     def __init__(self, rate, per_example=False, **kwargs):
         super().__init__(**kwargs)
-        self.rate = checked_rate("rate", rate)
+        self.rate = check_rate("rate", rate)
         self.per_example = bool(per_example)
         if self.rate:
             add_seed_stream(self)

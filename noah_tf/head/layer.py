@@ -11,11 +11,11 @@ from noah_tf.head.gradients import blocked_poca
 from noah_tf.head.initializers import independent, reference_initializer
 from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
 from noah_tf.utils.validation import (
-    checked_key_ratio,
-    checked_rate,
+    check_key_ratio,
+    check_positive_int,
+    check_positive_number,
+    check_rate,
     class_indices,
-    positive_int,
-    positive_number,
 )
 
 # "auto" is direct up to here, so that small heads have all derivatives.
@@ -116,10 +116,10 @@ class NOAHHead(tf.keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_classes = positive_int("num_classes", num_classes)
-        self.num_groups = positive_int("num_groups", num_groups)
-        self.key_ratio = checked_key_ratio(key_ratio)
-        self.dropout = checked_rate("dropout", dropout)
+        self.num_classes = check_positive_int("num_classes", num_classes)
+        self.num_groups = check_positive_int("num_groups", num_groups)
+        self.key_ratio = check_key_ratio(key_ratio)
+        self.dropout = check_rate("dropout", dropout)
         self.implementation = implementation
         self.memory_budget = memory_budget
         self.split_groups = bool(split_groups)
@@ -163,7 +163,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     @memory_budget.setter
     def memory_budget(self, value):
-        self._memory_budget = positive_number("memory_budget", value, "MiB")
+        self._memory_budget = check_positive_number("memory_budget", value, "MiB")
 
     def build(self, input_shape):
         """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""

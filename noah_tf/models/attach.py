@@ -20,7 +20,7 @@ from noah_tf.models.feature_map import (
     positions,
     weighted_layers,
 )
-from noah_tf.utils.validation import checked_key_ratio, positive_int
+from noah_tf.utils.validation import check_key_ratio, check_positive_int
 
 # N and r of the families that the paper trains (section 4 and its released code), by the names
 # that Keras applications, KerasCV and KerasHub give their models, in lower case without
@@ -204,11 +204,11 @@ def _check_backbone(backbone):
 
 
 def _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_class_token):
-    positive_int("num_classes", num_classes)
+    check_positive_int("num_classes", num_classes)
     if num_groups is not None:
-        positive_int("num_groups", num_groups)
+        check_positive_int("num_groups", num_groups)
     if key_ratio is not None:
-        checked_key_ratio(key_ratio)
+        check_key_ratio(key_ratio)
     if head not in _HEADS:
         raise ValueError(f"head must be 'noah' or 'gap', got {head!r}.")
     is_count = isinstance(drop_class_token, bool) or (

@@ -32,14 +32,14 @@ def with_precision(model, policy):
     distribute.check_precision(policy)
     _check_functional(model, "copied")
     # Layers that make layers of their own often leave the policy to the global one.
-    with distribute.precision(policy):
+    with distribute.dtype_policy(policy):
         copy = _copy(model, policy, has_head=True)
     shapes = [[tuple(weight.shape) for weight in m.weights] for m in (model, copy)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"{model.name} cannot be copied: it has {len(shapes[0])} weights, and a copy made of "
             f"its layers' configs has {len(shapes[1])}, or others; build it anew inside "
-            "noah_tf.utils.distribute.precision(...)."
+            "noah_tf.utils.distribute.dtype_policy(...)."
         )
     copy.set_weights(model.get_weights())
     _finalize_normalization(copy)
@@ -95,7 +95,7 @@ def _check_functional(model, what):
         raise ValueError(
             f"{name} ({type(model).__name__}) cannot be {what}: it has no graph of layers to read, "
             "as functional models have; build it anew inside "
-            "noah_tf.utils.distribute.precision(...)."
+            "noah_tf.utils.distribute.dtype_policy(...)."
         )
 
 

@@ -25,7 +25,7 @@ from noah_tf.models.backbones import (
     vit,
 )
 from noah_tf.models.paper_table import ARCHITECTURES
-from noah_tf.utils.validation import checked_rate, positive_int
+from noah_tf.utils.validation import check_positive_int, check_rate
 
 
 class _Family(NamedTuple):
@@ -176,16 +176,16 @@ def create_model(
     row, is_noah = model_info(name)
     architecture = name.removeprefix("noah_")
     family = _FAMILY_OF[architecture]
-    positive_int("num_classes", num_classes)
-    dropout = checked_rate(
+    check_positive_int("num_classes", num_classes)
+    dropout = check_rate(
         "dropout", (row.dropout if is_noah else 0.0) if dropout is None else dropout
     )
     check_weights_options(weights, weights_head, weights_ema)
     if pre_logits not in (None, True, False):
         raise ValueError(f"pre_logits must be None, True or False, got {pre_logits!r}.")
     options = {
-        "drop_path": checked_rate("drop_path", drop_path),
-        "mlp_dropout": checked_rate("mlp_dropout", mlp_dropout),
+        "drop_path": check_rate("drop_path", drop_path),
+        "mlp_dropout": check_rate("mlp_dropout", mlp_dropout),
         "pre_logits": pre_logits,
     }
     backbone = family.module.build(
@@ -201,7 +201,7 @@ def create_model(
         model = attach_noah(
             backbone,
             num_classes,
-            positive_int("num_groups", num_groups),
+            check_positive_int("num_groups", num_groups),
             row.key_ratio if key_ratio is None else key_ratio,
             dropout,
             drop_class_token=False,

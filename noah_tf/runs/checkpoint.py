@@ -11,7 +11,7 @@ from noah_tf.images import preprocessing as preprocess
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.runs.workdir import Workdir
-from noah_tf.utils.distribute import precision
+from noah_tf.utils.distribute import dtype_policy
 from noah_tf.utils.keras_compat import KERAS_NAME, random_states
 
 WEIGHTS = ("last", "ema", "best")
@@ -152,7 +152,7 @@ def load_run(path, weights="last"):
     if weights == "ema" and not config.ema.decay:
         raise ValueError(f"{workdir.path} keeps no moving average (config.ema.decay is 0).")
     preprocessing = preprocess.Preprocessing.from_dict(config.preprocess.to_dict())
-    with precision(config.precision):
+    with dtype_policy(config.precision):
         model = model_from_config(config.model, preprocessing.image_size, len(data.class_names))
     result = workdir.result()
     if weights == "best":

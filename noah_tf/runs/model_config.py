@@ -8,7 +8,7 @@ from noah_tf.models.attach import attach_noah
 from noah_tf.models.backbones import small
 from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.models.zoo import check_weights_options, create_model
-from noah_tf.utils.validation import checked_key_ratio, checked_rate, messages_of, positive_int
+from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
 
 LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
@@ -67,7 +67,7 @@ def _namespace(library):
 def check_model_config(config):
     """Raises ValueError where the `model` section of a recipe contradicts itself."""
     problems = list(
-        messages_of(
+        error_messages(
             lambda: _check_head(config),
             lambda: _check_weights(config),
             lambda: _check_architecture(config),
@@ -81,12 +81,12 @@ def _check_head(config):
     if config.head not in ("noah", "gap"):
         raise ValueError(f"model.head must be 'noah' or 'gap', got {config.head!r}")
     if config.num_groups is not None:
-        positive_int("model.num_groups", config.num_groups)
+        check_positive_int("model.num_groups", config.num_groups)
     if config.key_ratio is not None:
-        checked_key_ratio(config.key_ratio)
+        check_key_ratio(config.key_ratio)
     for name in ("dropout", "drop_path", "mlp_dropout"):
         if config[name] is not None:
-            checked_rate(f"model.{name}", config[name])
+            check_rate(f"model.{name}", config[name])
     if config.head == "gap" and not config.num_groups is config.key_ratio is None:
         raise ValueError(
             f"model.num_groups={config.num_groups} and model.key_ratio={config.key_ratio} are for "

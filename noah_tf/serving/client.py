@@ -4,7 +4,7 @@ import time
 import urllib.parse
 
 from noah_tf.serving.errors import ServingError, model_of
-from noah_tf.utils.validation import is_number, positive_int
+from noah_tf.utils.validation import check_positive_int, is_number
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two looks at whether a model is ready
 
@@ -41,7 +41,7 @@ class Client:
         if not model or not isinstance(model, str):
             raise ValueError(f"model must be the model's name on the server, got {model!r}.")
         if version is not None:
-            positive_int("version", version)
+            check_positive_int("version", version)
             if label is not None:
                 raise ValueError(
                     f"A version ({version}) and a label ({label!r}) are given: give one of them."

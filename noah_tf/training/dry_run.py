@@ -88,7 +88,7 @@ def _try_steps(config, strategy, parts, source):
     # Of an epoch in which all weights are trained.
     step = train_steps(config, strategy, parts, multi_label=False)(config.train.frozen_epochs)
     losses = []
-    for batch in distribute.distributed(strategy, make_batches):
+    for batch in distribute.distribute_batches(strategy, make_batches):
         started = time.monotonic()
         sums = dict(zip(SUMS, step(batch).numpy(), strict=True))
         seconds = time.monotonic() - started

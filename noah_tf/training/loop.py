@@ -26,7 +26,7 @@ from noah_tf.training.param_groups import backbone_layers
 from noah_tf.training.progress import Progress
 from noah_tf.training.train_step import make_train_step
 from noah_tf.utils import distribute
-from noah_tf.utils.keras_compat import KERAS_NAME, raw_variable
+from noah_tf.utils.keras_compat import KERAS_NAME, raw_variable, seed_layers
 
 # What a worker meets when another one is gone.
 _LOST_WORKER = (
@@ -122,9 +122,9 @@ def build(config, strategy, num_classes, steps_per_epoch):
     Returns:
         `Parts`.
     """
-    distribute.seed_everything(config.seed)
+    seed_layers(config.seed)
     image_size = Preprocessing.from_dict(config.preprocess.to_dict()).image_size
-    with distribute.precision(config.precision), strategy.scope():
+    with distribute.dtype_policy(config.precision), strategy.scope():
         model = model_config.model_from_config(config.model, image_size, num_classes)
         optimizer = optim.make_optimizer(
             config.optimizer,
@@ -247,7 +247,9 @@ def _run(config, workdir, strategy, parts, train_source, eval_source, stop):
         train_step, end = steps_of(epoch), (epoch + 1) * steps_per_epoch
         progress.begin_epoch(epoch)
         make_batches = batches_of(config, train_source, preprocessing, epoch, step)
-        batches = iter(distribute.distributed(strategy, make_batches)) if step < end else None
+        batches = (
+            iter(distribute.distribute_batches(strategy, make_batches)) if step < end else None
+        )
         while step < end:
             asked = time.monotonic()
             with naming_corrupt_examples(train_source):

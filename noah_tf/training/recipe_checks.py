@@ -11,7 +11,7 @@ from noah_tf.runs.recipe import mixes
 from noah_tf.training import optimizer, schedules
 from noah_tf.training.losses import BINARY_LOSSES, LOSSES, MULTI_LABEL_LOSSES
 from noah_tf.utils import distribute
-from noah_tf.utils.validation import messages_of
+from noah_tf.utils.validation import error_messages
 
 
 def checked_strategy(config):
@@ -147,7 +147,7 @@ def _sections_problems(config):
         preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
         train_options(config.augment.to_dict(), preprocessing)
 
-    return messages_of(
+    return error_messages(
         lambda: distribute.check_precision(config.precision),
         lambda: distribute.check_strategy(config.strategy),
         lambda: check_model_config(config.model),

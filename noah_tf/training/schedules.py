@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from noah_tf.utils.validation import is_number, positive_int
+from noah_tf.utils.validation import check_positive_int, is_number
 
 SCHEDULES = ("cosine", "step", "linear", "constant")
 UNITS = ("epoch", "step")
@@ -57,7 +57,7 @@ def make_schedule(config, peak, total_epochs, steps_per_epoch):
     """
     _require(config.name in SCHEDULES, "name", f"one of {', '.join(SCHEDULES)}", config.name)
     _require(config.by in UNITS, "by", "'epoch' or 'step'", config.by)
-    positive_int("steps_per_epoch", steps_per_epoch)
+    check_positive_int("steps_per_epoch", steps_per_epoch)
     if not is_number(total_epochs) or not total_epochs > 0:
         raise ValueError(f"the epochs of a schedule must be above 0, got {total_epochs!r}.")
     if not is_number(peak) or not 0 < peak < math.inf:

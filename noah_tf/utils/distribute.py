@@ -1,78 +1,73 @@
-"""Devices, numeric precision and random state of a run."""
+"""Distribution strategies, numeric precision, and what replicas share."""
 
 import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.utils.keras_compat import seed_layers
+from noah_tf.utils.validation import check_choice
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "single", "mirrored", "multi_worker", "tpu")
 
 
 @contextlib.contextmanager
-def precision(policy):
-    """Within it, Keras layers are made with a dtype policy, which they keep.
+def dtype_policy(policy: str) -> Iterator[None]:
+    """Context manager that sets Keras's dtype policy. Layers keep the policy they are made with.
 
     Args:
         policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Raises:
-        ValueError: another policy.
+        ValueError: `policy` is not one of these.
 
     Example:
 
-    >>> with precision("mixed_bfloat16"):
+    >>> with dtype_policy("mixed_bfloat16"):
     ...     model = make_model()
     """
     check_precision(policy)
-    before = tf.keras.mixed_precision.global_policy()
+    previous_policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
         yield
     finally:
-        tf.keras.mixed_precision.set_global_policy(before)
+        tf.keras.mixed_precision.set_global_policy(previous_policy)
 
 
-def check_precision(policy):
-    """Raises ValueError where there is no such policy."""
-    if policy not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {policy!r}.")
+def check_precision(policy: str) -> None:
+    """Raises ValueError if `policy` is not one of `PRECISIONS`."""
+    check_choice("precision", policy, PRECISIONS)
 
 
-def check_strategy(name):
-    """Raises ValueError where there is no such strategy."""
-    if name not in STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {name!r}.")
+def check_strategy(name: str) -> None:
+    """Raises ValueError if `name` is not one of `STRATEGIES`."""
+    check_choice("strategy", name, STRATEGIES)
 
 
-def seed_everything(seed):
-    """Seeds what is random outside of the data: initial weights and dropout.
-
-    Dropout then draws from generators, whose state checkpoints hold.
-    """
-    seed_layers(seed)
-
-
-def make_strategy(name="auto"):
-    """The distribution strategy that a run trains under.
+def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
+    """Returns the distribution strategy that a run trains under.
 
     Args:
-        name: "auto": "multi_worker" if the environment variable TF_CONFIG names several workers,
-            else "mirrored" over all GPUs if there are several, else the one device there is.
-            "single": one device. "mirrored": MirroredStrategy over all GPUs, or over all logical
-            CPU devices where there is no GPU. "multi_worker": MultiWorkerMirroredStrategy, of the
-            workers in TF_CONFIG; it has to be made before TensorFlow runs anything. "tpu": the TPU
-            that the environment names.
+        name: one of these names:
+
+            - "auto" is "multi_worker" if the environment variable TF_CONFIG names more than one
+              worker, "mirrored" if there is more than one GPU, and "single" otherwise.
+            - "single" uses one device.
+            - "mirrored" uses all GPUs, or all logical CPU devices if there is no GPU.
+            - "multi_worker" uses the workers in TF_CONFIG. Call it before TensorFlow runs an
+              operation.
+            - "tpu" uses the TPU that the environment names.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: another name, or TF_CONFIG does not describe workers.
+        ValueError: `name` is unknown, or TF_CONFIG does not describe workers.
     """
     check_strategy(name)
     workers = _workers()
@@ -101,8 +96,8 @@ def make_strategy(name="auto"):
     return strategy
 
 
-def _workers():
-    """The addresses of the workers in TF_CONFIG; empty where it is not set."""
+def _workers() -> list[str]:
+    """Returns the addresses of the workers in TF_CONFIG, or an empty list if it is not set."""
     text = os.environ.get("TF_CONFIG")
     if not text:
         return []
@@ -114,72 +109,88 @@ def _workers():
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(
-        f"TF_CONFIG does not describe workers: it needs cluster.worker, a list of host:port, and a "
-        f"task of the type 'worker' with its index in that list; got {text}."
+        "TF_CONFIG does not describe workers: it needs cluster.worker, a list of host:port, and a "
+        f"task of type 'worker' whose index is in that list, got {text}."
     )
 
 
-def is_chief(strategy):
-    """Whether this process writes the files of a run: the first worker does."""
+def _share_gpus() -> None:
+    """Makes TensorFlow allocate GPU memory only as needed, so that two processes can share it."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError as error:  # TensorFlow has allocated the memory already.
+            logging.info("GPU memory is not shared: %s", error)
+
+
+def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Returns True if other processes train together with this one."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns True if this process writes the run's files. Only the first worker does."""
     resolver = strategy.cluster_resolver
     return resolver is None or not is_multi_worker(strategy) or resolver.task_id == 0
 
 
-def any_worker(strategy):
-    """A function of flags: which of them are set on any worker. All workers have to call it."""
+def any_worker(strategy: tf.distribute.Strategy) -> Callable[..., tuple[bool, ...]]:
+    """Returns a function that combines flags of all workers with a logical OR.
+
+    The returned function takes the flags of this worker and returns as many flags, each of which
+    is true if it is true on any worker. All workers must call the function at the same time.
+
+    Args:
+        strategy: the run's distribution strategy.
+
+    Example:
+
+    >>> on_any_worker = any_worker(strategy)
+    >>> (stop, save) = on_any_worker(stop, save)
+    """
     if not is_multi_worker(strategy):
         return lambda *flags: flags
 
     @tf.function
-    def total(values):
-        per_replica = strategy.run(tf.identity, args=(values,))
+    def sum_over_workers(flags: tf.Tensor) -> tf.Tensor:
+        per_replica = strategy.run(tf.identity, args=(flags,))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
 
-    return lambda *flags: tuple(total(tf.constant(flags, tf.float32)).numpy() > 0)
+    return lambda *flags: tuple(sum_over_workers(tf.constant(flags, tf.float32)).numpy() > 0)
 
 
-def is_multi_worker(strategy):
-    """Whether other processes train along."""
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
-def distributed(strategy, make_batches):
-    """Batches for the replicas, of which every host reads its share.
+def distribute_batches(
+    strategy: tf.distribute.Strategy, make_batches: Callable[..., tf.data.Dataset]
+) -> Any:
+    """Returns a dataset for `strategy.run`, of which every host reads its own share.
 
     Args:
-        strategy: the distribution strategy.
-        make_batches: function of `shard` and `replicas`, as
-            `noah_tf.datasets.pipeline.train_batches` has them, to a dataset.
+        strategy: the run's distribution strategy.
+        make_batches: a function that returns this host's dataset. Its keyword arguments `shard`
+            and `replicas` are those of `noah_tf.datasets.pipeline.train_batches`.
 
     Returns:
-        A distributed dataset, of batches for `strategy.run`.
+        A `tf.distribute.DistributedDataset`.
     """
 
-    def of_host(context):
-        hosts = context.num_input_pipelines
+    def host_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        num_hosts = context.num_input_pipelines
         return make_batches(
-            shard=(context.input_pipeline_id, hosts), replicas=context.num_replicas_in_sync // hosts
+            shard=(context.input_pipeline_id, num_hosts),
+            replicas=context.num_replicas_in_sync // num_hosts,
         )
 
-    return strategy.distribute_datasets_from_function(of_host)
+    return strategy.distribute_datasets_from_function(host_batches)
 
 
-def _share_gpus():
-    """Takes GPU memory as it is needed, so that an evaluation fits beside a training run."""
-    for gpu in tf.config.list_physical_devices("GPU"):
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError as error:  # TensorFlow has taken the memory already.
-            logging.info("GPU memory is not shared: %s", error)
+def synchronize_statistics(statistics: Sequence[Any]) -> None:
+    """Replaces the BatchNorm statistics of every replica by their mean over the replicas.
 
-
-def synchronize_statistics(statistics):
-    """Gives all replicas the mean of what each keeps for itself. Call it in replica context.
-
-    Done in every step, not when a run saves, so that it computes the same however often it does.
+    Call it in replica context and in every training step. If it ran only when a checkpoint is
+    saved, the result of a run would depend on how often it saves.
 
     Args:
-        statistics: variables, those of BatchNorm.
+        statistics: the moving means and variances, variables that each replica updates by itself.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync > 1 and statistics:
@@ -189,11 +200,20 @@ def synchronize_statistics(statistics):
             variable.assign(mean)
 
 
-def batch_size_problem(batch_size, replicas):
-    """What keeps a batch from being shared by replicas: a sentence without a stop, or None."""
-    if batch_size >= 1 and batch_size % replicas:
-        nearest = max(1, round(batch_size / replicas)) * replicas
-        return (
-            f"train.batch_size={batch_size} does not divide over {replicas} replicas: use {nearest}"
-        )
-    return None
+def batch_size_problem(batch_size: int, num_replicas: int) -> str | None:
+    """Returns an error message if a batch cannot be divided equally over the replicas.
+
+    Args:
+        batch_size: examples of a batch, over all replicas.
+        num_replicas: the number of replicas.
+
+    Returns:
+        A sentence without a full stop, or None if the batch size is divisible.
+    """
+    if batch_size < 1 or batch_size % num_replicas == 0:
+        return None
+    nearest = max(1, round(batch_size / num_replicas)) * num_replicas
+    return (
+        f"train.batch_size={batch_size} is not divisible by the {num_replicas} replicas: "
+        f"use {nearest}"
+    )

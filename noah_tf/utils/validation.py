@@ -1,24 +1,88 @@
-"""Checks of arguments that several public functions have."""
+"""Checks of argument values that several modules share.
+
+Every `check_*` function takes the argument's name and its value, raises ValueError if the value is
+not allowed, and otherwise returns it.
+"""
 
 import numbers
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 
-def positive_int(name, value):
-    """The argument `name` as an int, or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+def is_int(value: Any) -> bool:
+    """Returns True for an integer of Python or NumPy. A bool is not one."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Returns True for a real number of Python or NumPy. A bool is not one."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_int(name: str, value: Any, minimum: int) -> int:
+    """Returns `value` as an int that is at least `minimum`.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the argument's value.
+        minimum: the smallest allowed value.
+
+    Raises:
+        ValueError: `value` is not an integer, or it is less than `minimum`.
+
+    Example:
+
+    >>> check_int("retries", 4, minimum=0)
+    4
+    """
+    if not is_int(value) or value < minimum:
+        allowed = "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
+        raise ValueError(f"{name} must be {allowed}, got {value!r}.")
     return int(value)
 
 
-def checked_rate(name, value):
-    """`value` as a float, if it is a rate of dropout."""
+def check_positive_int(name: str, value: Any) -> int:
+    """Returns `value` as a positive int.
+
+    Raises:
+        ValueError: `value` is not a positive integer.
+    """
+    return check_int(name, value, minimum=1)
+
+
+def check_positive_number(name: str, value: Any, unit: str) -> Any:
+    """Returns `value`, which must be a positive, finite number.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the argument's value.
+        unit: the number's unit in the plural, for the error message.
+
+    Raises:
+        ValueError: `value` is not a positive, finite number.
+    """
+    if not is_number(value) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number of {unit}, got {value!r}.")
+    return value
+
+
+def check_rate(name: str, value: Any) -> float:
+    """Returns a dropout rate as a float.
+
+    Raises:
+        ValueError: `value` is not a number in [0, 1).
+    """
     if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{name} must be a number in [0, 1), got {value!r}.")
     return float(value)
 
 
-def checked_key_ratio(value):
-    """A key ratio as a float, or a ValueError."""
+def check_key_ratio(value: Any) -> float:
+    """Returns a key ratio as a float.
+
+    Raises:
+        ValueError: `value` is not a number between 0 and 1.
+    """
     if not is_number(value) or not 0 < value < 1:
         raise ValueError(
             f"key_ratio must be a number between 0 and 1 (both excluded), got {value!r}."
@@ -26,40 +90,52 @@ def checked_key_ratio(value):
     return float(value)
 
 
-def positive_number(name, value, unit):
-    """`value`, if it is a positive number."""
-    if not is_number(value) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive number of {unit}, got {value!r}.")
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """Returns `value`, which must be one of `choices`.
+
+    Raises:
+        ValueError: `value` is not one of `choices`.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
     return value
 
 
-def class_indices(classes, num_classes):
-    """A list of class indices as an integer tensor (K,).
+def class_indices(classes: Any, num_classes: int) -> Any:
+    """Returns class indices as an integer tensor of shape (K,).
+
+    Args:
+        classes: a list, array or tensor of K class indices.
+        num_classes: the number of classes M.
 
     Raises:
-        ValueError: it is no such list, or one of them is not below `num_classes`.
+        ValueError: `classes` is not a list of integers, or an index is outside [0, M).
     """
-    import tensorflow as tf  # here, as clients of a server need none of it
+    import tensorflow as tf  # The serving client uses this module without TensorFlow.
 
     indices = tf.convert_to_tensor(classes)
     if not indices.dtype.is_integer or indices.shape.rank != 1:
         raise ValueError(f"classes must be a list of class indices, got {classes!r}.")
-    # None inside a tf.function to which the classes are an argument: tf.gather checks those.
-    known = tf.get_static_value(indices)
-    if known is not None and not all(0 <= index < num_classes for index in known):
-        raise ValueError(f"classes must lie in [0, {num_classes}), got {known.tolist()}.")
+    # Inside a tf.function the values can be unknown. tf.gather checks them then.
+    values = tf.get_static_value(indices)
+    if values is not None and not all(0 <= index < num_classes for index in values):
+        raise ValueError(f"classes must lie in [0, {num_classes}), got {values.tolist()}.")
     return indices
 
 
-def messages_of(*checks):
-    """Calls the functions; gives what those that raise ValueError say, without the full stop."""
+def error_messages(*checks: Callable[[], Any]) -> Iterator[str]:
+    """Calls each function and yields the message of each ValueError, without its full stop.
+
+    Args:
+        *checks: functions without arguments, each of which may raise ValueError.
+
+    Example:
+
+    >>> list(error_messages(lambda: check_rate("dropout", 2), lambda: check_key_ratio(0.5)))
+    ['dropout must be a number in [0, 1), got 2']
+    """
     for check in checks:
         try:
             check()
         except ValueError as error:
             yield str(error).rstrip(".")
-
-
-def is_number(value):
-    """Whether a value is a real number, and no bool."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ import tensorflow as tf
 import noah_tf
 from noah_tf import attach_noah
 from noah_tf.models.precision import with_precision
-from noah_tf.utils.distribute import precision
+from noah_tf.utils.distribute import dtype_policy
 
 layers = tf.keras.layers
 
@@ -149,7 +149,7 @@ def test_a_copy_equals_a_model_that_was_built_under_the_policy():
     tf.keras.utils.set_random_seed(0)
     for head in ("noah", "gap"):
         model = disturbed(attach_noah(small_backbone(), 10, head=head))
-        with precision("mixed_bfloat16"):
+        with dtype_policy("mixed_bfloat16"):
             built = attach_noah(small_backbone(), 10, head=head)
         built.set_weights(model.get_weights())
         images = pixels(32)

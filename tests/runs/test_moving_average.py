@@ -9,7 +9,7 @@ from head_helpers import run_python
 from stacks import slow_on_one_stack
 
 from noah_tf.runs.moving_average import MovingAverage
-from noah_tf.utils.distribute import precision
+from noah_tf.utils.distribute import dtype_policy
 
 
 def make_model():
@@ -37,7 +37,7 @@ def assert_equal(found, wanted):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_follows_the_weights_and_the_statistics(policy):
-    with precision(policy):
+    with dtype_policy(policy):
         model = make_model()
     average = MovingAverage(model, 0.9)
     wanted = [value.astype(np.float64) for value in model.get_weights()]

@@ -10,7 +10,7 @@ from head_helpers import run_python
 
 import noah_tf
 from noah_tf.training import optimizer as optim
-from noah_tf.utils.distribute import precision
+from noah_tf.utils.distribute import dtype_policy
 
 SHAPES = ((3, 2), (2,), (2, 2, 4))
 NAMES = ("kernel", "bias", "table")
@@ -358,7 +358,7 @@ def test_without_scaling_the_loss_is_left_as_it_is():
 
 def test_float16_models_train_their_float32_weights():
     tf.keras.utils.set_random_seed(0)
-    with precision("mixed_float16"):
+    with dtype_policy("mixed_float16"):
         model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3)])
     weights = model.trainable_variables
     optimizer = optim.Optimizer(
@@ -388,7 +388,7 @@ from noah_tf import distribute, optim
 
 def train(strategy, rule, policy):
     rng = np.random.default_rng(0)
-    with distribute.precision(policy), strategy.scope():
+    with distribute.dtype_policy(policy), strategy.scope():
         inputs = tf.keras.Input((4,))
         outputs = tf.keras.layers.Dense(3, dtype="float32")(tf.keras.layers.Dense(4)(inputs))
         model = tf.keras.Model(inputs, outputs)

@@ -27,7 +27,7 @@ def test_all_contradictions_are_named_at_once():
         recipe_checks.validate(config, replicas=8)
     text = str(error.value)
     for part in (
-        "train.batch_size=30 does not divide over 8 replicas: use 32",
+        "train.batch_size=30 is not divisible by the 8 replicas: use 32",
         "schedule.warmup_epochs must be at least 0 and less than the 4 epochs",
         "labels that train.loss='sparse_categorical_crossentropy' cannot take",
         "train.label_smoothing must be in [0, 1), got 1.5",

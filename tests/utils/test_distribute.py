@@ -1,4 +1,4 @@
-"""Strategies, precision, and steps on two replicas."""
+"""Tests of distribution strategies, dtype policies and training steps on two replicas."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ from shared_data import REPOSITORY
 
 from noah_tf.utils import distribute
 
-# Trains a small model without batch statistics for three steps and prints its weights.
+# Trains a small model without BatchNorm for three steps and prints its weights as JSON.
 STEPS = """
 import json, sys
 import numpy as np
@@ -22,7 +22,10 @@ sys.path.insert(0, tests)
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas)
 import noah_tf
-from noah_tf import distribute, model_config, moving_average, optim, training
+from noah_tf.runs import moving_average
+from noah_tf.training import loop
+from noah_tf.training import optimizer as optim
+from noah_tf.utils import distribute
 from recipes import quickstart
 
 strategy = distribute.make_strategy("mirrored" if replicas > 1 else "single")
@@ -34,7 +37,7 @@ config.optimizer.clip_norm = 1.0
 config.ema.decay = 0.5
 config.update_from_flattened_dict(changes)
 rng = np.random.default_rng(0)
-with distribute.precision(config.precision), strategy.scope():
+with distribute.dtype_policy(config.precision), strategy.scope():
     inputs = tf.keras.Input((6, 6, 3))
     features = tf.keras.layers.Conv2D(8, 3, activation="relu", kernel_regularizer="l2")(inputs)
     model = noah_tf.attach_noah(tf.keras.Model(inputs, features), num_classes=3)
@@ -43,14 +46,14 @@ with distribute.precision(config.precision), strategy.scope():
     optimizer = optim.make_optimizer(
         config.optimizer, config.schedule, model, 5, 10, loss_scale=float16)
     average = moving_average.MovingAverage(model, config.ema.decay)
-parts = training.Parts(model, model.trainable_variables, [], optimizer, average, [])
-step = training.train_steps(config, strategy, parts, multi_label=False)(epoch=0)
-config.augment.erasing = 1.0  # so that the step does not normalise
+parts = loop.Parts(model, model.trainable_variables, [], optimizer, average, [])
+step = loop.train_steps(config, strategy, parts, multi_label=False)(epoch=0)
+config.augment.erasing = 1.0  # With erasing, the step does not normalize the images.
 batch = (rng.normal(size=(8, 6, 6, 3)).astype("float32"), rng.integers(0, 3, 8).astype("int32"),
          np.array([1, 1, 1, 0, 1, 1, 1, 1], "float32"))
 make_batches = lambda shard, replicas: tf.data.Dataset.from_tensors(batch).repeat(3).rebatch(
     8 // replicas)
-sums = [step(b).numpy().tolist() for b in distribute.distributed(strategy, make_batches)]
+sums = [step(b).numpy().tolist() for b in distribute.distribute_batches(strategy, make_batches)]
 flat = lambda arrays: np.concatenate([np.ravel(array) for array in arrays]).tolist()
 weights = flat(model.get_weights())
 with average.swapped():
@@ -68,37 +71,37 @@ def train_steps(replicas, **changes):
 
 @pytest.fixture(scope="module")
 def one_replica():
-    """Of an optimizer, what three steps on one device give."""
+    """Returns a function from an optimizer's name to the result of three steps on one device."""
     return functools.cache(lambda name: train_steps(1, optimizer__name=name))
 
 
-def assert_same(one, other, tolerance=3e-6):
+def assert_same(result, expected, tolerance=3e-6):
     for key in ("weights", "averages"):
-        assert one[key] == pytest.approx(other[key], abs=tolerance)
-    for first, second in zip(one["sums"], other["sums"], strict=True):
-        assert second == pytest.approx(first, rel=1e-5)
-    assert [sums[-2:] for sums in one["sums"]] == [[7, 1]] * 3
-    assert one["averages"] != one["weights"]
+        assert result[key] == pytest.approx(expected[key], abs=tolerance)
+    for sums, expected_sums in zip(result["sums"], expected["sums"], strict=True):
+        assert expected_sums == pytest.approx(sums, rel=1e-5)
+    assert [sums[-2:] for sums in result["sums"]] == [[7, 1]] * 3
+    assert result["averages"] != result["weights"]
 
 
-# LAMB divides by gradients, and one of them is nearly 0.
+# LAMB has a larger tolerance, because it divides by a gradient that is close to 0.
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "tolerance"), [("sgd", 3e-6), ("lamb", 1e-4)])
-def test_two_replicas_train_as_one(optimizer, tolerance, one_replica):
+def test_two_replicas_give_the_weights_of_one(optimizer, tolerance, one_replica):
     two = train_steps(2, optimizer__name=optimizer)
     assert_same(two, one_replica(optimizer), tolerance)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_batch_in_parts_trains_as_a_whole_one(replicas, one_replica):
-    in_parts = train_steps(replicas, optimizer__name="sgd", train__accumulate=2)
-    assert_same(in_parts, one_replica("sgd"))
+def test_accumulated_gradients_equal_those_of_the_whole_batch(replicas, one_replica):
+    accumulated = train_steps(replicas, optimizer__name="sgd", train__accumulate=2)
+    assert_same(accumulated, one_replica("sgd"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_xla_trains_as_without(replicas, one_replica):
+def test_xla_gives_the_same_weights(replicas, one_replica):
     assert_same(train_steps(replicas, optimizer__name="sgd", jit_compile=True), one_replica("sgd"))
 
 
@@ -111,7 +114,7 @@ def test_mixed_precision_trains_on_two_replicas(precision, one_replica):
     assert mixed["weights"] != full["weights"]
 
 
-# Trains a recipe with BatchNorm on two replicas, and evaluates what it saved on one.
+# Trains a recipe with BatchNorm on two replicas, or evaluates a trained run on one.
 RUN = """
 import json, sys
 import ml_collections
@@ -131,7 +134,7 @@ print(json.dumps(result))
 
 
 @pytest.mark.slow
-def test_two_replicas_are_evaluated_as_they_are_saved(shapes, tmp_path):
+def test_a_run_of_two_replicas_evaluates_to_the_loss_that_it_reported(shapes, tmp_path):
     config = small_recipe(shapes)
     config.strategy, config.train.epochs = "mirrored", 1
     losses = []
@@ -142,18 +145,18 @@ def test_two_replicas_are_evaluated_as_they_are_saved(shapes, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_precision_names():
-    with distribute.precision("mixed_bfloat16"):
+def test_dtype_policy_applies_within_the_context():
+    with distribute.dtype_policy("mixed_bfloat16"):
         assert tf.keras.layers.Dense(1).compute_dtype == "bfloat16"
     assert tf.keras.layers.Dense(1).compute_dtype == "float32"
     with (
         pytest.raises(ValueError, match="float32, mixed_bfloat16, mixed_float16, got 'float8'"),
-        distribute.precision("float8"),
+        distribute.dtype_policy("float8"),
     ):
         pass
 
 
-def test_single_and_auto_use_one_cpu():
+def test_single_and_auto_use_one_cpu_device():
     for name in ("single", "auto"):
         assert distribute.make_strategy(name).num_replicas_in_sync == 1
     with pytest.raises(ValueError, match="strategy must be one of auto, .*, got 'horovod'"):
@@ -170,19 +173,19 @@ def test_single_and_auto_use_one_cpu():
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
     ],
 )
-def test_a_tf_config_without_workers_is_refused(text, monkeypatch):
+def test_tf_config_without_workers_raises(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="TF_CONFIG does not describe workers"):
         distribute.make_strategy("multi_worker")
 
 
-def test_several_workers_need_a_tf_config(monkeypatch):
+def test_multi_worker_without_tf_config_raises(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG, such as"):
         distribute.make_strategy("multi_worker")
 
 
-def test_batches_must_divide_over_replicas():
+def test_batch_size_problem_suggests_a_divisible_size():
     assert distribute.batch_size_problem(8, 4) is None
-    assert "=10 does not divide over 4 replicas: use 8" in distribute.batch_size_problem(10, 4)
-    assert "=2 does not divide over 4 replicas: use 4" in distribute.batch_size_problem(2, 4)
+    assert "=10 is not divisible by the 4 replicas: use 8" in distribute.batch_size_problem(10, 4)
+    assert "=2 is not divisible by the 4 replicas: use 4" in distribute.batch_size_problem(2, 4)

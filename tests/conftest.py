@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from once_per_run import once_per_run
 from shared_data import shared_folder
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -41,7 +42,7 @@ def shapes(tmp_path_factory):
     """A folder of drawn photos of three classes: train/CLASS/*.png and test/CLASS/*.png."""
     from recipes import draw_shapes
 
-    return draw_shapes(tmp_path_factory.mktemp("shapes"))
+    return once_per_run(tmp_path_factory, "shapes", draw_shapes)
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +52,8 @@ def finished_run(shapes, tmp_path_factory):
 
     from noah_tf.training.loop import train
 
-    workdir = tmp_path_factory.mktemp("runs") / "noah"
-    train(small_recipe(shapes), workdir)
-    return workdir
+    recipe = small_recipe(shapes)
+    return once_per_run(tmp_path_factory, "noah", lambda workdir: train(recipe, workdir))
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def coco_dir(tmp_path_factory):
     """A TFDS data directory with coco/2017 in small, see `coco_like`."""
     from coco_like import make_coco
 
-    return make_coco(tmp_path_factory.mktemp("coco"))
+    return once_per_run(tmp_path_factory, "coco", make_coco) / "tfds"
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,8 @@ def tfds_dir(tmp_path_factory):
     import noah_tf.datasets.digit_scenes  # noqa: F401
     from noah_tf.datasets.tfds_sources import prepare
 
-    directory = tmp_path_factory.mktemp("tfds")
-    for config in ("single", "multi"):
-        prepare(tfds.builder(f"digit_scenes/{config}", data_dir=directory), SCENES)
-    return directory
+    def prepare_both(directory):
+        for config in ("single", "multi"):
+            prepare(tfds.builder(f"digit_scenes/{config}", data_dir=directory), SCENES)
+
+    return once_per_run(tmp_path_factory, "tfds", prepare_both)

@@ -1,6 +1,7 @@
 """A second run to compare with."""
 
 import pytest
+from once_per_run import once_per_run
 
 
 @pytest.fixture(scope="session")
@@ -10,9 +11,7 @@ def gap_run(shapes, tmp_path_factory):
 
     from noah_tf.training.loop import train
 
-    workdir = tmp_path_factory.mktemp("runs") / "gap"
     config = small_recipe(shapes, "gap")
     config.train.epochs = 1
     config.ema.decay = 0.5
-    train(config, workdir)
-    return workdir
+    return once_per_run(tmp_path_factory, "gap", lambda workdir: train(config, workdir))

@@ -1,16 +1,19 @@
 """A small SavedModel with the signatures of noah_tf's exports, served."""
 
 import pytest
+from once_per_run import once_per_run
 from tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
     """A folder with two versions: 1 is strict, 2 is tolerant."""
-    base = tmp_path_factory.mktemp("tiny")
-    write_tiny_model(base / "1")
-    write_tiny_model(base / "2", tolerant=True)
-    return base
+
+    def write_both(base):
+        write_tiny_model(base / "1")
+        write_tiny_model(base / "2", tolerant=True)
+
+    return once_per_run(tmp_path_factory, "tiny", write_both)
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,22 @@
-"""MODEL_CARD.md: what a served model is, for programs in its front matter and for people below it.
+"""The model card of an export, MODEL_CARD.md: front matter for programs, Markdown for people.
 
-The front matter is YAML. `tags`, `datasets`, `library_name`, `license`, `pipeline_tag` and
-`model-index` are as the Hugging Face Hub reads them; the other keys are ours:
+The front matter is YAML. The Hugging Face Hub defines the keys `tags`, `datasets`, `library_name`,
+`license`, `pipeline_tag` and `model-index`. The other keys are our own:
 
     name, created (UTC, ISO 8601), architecture, weights, precision
-    data            name, splits, what else is known of them; num_classes and classes, the names in
-                    the order of the logits
+    data            name, splits and other facts about the training data; num_classes; classes, the
+                    class names in the order of the logits
     recipe          config, seed
-    metrics         of the evaluation, shares from 0 to 1 (a mapping, where the Hub has a list)
+    metrics         of the evaluation, as fractions from 0 to 1 (a mapping; the Hub has a list)
     parameters      total, trainable, head
     head            kind (noah or gap), num_groups, key_ratio
-    preprocessing   as `Preprocessing.from_dict` takes it
+    preprocessing   the arguments of `Preprocessing.from_dict`
     signatures, limits, versions
     answers         kind (single_label or multi_label), top_k or threshold
-    variants        file to images, top1, largest_difference: its agreement with the float32 model
+    variants        file name to images, top1, largest_difference: its agreement with the float32
+                    model
 
-What is not known is left out.
+A card leaves out every fact that is unknown.
 """
 
 import dataclasses
@@ -25,6 +26,8 @@ import numbers
 import pathlib
 import platform
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -37,149 +40,167 @@ from noah_tf.version import __version__
 
 CARD_FILE = "MODEL_CARD.md"
 _PAPER = "arxiv:2402.02377"
-# As their metrics are named in `model-index`.
+# The Hub's names of our metrics in `model-index`.
 _HUB_METRICS = {
     "top1": "accuracy",
     "top5": "top_5_accuracy",
     "mAP": "mean_average_precision",
 }
-# Sources of `datasets.registry` that are no data set that others have.
-_NO_DATASETS = ("folder", "fake")
+# Sources of `datasets.registry` that are not published data sets.
+_PRIVATE_SOURCES = ("folder", "fake")
 
 
-def model_card(
-    name,
-    *,
-    model=None,
-    preprocessing=None,
-    class_names=None,
-    signatures=None,
-    answers=None,
-    precision=None,
-    limits=None,
-    variants=None,
-    architecture=None,
-    weights=None,
-    data=None,
-    recipe=None,
-    seed=None,
-    metrics=None,
-    versions=None,
-    created=None,
-    license=None,
-):
-    """The text of a model card; it depends on nothing but what is given.
+@dataclasses.dataclass(frozen=True)
+class CardFacts:
+    """The facts that a model card states. None leaves a fact out.
 
     Args:
         name: the model's name.
-        model: the Keras model, of which parameters and the head are described.
-        preprocessing: its `Preprocessing`, or the same as a dict.
-        class_names: names of the classes in the order of the logits.
-        signatures: names of the SavedModel's signatures.
-        answers: dict of what is in `classes`: `kind`, and its `top_k` or `threshold`.
-        precision: policy that the SavedModel computes in.
-        limits: dict of what a server refuses: `max_pixels`, `tolerant`, `tolerant_cost`.
-        variants: dict of file name to `variants.Agreement`, or the same as a dict.
-        architecture: its name in the zoo.
+        model: the Keras model, whose parameters and head the card describes.
+        preprocessing: the model's `Preprocessing`.
+        class_names: the names of the classes, in the order of the logits.
+        signatures: the names of the SavedModel's signatures.
+        answers: which classes a signature returns: `kind`, and `top_k` or `threshold`.
+        precision: the policy that the SavedModel computes in.
+        limits: which photos a server refuses: `max_pixels`, `tolerant`, `tolerant_cost` (the CPU
+            time relative to the strict export).
+        variants: mapping of a file name to its `variants.Agreement`.
+        architecture: the model's name in the zoo.
         weights: where the weights come from, such as the name of a checkpoint.
-        data: dict about the training data: `name`, `train_split`, `eval_split`, `train_examples`
-            and whatever else is known.
-        recipe: the run's config, a dict.
-        seed: the run's seed; None for the recipe's.
-        metrics: the run's result.json or another evaluation, a dict.
-        versions: dict of package to version, such as `running_versions` gives.
-        created: when: an aware `datetime.datetime`, or text.
-        license: its identifier, such as "apache-2.0".
-
-    Returns:
-        The text, front matter and body.
+        data: facts about the training data: `name`, `train_split`, `eval_split`,
+            `train_examples` and any others.
+        recipe: the run's config.
+        seed: the run's seed. None takes the recipe's.
+        metrics: the run's result.json or another evaluation.
+        versions: mapping of a package to its version, as `running_versions` returns it.
+        created: when the model was exported: a `datetime.datetime` with a time zone, or text.
+        license: the license's identifier, such as "apache-2.0".
 
     Raises:
-        TypeError: a value is nothing that YAML has.
-        ValueError: `created` has no time zone, or the preprocessing is none.
+        ValueError: `created` has no time zone.
+    """
+
+    name: str
+    model: tf.keras.Model | None = None
+    preprocessing: Preprocessing | None = None
+    class_names: Sequence[str] | None = None
+    signatures: Sequence[str] | None = None
+    answers: Mapping[str, Any] | None = None
+    precision: str | None = None
+    limits: Mapping[str, Any] | None = None
+    variants: Mapping[str, Any] | None = None
+    architecture: str | None = None
+    weights: str | None = None
+    data: Mapping[str, Any] | None = None
+    recipe: Mapping[str, Any] | None = None
+    seed: int | None = None
+    metrics: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] | None = None
+    created: datetime.datetime | str | None = None
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the time zone of `created`, and takes the seed from the recipe."""
+        if isinstance(self.created, datetime.datetime) and self.created.tzinfo is None:
+            raise ValueError(
+                f"created must have a time zone, got {self.created}: use "
+                "datetime.now(datetime.timezone.utc)."
+            )
+        if self.seed is None and self.recipe is not None:
+            object.__setattr__(self, "seed", self.recipe.get("seed"))
+
+
+def model_card(facts: CardFacts) -> str:
+    """Returns the text of a model card, which depends only on the facts.
+
+    Args:
+        facts: the `CardFacts`.
+
+    Returns:
+        The front matter and the Markdown below it.
+
+    Raises:
+        TypeError: a fact contains a value that YAML cannot represent.
 
     Example:
 
-    >>> card = model_card("flowers", class_names=["rose", "tulip"], metrics={"top1": 0.97})
+    >>> model_card(CardFacts("flowers", class_names=["rose", "tulip"], metrics={"top1": 0.97}))
     """
-    if isinstance(created, datetime.datetime):
-        if created.tzinfo is None:
-            raise ValueError(
-                f"created must have a time zone, got {created}: use datetime.now(utc)."
-            )
-        created = created.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
-    if isinstance(preprocessing, dict):
-        preprocessing = Preprocessing.from_dict(preprocessing)
-    if seed is None:
-        seed = (recipe or {}).get("seed")
-    head, parameters = _head_and_parameters(model)
-    data = dict(data or {})
-    if class_names is not None:
-        data.update(num_classes=len(class_names), classes=list(class_names))
-    noah = ["noah", _PAPER] if head.get("kind") == "noah" else []
-    dataset = data.get("name") if data.get("name") not in _NO_DATASETS else None
-    card = {
-        "name": name,
-        "library_name": "noah_tf",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "tensorflow", "keras", *noah],
-        "license": license,
-        "datasets": [dataset] if dataset else None,
-        "model-index": _model_index(name, data, metrics or {}),
-        "created": created,
-        "architecture": architecture,
-        "weights": weights,
-        "precision": precision,
-        "data": data,
-        "recipe": _known({"seed": seed, "config": recipe}),
-        "metrics": metrics,
-        "parameters": parameters,
-        "head": head,
-        "preprocessing": preprocessing,
-        "signatures": signatures,
-        "answers": answers,
-        "limits": limits,
-        "variants": variants,
-        "versions": versions,
-    }
-    card = _plain(_known(card), "")
+    card = _plain(_without_unknown(_front_matter(facts)), "")
     return f"---\n{_dump(card)}---\n\n{body(card)}"
 
 
-def read_card(path):
-    """The front matter of a model card.
+def _front_matter(facts: CardFacts) -> dict[str, Any]:
+    data = dict(facts.data or {})
+    if facts.class_names is not None:
+        data.update(num_classes=len(facts.class_names), classes=list(facts.class_names))
+    is_published = data.get("name") and data["name"] not in _PRIVATE_SOURCES
+    head, parameters = _head_and_parameters(facts.model)
+    noah_tags = ["noah", _PAPER] if head.get("kind") == "noah" else []
+    created = facts.created
+    if isinstance(created, datetime.datetime):
+        created = created.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {
+        "name": facts.name,
+        "library_name": "noah_tf",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "tensorflow", "keras", *noah_tags],
+        "license": facts.license,
+        "datasets": [data["name"]] if is_published else None,
+        "model-index": _model_index(facts.name, data, facts.metrics or {}),
+        "created": created,
+        "architecture": facts.architecture,
+        "weights": facts.weights,
+        "precision": facts.precision,
+        "data": data,
+        "recipe": _without_unknown({"seed": facts.seed, "config": facts.recipe}),
+        "metrics": facts.metrics,
+        "parameters": parameters,
+        "head": head,
+        "preprocessing": facts.preprocessing,
+        "signatures": facts.signatures,
+        "answers": facts.answers,
+        "limits": facts.limits,
+        "variants": facts.variants,
+        "versions": facts.versions,
+    }
+
+
+def read_card(path: str | pathlib.PurePath) -> dict[str, Any]:
+    """Returns the front matter of a model card.
 
     Args:
-        path: of the card, or of the folder that MODEL_CARD.md is in.
-
-    Returns:
-        A dict.
+        path: the card, or the folder that contains MODEL_CARD.md.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has no front matter, or one that is no YAML mapping.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has no front matter, or its front matter is not a YAML mapping.
     """
     path = pathlib.Path(path)
     path = path / CARD_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no model card at {path}.")
-    # Split at line feeds alone: names of classes may hold other ends of lines.
+    # Bytes, because read_text() would change the other line ends that class names may contain.
     text = path.read_bytes().decode("utf-8")
     match = re.match(r"---\n(.*?\n)---(\n|$)", text, re.DOTALL)
     if not match:
-        raise ValueError(f"{path} has no front matter: a card begins with YAML between two ---.")
+        raise ValueError(
+            f"{path} has no front matter: a model card begins with YAML between two lines of ---."
+        )
     try:
         card = yaml.safe_load(match[1])
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"The front matter of {path} is no YAML: {reason}") from error
+        raise ValueError(f"The front matter of {path} is not valid YAML: {reason}") from error
     if not isinstance(card, dict):
-        raise ValueError(f"The front matter of {path} is no mapping, but {type(card).__name__}.")
+        raise ValueError(
+            f"The front matter of {path} must be a mapping, got {type(card).__name__}."
+        )
     return card
 
 
-def running_versions():
-    """The versions of what runs: a dict for `model_card`."""
+def running_versions() -> dict[str, str]:
+    """Returns the versions of noah_tf, TensorFlow, Keras and Python that are running."""
     return {
         "noah_tf": __version__,
         "tensorflow": tf.__version__,
@@ -188,9 +209,12 @@ def running_versions():
     }
 
 
-def _head_and_parameters(model):
-    """Kind and settings of the head, as far as attach_noah put it there, and counts."""
-    head, parameters = {}, {}
+def _head_and_parameters(
+    model: tf.keras.Model | None,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns the settings of a head that `attach_noah` made, and numbers of parameters."""
+    head: dict[str, Any] = {}
+    parameters: dict[str, int] = {}
     if model is not None:
         parameters["total"] = model.count_params()
         parameters["trainable"] = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
@@ -206,31 +230,36 @@ def _head_and_parameters(model):
     return head, parameters
 
 
-def _model_index(name, data, metrics):
-    values = [
-        {"type": kind, "name": METRICS[key], "value": metrics[key]}
-        for key, kind in _HUB_METRICS.items()
+def _model_index(
+    name: str, data: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> list[dict[str, Any]] | None:
+    hub_metrics = [
+        {"type": hub_name, "name": METRICS[key], "value": metrics[key]}
+        for key, hub_name in _HUB_METRICS.items()
         if key in metrics
     ]
-    if not values or not data.get("name"):
+    if not hub_metrics or not data.get("name"):
         return None
     task = {"type": "image-classification", "name": "Image Classification"}
-    dataset = _known({"type": data["name"], "name": data["name"], "split": data.get("eval_split")})
-    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": values}]}]
+    dataset = _without_unknown(
+        {"type": data["name"], "name": data["name"], "split": data.get("eval_split")}
+    )
+    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": hub_metrics}]}]
 
 
-def _known(values):
-    """Without what is None or empty."""
+def _without_unknown(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the items whose value is neither None nor an empty mapping."""
     return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
-def _plain(value, where):
-    """Numbers, strings, lists and dicts in place of what means the same."""
-    if value is None or isinstance(value, (bool, str)):
-        # A plain str: YAML knows no subclasses, such as NumPy's.
-        return str(value) if isinstance(value, str) else value
+def _plain(value: Any, path: str) -> Any:
+    """Returns a value as numbers, strings, lists and dicts; `path` names it in the error."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)  # YAML cannot represent subclasses, such as NumPy's.
     if isinstance(value, np.ndarray | np.generic | tf.Tensor):
-        return _plain(np.asarray(value).tolist(), where)
+        return _plain(np.asarray(value).tolist(), path)
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
@@ -239,21 +268,22 @@ def _plain(value, where):
         return str(value)
     if hasattr(value, "to_dict"):
         value = value.to_dict()
-    elif dataclasses.is_dataclass(value):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     raise TypeError(
-        f"A model card holds numbers, strings, lists and dicts, got {where.lstrip('.')}={value!r}."
+        "A model card can contain numbers, strings, lists and dicts, got "
+        f"{path.lstrip('.')}={value!r}."
     )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes ends of lines within a text by their codes, for not all come back as themselves."""
+    """Escapes line ends within a string, because YAML readers do not preserve all of them."""
 
-    def represent_text(self, text):
+    def represent_text(self, text: str) -> yaml.ScalarNode:
         style = '"' if re.search("[\n\x85\u2028\u2029]", text) else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
@@ -261,7 +291,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
-def _dump(card):
+def _dump(card: dict[str, Any]) -> str:
     return yaml.dump(
         card,
         Dumper=_Dumper,

@@ -12,7 +12,7 @@ from noah_tf.datasets.source import random_order
 from noah_tf.explain.explainer import Explainer
 from noah_tf.export import warmup
 from noah_tf.export.agreement import VARIANTS, cost, write_variants
-from noah_tf.export.model_card import CARD_FILE, model_card, running_versions
+from noah_tf.export.model_card import CARD_FILE, CardFacts, model_card, running_versions
 from noah_tf.export.signatures import MAX_PIXELS, ServedModel
 from noah_tf.export.variants import require_onnx
 from noah_tf.export.versions import check_version, new_version
@@ -135,28 +135,32 @@ def export_savedmodel(
     with new_version(model_dir, version) as draft:
         tf.saved_model.save(served, str(draft.path), signatures=served.functions)
         if warmup_batch_sizes:
-            requests = warmup.requests(served.functions, warmup_batch_sizes, preprocessing)
+            requests = warmup.sample_requests(served.functions, warmup_batch_sizes, preprocessing)
             warmup.write_requests(draft.path, name, requests)
         if tolerant:
             strict = ServedModel(computed, preprocessing, class_names, **options)
-            limits["tolerant_cost"] = cost(served, strict, photos or [warmup.photo(preprocessing)])
+            limits["tolerant_cost"] = cost(
+                served, strict, photos or [warmup.sample_photo(preprocessing)]
+            )
         agreements = {}
         if photos:
             agreements = write_variants(draft.path, model, preprocessing, variants, photos)
         (draft.path / CARD_FILE).write_text(
             model_card(
-                name,
-                model=model,
-                preprocessing=preprocessing,
-                class_names=class_names,
-                signatures=list(served.functions),
-                answers=answers,
-                precision=precision,
-                limits=limits,
-                variants=agreements,
-                versions=running_versions(),
-                created=datetime.datetime.now(datetime.timezone.utc),
-                **(card or {}),
+                CardFacts(
+                    name,
+                    model=model,
+                    preprocessing=preprocessing,
+                    class_names=class_names,
+                    signatures=list(served.functions),
+                    answers=answers,
+                    precision=precision,
+                    limits=limits,
+                    variants=agreements,
+                    versions=running_versions(),
+                    created=datetime.datetime.now(datetime.timezone.utc),
+                    **(card or {}),
+                )
             ),
             encoding="utf-8",
         )
@@ -246,7 +250,7 @@ def _photos_of(run, count):
 
 def _try_out(served, preprocessing):
     """Asks what will be written, once: nothing is published that cannot answer."""
-    for name, inputs in warmup.requests(served.functions, (1,), preprocessing):
+    for name, inputs in warmup.sample_requests(served.functions, (1,), preprocessing):
         answer = served.functions[name](*map(tf.constant, inputs.values()))
         if not np.isfinite(answer["logits"]).all():
             raise FloatingPointError(

@@ -1,4 +1,4 @@
-"""Versions of a served model: folders with numbers, each of which appears whole or not at all."""
+"""Versions of a served model: numbered folders, each of which becomes visible only when complete."""
 
 import contextlib
 import errno
@@ -7,130 +7,150 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from noah_tf.utils.validation import check_positive_int
 
-_LARGEST = 2**63 - 1
+_MAX_VERSION = 2**63 - 1
 
 
-def check_version(model_dir, version):
-    """Checks early what `new_version` would find at its end.
-
-    Args:
-        model_dir: folder of all versions, which need not exist.
-        version: positive integer, or None for the next one, which always works.
-
-    Raises:
-        ValueError: the version is no positive integer, or is there already.
-    """
-    if version is not None:
-        check_positive_int("version", version)
-        if version > _LARGEST:
-            raise ValueError(f"version must be at most 2^63 - 1, as servers count, got {version}.")
-        if version in _versions(model_dir):
-            raise _version_exists(model_dir, version)
-
-
-@contextlib.contextmanager
-def new_version(model_dir, version=None):
-    """Makes a version in the folder of a model: written under another name, then renamed.
-
-    A server that polls the folder never sees half of it, what is there already is never touched,
-    and if the block raises, nothing is left.
+def model_folder(base: str | pathlib.PurePath, name: str) -> pathlib.Path:
+    """Returns the folder of a served model's versions, BASE/NAME.
 
     Args:
-        model_dir: folder of all versions, made if it is missing.
-        version: positive integer; None for the one after the highest there.
-
-    Yields:
-        A `Draft` whose `path` is an empty folder to write in; after the block it is the version's.
+        base: the folder of all served models.
+        name: the name that TF Serving serves the model under.
 
     Raises:
-        ValueError: the version exists.
+        ValueError: TF Serving's URLs cannot contain the name.
     """
-    model_dir = pathlib.Path(model_dir)
-    made = not model_dir.exists()
-    model_dir.mkdir(parents=True, exist_ok=True)
-    # On the same file system, and not a number, so that no server takes it for a version.
-    draft = Draft(pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=model_dir)))
-    written = draft.path
-    try:
-        yield draft
-        # mkdtemp makes it for this user alone, and a server may run as another one.
-        written.chmod(model_dir.stat().st_mode)
-        draft.path = _rename_to_version(written, model_dir, version)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
-        if made:
-            with contextlib.suppress(OSError):  # unless there is something in it
-                model_dir.rmdir()
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name, re.ASCII):
+        raise ValueError(
+            "The name of a served model must consist of letters, digits, '_', '-' and '.', got "
+            f"{name!r}: give another --name."
+        )
+    return pathlib.Path(base) / name
+
+
+def check_version(model_dir: str | pathlib.PurePath, version: int | None) -> None:
+    """Checks that `new_version` can create a version, before any work is done.
+
+    Args:
+        model_dir: the folder of all versions, which may not exist yet.
+        version: a positive integer. None is the next version, which is always possible.
+
+    Raises:
+        ValueError: the version is not a positive integer, is too large for TF Serving, or already
+            exists.
+    """
+    if version is None:
+        return
+    check_positive_int("version", version)
+    if version > _MAX_VERSION:
+        raise ValueError(
+            f"version must be at most 2^63 - 1, the limit of TF Serving, got {version}."
+        )
+    if version in _versions(model_dir):
+        raise _version_exists(model_dir, version)
 
 
 class Draft:
-    """A version while it is written.
+    """A version while it is being written.
 
     Attributes:
-        path: the `pathlib.Path` of its folder.
+        path: the folder to write to. After `new_version` it is the version's folder.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.path = path
 
 
-def latest_version(model_dir):
-    """The highest version in a model's folder.
+@contextlib.contextmanager
+def new_version(model_dir: str | pathlib.PurePath, version: int | None = None) -> Iterator[Draft]:
+    """Creates a version under a temporary name, and renames it when the block has written it.
+
+    A server that polls the folder never sees an incomplete version, existing versions are never
+    changed, and nothing remains if the block raises.
 
     Args:
-        model_dir: folder of all versions.
+        model_dir: the folder of all versions, which is created if it does not exist.
+        version: a positive integer. None is one more than the highest existing version.
 
-    Returns:
-        `pathlib.Path` of the version's folder.
+    Yields:
+        A `Draft`, whose `path` is an empty folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        ValueError: the version already exists.
+    """
+    model_dir = pathlib.Path(model_dir)
+    is_new_folder = not model_dir.exists()
+    model_dir.mkdir(parents=True, exist_ok=True)
+    # A rename needs the same file system, and TF Serving ignores names that are not numbers.
+    draft = Draft(pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=model_dir)))
+    temporary = draft.path
+    try:
+        yield draft
+        # mkdtemp gives access to this user only, and the server may run as another user.
+        temporary.chmod(model_dir.stat().st_mode)
+        draft.path = _rename_to_version(temporary, model_dir, version)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_new_folder:
+            with contextlib.suppress(OSError):  # The folder is not empty.
+                model_dir.rmdir()
+
+
+def latest_version(model_dir: str | pathlib.PurePath) -> pathlib.Path:
+    """Returns the folder of a model's highest version.
+
+    Args:
+        model_dir: the folder of all versions.
+
+    Raises:
+        FileNotFoundError: there is no version.
     """
     versions = _versions(model_dir)
     if not versions:
         raise FileNotFoundError(
-            f"{model_dir} has no version of a model: trainers/export.py writes them."
+            f"{model_dir} has no version of a model: write one with trainers/export.py."
         )
     return versions[max(versions)]
 
 
-def _rename_to_version(written, model_dir, version):
+def _rename_to_version(
+    temporary: pathlib.Path, model_dir: pathlib.Path, version: int | None
+) -> pathlib.Path:
     while True:
         target = model_dir / str(version or _next_version(model_dir))
-        if version is not None:
-            check_version(model_dir, version)
+        check_version(model_dir, version)
         try:
-            # Onto a folder that is not empty, as another export's is, a rename fails.
-            os.rename(written, target)
+            # The rename fails if another process has written the same version in the meantime.
+            os.rename(temporary, target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if version is not None:
                 raise _version_exists(model_dir, version) from None
-            # Another export was faster: take the next version.
         else:
             return target
 
 
-def _version_exists(model_dir, version):
+def _version_exists(model_dir: str | pathlib.PurePath, version: int) -> ValueError:
     path = _versions(model_dir).get(version, pathlib.Path(model_dir) / str(version))
     return ValueError(
-        f"{path} exists and is left as it is: give another "
-        f"version, or none for {_next_version(model_dir)}."
+        f"{path} already exists and is not replaced: give another version, or leave the version "
+        f"out to write {_next_version(model_dir)}."
     )
 
 
-def _next_version(model_dir):
+def _next_version(model_dir: str | pathlib.PurePath) -> int:
     return max(_versions(model_dir), default=0) + 1
 
 
-def _versions(model_dir):
-    """Dict of version to path: a server reads a name with leading zeros as a number, too."""
+def _versions(model_dir: str | pathlib.PurePath) -> dict[int, pathlib.Path]:
+    """Returns the folders by version. As in TF Serving, a name may have leading zeros."""
     folder = pathlib.Path(model_dir)
     if not folder.is_dir():
         return {}
-    found = {int(p.name): p for p in folder.iterdir() if re.fullmatch("[0-9]+", p.name)}
-    return {version: path for version, path in found.items() if version <= _LARGEST}
+    paths = [path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name)]
+    return {int(path.name): path for path in paths if int(path.name) <= _MAX_VERSION}

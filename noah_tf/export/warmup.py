@@ -1,20 +1,27 @@
-"""Requests that TF Serving replays when it loads a model, so that no user waits for the first."""
+"""Warm-up requests, which TF Serving replays before it makes a version available."""
 
 import functools
 import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorflow.core.framework import tensor_pb2
 
-# Where TF Serving looks for it in a version's folder, and how many records it takes.
+from noah_tf.images.preprocessing import Preprocessing
+
+# The file in a version's folder that TF Serving reads, and the most records that it accepts.
 WARMUP_FILE = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 
-# The part of TF Serving's prediction_log.proto, predict.proto and model.proto that a request needs:
-# message -> field -> (number, type). The package tensorflow-serving-api has all of them, and pins
-# TensorFlow; an export should not need it.
+# The name of a signature, and its inputs by name.
+Request = tuple[str, dict[str, np.ndarray]]
+
+# The part of TF Serving's prediction_log.proto, predict.proto and model.proto that a request needs,
+# as message -> field -> (number, type). The package tensorflow-serving-api contains all of it but
+# pins TensorFlow, so that an export does not depend on that package.
 _STRING = "string"
 _MESSAGES = {
     "ModelSpec": {"name": (1, _STRING), "signature_name": (3, _STRING)},
@@ -24,69 +31,73 @@ _MESSAGES = {
 }
 
 
-def requests(signatures, batch_sizes, preprocessing):
-    """Requests for each signature of an export and each size of a batch.
+def sample_requests(
+    signatures: Iterable[str], batch_sizes: Iterable[int], preprocessing: Preprocessing
+) -> Iterator[Request]:
+    """Generates one request for each signature and batch size.
 
     Args:
-        signatures: names, as of `ServedModel.functions`.
-        batch_sizes: how many images they have.
+        signatures: names of signatures, such as the keys of `ServedModel.functions`.
+        batch_sizes: the numbers of images per request.
         preprocessing: the export's `Preprocessing`.
 
     Yields:
-        Pairs for `write_requests`.
+        Pairs of a signature's name and its inputs, for `write_requests`.
     """
-    file, pixels = photo(preprocessing), _pixels(preprocessing)
-    for size in batch_sizes:
+    signatures = list(signatures)
+    file, pixels = sample_photo(preprocessing), _sample_pixels(preprocessing)
+    for batch_size in batch_sizes:
         for name in signatures:
             if name == "serve_tensor":
-                yield name, {"images": np.repeat(pixels[None], size, axis=0)}
+                yield name, {"images": np.repeat(pixels[None], batch_size, axis=0)}
             else:
-                yield name, {"image_bytes": np.array([file] * size, object)}
+                yield name, {"image_bytes": np.array([file] * batch_size, object)}
 
 
-def photo(preprocessing):
-    """A JPEG of no particular content, which has to be scaled and cut as most photos have.
+def sample_photo(preprocessing: Preprocessing) -> bytes:
+    """Returns a JPEG file that, like most photos, has to be resized and cropped.
 
     Args:
-        preprocessing: the model's `preprocess.Preprocessing`.
-
-    Returns:
-        Bytes of the file.
+        preprocessing: the model's `Preprocessing`.
     """
-    return tf.io.encode_jpeg(_pixels(preprocessing)).numpy()
+    return tf.io.encode_jpeg(_sample_pixels(preprocessing)).numpy()
 
 
-def _pixels(preprocessing):
+def _sample_pixels(preprocessing: Preprocessing) -> np.ndarray:
     height, width = (side + 32 for side in preprocessing.image_size)
     ramp = np.linspace(0, 255, height * width * 3).astype(np.uint8)
     return ramp.reshape(height, width, 3)
 
 
-def write_requests(folder, name, requests):
+def write_requests(
+    folder: str | pathlib.PurePath,
+    name: str,
+    requests: Iterable[tuple[str, Mapping[str, np.ndarray]]],
+) -> pathlib.Path:
     """Writes the warm-up requests of a version.
 
     Args:
         folder: the version's folder.
-        name: the name that the model is served under.
+        name: the name that TF Serving serves the model under.
         requests: pairs of a signature's name and its inputs, a dict of arrays by name.
 
     Returns:
-        `pathlib.Path` of the file.
+        The path of the file.
 
     Raises:
-        ValueError: there are more than TF Serving takes.
+        ValueError: there are more requests than TF Serving accepts.
     """
     requests = list(requests)
     if len(requests) > MAX_RECORDS:
         raise ValueError(
-            f"TF Serving takes at most {MAX_RECORDS} warm-up requests, got {len(requests)}: warm "
-            "up fewer batch sizes."
+            f"TF Serving accepts at most {MAX_RECORDS} warm-up requests, got {len(requests)}: give "
+            "fewer batch sizes."
         )
     path = pathlib.Path(folder) / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, inputs in requests:
-            log = _message("PredictionLog")()
+            log = _message_class("PredictionLog")()
             request = log.predict_log.request
             request.model_spec.name, request.model_spec.signature_name = name, signature
             for key, value in inputs.items():
@@ -96,8 +107,8 @@ def write_requests(folder, name, requests):
     return path
 
 
-def read_requests(folder):
-    """The inverse of `write_requests`, to replay them elsewhere.
+def read_requests(folder: str | pathlib.PurePath) -> Iterator[Request]:
+    """Reads what `write_requests` has written.
 
     Args:
         folder: the version's folder.
@@ -107,7 +118,7 @@ def read_requests(folder):
     """
     path = pathlib.Path(folder) / WARMUP_FILE
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        request = _message("PredictionLog").FromString(record).predict_log.request
+        request = _message_class("PredictionLog").FromString(record).predict_log.request
         inputs = {}
         for key, value in request.inputs.items():
             tensor = tensor_pb2.TensorProto.FromString(value.SerializeToString())
@@ -115,24 +126,29 @@ def read_requests(folder):
         yield request.model_spec.signature_name, inputs
 
 
+def _message_class(name: str) -> Any:
+    descriptor = _descriptor_pool().FindMessageTypeByName(f"tensorflow.serving.{name}")
+    return message_factory.GetMessageClass(descriptor)
+
+
 @functools.cache
-def _pool():
-    # Of its own: where tensorflow-serving-api is imported, too, the default pool has these names.
+def _descriptor_pool() -> descriptor_pool.DescriptorPool:
+    # The default pool contains the same names if tensorflow-serving-api is imported as well.
     pool = descriptor_pool.DescriptorPool()
-    _add(pool, tensor_pb2.DESCRIPTOR, set())
+    _add_with_dependencies(pool, tensor_pb2.DESCRIPTOR, set())
     file = descriptor_pb2.FileDescriptorProto(
         name="warmup.proto", package="tensorflow.serving", syntax="proto3"
     )
     file.dependency.append(tensor_pb2.DESCRIPTOR.name)
-    for message, fields in _MESSAGES.items():
-        made = file.message_type.add(name=message)
-        for field, (number, kind) in fields.items():
-            _add_field(made, field, number, kind)
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            _add_field(message, field_name, number, kind)
     pool.Add(file)
     return pool
 
 
-def _add_field(message, name, number, kind):
+def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
     types = descriptor_pb2.FieldDescriptorProto
     field = message.field.add(name=name, number=number, label=types.LABEL_OPTIONAL)
     if kind == _STRING:
@@ -141,7 +157,7 @@ def _add_field(message, name, number, kind):
     field.type = types.TYPE_MESSAGE
     field.type_name = f".tensorflow.serving.{kind}"
     if kind == "map":
-        # How protobuf writes map<string, TensorProto>.
+        # Protobuf represents map<string, TensorProto> as repeated messages of a key and a value.
         field.label = types.LABEL_REPEATED
         field.type_name = f".tensorflow.serving.{message.name}.InputsEntry"
         entry = message.nested_type.add(name="InputsEntry")
@@ -156,18 +172,15 @@ def _add_field(message, name, number, kind):
         )
 
 
-def _add(pool, file, done):
-    """Adds a file of messages and those that it imports."""
-    if file.name in done:
+def _add_with_dependencies(
+    pool: descriptor_pool.DescriptorPool, file: Any, added: set[str]
+) -> None:
+    """Adds the descriptor of a .proto file, and first those of the files that it imports."""
+    if file.name in added:
         return
-    done.add(file.name)
+    added.add(file.name)
     for dependency in file.dependencies:
-        _add(pool, dependency, done)
+        _add_with_dependencies(pool, dependency, added)
     copy = descriptor_pb2.FileDescriptorProto()
     file.CopyToProto(copy)
     pool.Add(copy)
-
-
-def _message(name):
-    descriptor = _pool().FindMessageTypeByName(f"tensorflow.serving.{name}")
-    return message_factory.GetMessageClass(descriptor)

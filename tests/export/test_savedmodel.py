@@ -260,7 +260,7 @@ print(answer["logits"].shape, answer["labels"].numpy()[0])
 
 def test_an_existing_version_is_refused_before_any_work(model, tmp_path):
     (tmp_path / "7").mkdir()
-    with pytest.raises(ValueError, match="/7 exists and is left as it is: .* none for 8"):
+    with pytest.raises(ValueError, match="/7 already exists and is not replaced: .* to write 8"):
         export_savedmodel(model, tmp_path, version=7)
     assert not list((tmp_path / "7").iterdir()) and len(list(tmp_path.iterdir())) == 1
 

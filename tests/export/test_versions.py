@@ -1,9 +1,9 @@
-"""Versions that nobody sees half of."""
+"""Versions become visible only when they are complete."""
 
 import pytest
 
 from noah_tf.export import versions
-from noah_tf.export.versions import check_version, latest_version, new_version
+from noah_tf.export.versions import check_version, latest_version, model_folder, new_version
 
 
 def write(model_dir, version=None, text="new"):
@@ -12,14 +12,14 @@ def write(model_dir, version=None, text="new"):
     return draft.path
 
 
-def test_versions_count_up_and_are_never_touched(tmp_path):
+def test_versions_count_up_and_are_never_replaced(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "saved_model.pb").write_text("old")
     assert write(tmp_path) == tmp_path / "8"
     assert write(tmp_path, 3) == tmp_path / "3"
     assert write(tmp_path) == tmp_path / "9"
-    message = "/7 exists and is left as it is: .* none for 10"
+    message = "/7 already exists and is not replaced: .* to write 10"
     with pytest.raises(ValueError, match=message):
         check_version(tmp_path, 7)
     with pytest.raises(ValueError, match=message):
@@ -35,12 +35,12 @@ def test_leading_zeros_count_and_other_digits_do_not(tmp_path):
     for name in ("007", "²"):
         (tmp_path / name).mkdir()
     assert latest_version(tmp_path) == tmp_path / "007"
-    with pytest.raises(ValueError, match="/007 exists and is left as it is"):
+    with pytest.raises(ValueError, match="/007 already exists and is not replaced"):
         write(tmp_path, 7)
     assert write(tmp_path) == tmp_path / "8"
 
 
-def test_versions_that_no_server_can_count_are_none(tmp_path):
+def test_versions_over_the_servers_limit_are_ignored(tmp_path):
     (tmp_path / str(2**63)).mkdir()
     assert write(tmp_path) == tmp_path / "1"
     with pytest.raises(ValueError, match=r"version must be at most 2\^63 - 1"):
@@ -48,12 +48,12 @@ def test_versions_that_no_server_can_count_are_none(tmp_path):
 
 
 def test_an_empty_folder_is_not_replaced(tmp_path):
-    with pytest.raises(ValueError, match="/5 exists"), new_version(tmp_path, 5):
+    with pytest.raises(ValueError, match="/5 already exists"), new_version(tmp_path, 5):
         (tmp_path / "5").mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["5"]
 
 
-def test_nothing_is_seen_before_it_is_whole(tmp_path):
+def test_version_is_visible_only_when_complete(tmp_path):
     tmp_path = tmp_path / "model"
     with new_version(tmp_path) as draft:
         (draft.path / "saved_model.pb").touch()
@@ -62,11 +62,11 @@ def test_nothing_is_seen_before_it_is_whole(tmp_path):
         with pytest.raises(FileNotFoundError, match="has no version"):
             latest_version(tmp_path)
     assert latest_version(tmp_path) == draft.path == tmp_path / "1"
-    # A server may run as another user.
+    # TF Serving may run as another user.
     assert (tmp_path / "1").stat().st_mode & 0o777 == 0o755
 
 
-def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_failure_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), new_version(tmp_path) as draft:
         (draft.path / "saved_model.pb").touch()
         raise KeyboardInterrupt
@@ -84,7 +84,7 @@ def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_at_once_both_land(tmp_path, monkeypatch):
+def test_simultaneous_exports_write_different_versions(tmp_path, monkeypatch):
     rename = versions.os.rename
 
     def overtaken(source, target):
@@ -97,13 +97,20 @@ def test_two_at_once_both_land(tmp_path, monkeypatch):
     assert write(tmp_path).name == "2"
     assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
     monkeypatch.setattr(versions.os, "rename", overtaken)
-    with pytest.raises(ValueError, match="/5 exists and is left as it is"):
+    with pytest.raises(ValueError, match="/5 already exists and is not replaced"):
         write(tmp_path, 5)
 
 
-def test_the_latest_is_the_highest_number(tmp_path):
+def test_latest_version_is_the_highest_number(tmp_path):
     for version in (9, 10, 2):
         write(tmp_path, version)
     assert latest_version(tmp_path).name == "10"
     with pytest.raises(FileNotFoundError, match="nowhere has no version of a model"):
         latest_version(tmp_path / "nowhere")
+
+
+def test_served_names_are_those_that_urls_can_contain(tmp_path):
+    assert model_folder(tmp_path, "resnet-18_v1.0") == tmp_path / "resnet-18_v1.0"
+    for name in ("..", ".hidden", "a/b", "a b", "", "é"):
+        with pytest.raises(ValueError, match="name of a served model must consist of letters"):
+            model_folder(tmp_path, name)

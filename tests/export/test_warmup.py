@@ -1,4 +1,4 @@
-"""Warm-up requests: what TF Serving's own messages read, and back."""
+"""Warm-up requests: TF Serving's own messages read what an export writes."""
 
 import numpy as np
 import pytest
@@ -12,19 +12,19 @@ REQUESTS = [
 ]
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_requests_round_trip(tmp_path):
     path = warmup.write_requests(tmp_path / "1", "flowers", REQUESTS)
     assert path == tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests"
-    read = list(warmup.read_requests(tmp_path / "1"))
-    assert [name for name, _ in read] == ["serving_default", "serve_tensor"]
-    for (_, wanted), (_, found) in zip(REQUESTS, read, strict=True):
-        assert wanted.keys() == found.keys()
-        for name, value in wanted.items():
-            np.testing.assert_array_equal(found[name], value)
-            assert found[name].dtype == value.dtype
+    requests = list(warmup.read_requests(tmp_path / "1"))
+    assert [name for name, _ in requests] == ["serving_default", "serve_tensor"]
+    for (_, expected), (_, inputs) in zip(REQUESTS, requests, strict=True):
+        assert inputs.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(inputs[name], value)
+            assert inputs[name].dtype == value.dtype
 
 
-def test_tf_servings_own_messages_read_it(tmp_path):
+def test_tf_servings_own_messages_read_the_file(tmp_path):
     apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     path = warmup.write_requests(tmp_path, "flowers", REQUESTS)
     records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
@@ -36,11 +36,11 @@ def test_tf_servings_own_messages_read_it(tmp_path):
         assert request.model_spec.signature_name == signature
         for name, value in inputs.items():
             np.testing.assert_array_equal(tf.make_ndarray(request.inputs[name]), value)
-        # And nothing that they do not know.
+        # Serializing the message again keeps every field, so that none is unknown.
         assert apis.PredictionLog.FromString(log.SerializeToString()) == log
 
 
-def test_more_than_tf_serving_takes_are_refused(tmp_path):
+def test_more_requests_than_tf_serving_accepts_raises(tmp_path):
     with pytest.raises(ValueError, match="at most 1000 warm-up requests, got 1001"):
         warmup.write_requests(tmp_path, "flowers", REQUESTS[:1] * 1001)
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from ports import free_ports
 from stacks import slow_on_one_stack
 from tiny_model import write_tiny_model
 
-from noah_tf.export.model_card import model_card
+from noah_tf.export.model_card import CardFacts, model_card
 from noah_tf.serving import demo
 from noah_tf.serving.__main__ import main
 from noah_tf.serving.demo_model import DemoModel, answer, load_model
@@ -150,8 +150,8 @@ def running(tmp_path, free_port):
     models, scratch = tmp_path / "colours", tmp_path / "scratch"
     write_tiny_model(models / "1")
     write_tiny_model(models / "2", tolerant=True)
-    card = model_card("colours", class_names=["red", "green", "blue"], data={"name": "paint"})
-    (models / "1" / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    facts = CardFacts("colours", class_names=["red", "green", "blue"], data={"name": "paint"})
+    (models / "1" / "MODEL_CARD.md").write_text(model_card(facts), encoding="utf-8")
     scratch.mkdir()
     command = [sys.executable, "-m", "noah_tf.serving", "demo", "--model-dir", str(models)]
     process = subprocess.Popen(

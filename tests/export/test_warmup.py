@@ -36,7 +36,6 @@ def test_tf_servings_own_messages_read_the_file(tmp_path):
         assert request.model_spec.signature_name == signature
         for name, value in inputs.items():
             np.testing.assert_array_equal(tf.make_ndarray(request.inputs[name]), value)
-        # Serializing the message again keeps every field, so that none is unknown.
         assert apis.PredictionLog.FromString(log.SerializeToString()) == log
 
 

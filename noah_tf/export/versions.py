@@ -1,4 +1,4 @@
-"""Versions of a served model: numbered folders, each of which becomes visible only when complete."""
+"""Versions of a served model: numbered folders that become visible only when they are complete."""
 
 import contextlib
 import errno

@@ -1,31 +1,32 @@
-"""Does NOAH help? Both heads on small backbones, five seeds each, and what each part of it does.
+"""Compares NOAH with pooling on small backbones, five seeds each, and ablates the head.
 
-    python benchmarks/accuracy.py --output study --data_dir TFDS_DIR      # all of it
-    python benchmarks/accuracy.py --output study --setting digit_scenes   # one setting's heads
-    python benchmarks/accuracy.py --output study --ablations              # parts of the head
+    python benchmarks/accuracy.py --output study --data_dir TFDS_DIR      # the whole study
+    python benchmarks/accuracy.py --output study --setting digit_scenes   # both heads, one setting
+    python benchmarks/accuracy.py --output study --ablations              # options of the head
     python benchmarks/accuracy.py --output study --data_dir TFDS_DIR --causes
     python benchmarks/accuracy.py --output study --tables --csv docs/study/runs.csv \\
         --page docs/study.md --page README.md
 
-TFDS_DIR holds CIFAR-10 as TFDS prepares it; digit_scenes is made in TFDS's own folder. A run is a
-recipe of `configs/` with the overrides in `accuracy_settings.py`, trained by
-`noah_tf.training.loop.train` in OUTPUT/SETTING/heads/HEAD/seedN, which the other commands take as
---workdir. Both heads of a seed have the same backbone, data, order, augmentation, steps and
-schedule. The test split is looked at after every epoch and nothing is chosen by it: the result is
-that of the last step.
+TFDS_DIR holds CIFAR-10 as TFDS prepares it. The data set digit_scenes is generated in TFDS's
+default folder. Each run is a recipe of `configs/` with the overrides in `accuracy_settings.py`. It
+is trained by `noah_tf.training.loop.train` in OUTPUT/SETTING/heads/HEAD/seedN, which the other
+command lines take as --workdir. Both heads of a seed have the same backbone, data, order,
+augmentation, steps and schedule. The test split is evaluated after every epoch, but nothing is
+chosen by it: the result is that of the last step.
 
-Two processes of one thread take less than one of two: 95 and 185 ms of processor time for a step
-of the ResNet on CIFAR-10 and of that on digit_scenes, data included, in place of 105 and 195
-(TensorFlow 2.21, two shared cores). So a process is started for each core. All of it takes about
-two hours on two cores.
+The learning rate of each head is the best one of the search (`--search`). The search uses another
+seed than the study and parts of the training data: a quarter of the steps on CIFAR-10, one of
+three epochs on digit_scenes. The tables show every rate that was tried. The setting with several
+digits uses the rates of the one with a single digit.
 
-Stopped by Ctrl+C, by SIGTERM or by a power failure, the same command goes on. In the end it prints
-the tables. On another machine it goes on from the CSV of what is done, without those networks:
+The whole study takes about two hours on two cores. One process with one thread runs on each core,
+because that takes less CPU time than one process with two threads: 95 instead of 105 ms for a step
+of the ResNet on CIFAR-10, and 185 instead of 195 ms on digit_scenes, data included (TensorFlow
+2.21, two shared cores).
+
+After Ctrl+C, SIGTERM or a power failure, the same command resumes the study. At the end it prints
+the tables. Another machine needs only the CSV of the finished runs to resume:
 `--known docs/study/runs.csv`.
-
-The learning rate of each head is the best of those that `--search` tries, with a seed outside of
-the study, on parts of the training data: a quarter of the steps on CIFAR-10, one of three epochs on
-digit_scenes. The tables show all that was tried. With several digits the rates are those of one.
 """
 
 import argparse
@@ -45,53 +46,54 @@ import page_sections
 from noah_tf.training.interrupt import Interrupted
 
 
-def main():
-    arguments = parsed_arguments()
+def main() -> None:
+    arguments = parse_arguments()
     output = arguments.output
-    runs = accuracy_settings.runs_of(
+    runs = accuracy_settings.list_runs(
         arguments.setting, arguments.seeds, arguments.parts, arguments.search
     )
     if arguments.worker:
-        accuracy_runs.use_threads(arguments.threads)
-        accuracy_runs.train_all(runs, output, arguments.data_dir, arguments.quick)
+        accuracy_runs.limit_threads(arguments.threads)
+        accuracy_runs.train_runs(runs, output, arguments.data_dir, arguments.quick)
         return
     if arguments.known:
-        added = accuracy_runs.take_over(accuracy_tables.read_csv(arguments.known), output)
-        print(f"{added} runs that were not there yet are known from {arguments.known}.")
+        num_added = accuracy_runs.import_records(accuracy_tables.read_csv(arguments.known), output)
+        print(f"Added the results of {num_added} runs from {arguments.known}.")
     if not arguments.tables:
         accuracy_runs.prepare_data(runs, arguments.data_dir)
-        print(accuracy_runs.plan(runs, output, arguments.processes), flush=True)
-        work(arguments.processes)
+        print(accuracy_runs.describe_plan(runs, output, arguments.processes), flush=True)
+        run_workers(arguments.processes)
         left = sum(not accuracy_runs.is_done(output, run) for run in runs)
         if left:
-            raise SystemExit(f"{left} runs are left: the same command goes on.")
-    found = accuracy_tables.records(output)
-    tables = accuracy_tables.tables(found)
+            raise SystemExit(f"{left} runs are left. The same command resumes the study.")
+    records = accuracy_tables.read_records(output)
+    tables = accuracy_tables.make_tables(records)
     print("\n" + ("\n\n".join(tables.values()) or "No run is done yet."))
     if arguments.csv:
-        accuracy_tables.write_csv(found, arguments.csv)
-        print(f"\nWrote {arguments.csv}: {len(found)} runs.")
+        accuracy_tables.write_csv(records, arguments.csv)
+        print(f"\nWrote {arguments.csv}: {len(records)} runs.")
     for page in arguments.page or ():
         print(f"Wrote {page}: {', '.join(page_sections.write_sections(page, tables))}.")
 
 
-def parsed_arguments():
+def parse_arguments() -> argparse.Namespace:
+    """Returns the command line's arguments, with `setting` and `parts` filled in."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--output", type=pathlib.Path, required=True, help="folder of the runs; resumes there")
-    add("--data_dir", help="TFDS's folder with CIFAR-10; by default TFDS's own")
-    add("--setting", choices=accuracy_settings.SETTINGS, action="append", help="by default all")
-    add("--ablations", action="store_true", help="with their setting's heads, those alone")
-    add("--causes", action="store_true", help="likewise, of the setting where NOAH does not win")
-    add("--search", action="store_true", help="the learning rates that were tried, in their place")
-    add("--seeds", type=int, default=5)
-    add("--processes", type=int, help="trained at a time; by default one a core")
-    add("--threads", type=int, default=1, help="of a process")
-    add("--quick", action="store_true", help="a few steps a run, to see that it works")
-    add("--tables", action="store_true", help="of what is done already; trains nothing")
-    add("--known", type=pathlib.Path, help="file that --csv wrote, whose runs count as done")
-    add("--csv", type=pathlib.Path, help="file to write all runs to")
-    add("--page", type=pathlib.Path, action="append", help="Markdown with places for the tables")
+    add("--data_dir", help="TFDS's folder with CIFAR-10; default: TFDS's own")
+    add("--setting", choices=accuracy_settings.SETTINGS, action="append", help="default: all")
+    add("--ablations", action="store_true", help="train the ablations and their setting's heads")
+    add("--causes", action="store_true", help="likewise, where NOAH is worse than pooling")
+    add("--search", action="store_true", help="search the learning rates instead")
+    add("--seeds", type=int, default=5, help="seeds per head; default: 5")
+    add("--processes", type=int, help="processes that train at the same time; default: the cores")
+    add("--threads", type=int, default=1, help="threads per process; default: 1")
+    add("--quick", action="store_true", help="train only a few steps per run, as a test")
+    add("--tables", action="store_true", help="only print the tables of the finished runs")
+    add("--known", type=pathlib.Path, help="a file written by --csv, whose runs count as done")
+    add("--csv", type=pathlib.Path, help="write all finished runs to this file")
+    add("--page", type=pathlib.Path, action="append", help="write the tables to this Markdown page")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name in ("seeds", "processes", "threads"):
@@ -99,24 +101,24 @@ def parsed_arguments():
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}.")
     if arguments.tables and not arguments.known and not arguments.output.is_dir():
-        parser.error(f"--output={arguments.output} is no folder, so there is nothing to show.")
+        parser.error(f"--output must be the folder of a study, got {arguments.output}.")
     if arguments.processes is None:
         arguments.processes = max(1, (os.cpu_count() or 1) // arguments.threads)
     arguments.parts = [part for part in accuracy_settings.VARIANTS if getattr(arguments, part)]
     if not arguments.setting and not arguments.parts:
         arguments.setting = list(accuracy_settings.SETTINGS)
         arguments.parts = list(accuracy_settings.VARIANTS)
-    # With the heads that they are compared with.
-    compared = [accuracy_settings.VARIANTS[part].setting for part in arguments.parts]
-    arguments.setting = list(dict.fromkeys([*(arguments.setting or []), *compared]))
+    # Variants are compared with the heads of their setting.
+    baselines = [accuracy_settings.VARIANTS[part].setting for part in arguments.parts]
+    arguments.setting = list(dict.fromkeys([*(arguments.setting or []), *baselines]))
     return arguments
 
 
-def work(processes):
-    """Trains in processes of their own, which share the runs out by locks in their folders."""
+def run_workers(num_processes: int) -> None:
+    """Trains in worker processes, which share the runs through locks in the runs' folders."""
     command = [sys.executable, *sys.argv, "--worker"]
-    # In sessions of their own: Ctrl+C then comes to them once, from here.
-    workers = [subprocess.Popen(command, start_new_session=True) for _ in range(processes)]
+    # Each worker has a session of its own, so that Ctrl+C reaches it once: from this process.
+    workers = [subprocess.Popen(command, start_new_session=True) for _ in range(num_processes)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         failed = [worker for worker in workers if worker.wait()]
@@ -127,7 +129,7 @@ def work(processes):
             worker.wait()
         raise
     if failed:
-        raise SystemExit("A process ended early, see above: the same command goes on.")
+        raise SystemExit("A worker failed, see above. The same command resumes the study.")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""What `accuracy.py` trains: settings, heads, ablations, and the recipe of each run."""
+"""The runs of the study in `accuracy.py`: settings, heads, ablations, and each run's recipe."""
 
 import dataclasses
 import pathlib
 import runpy
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import ml_collections
 
 _CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
-# The head is all that differs: values of the recipe's model section.
+# The values of the recipe's model section that select the head.
 HEADS = {"gap": {"head": "gap"}, "noah": {"head": "noah"}}
-# Of the search for the learning rates, outside of those of the study.
+# The seed of the learning rate search, which the study does not use.
 SEARCH_SEED = 1000
 
 
@@ -18,33 +21,33 @@ class Setting:
     """A backbone on a data set.
 
     Attributes:
-        title: what the tables call it.
-        recipe: file in configs/ and its argument, to which the head is added.
-        overrides: keys of the recipe as on the command line, and their values.
-        splits: the training part and the validation part of the search for the rates.
-        rates: the learning rates that both heads were tried with, for a short training.
-        best: head → the best of those, which it is trained with.
-        seconds: about what a run takes in one thread that has a core to itself.
+        title: the setting's name in the tables.
+        recipe: the name of a file in configs/ and its argument, to which the head is added.
+        overrides: keys of the recipe, as on the command line, and their values.
+        search_splits: the training and the validation split of the learning rate search.
+        searched_rates: the learning rates that the search tries with both heads.
+        learning_rates: head → learning rate, the best of the searched ones.
+        seconds: the approximate time of a run with one thread on a core of its own.
     """
 
     title: str
-    recipe: tuple
-    overrides: dict
-    splits: tuple
-    rates: tuple
-    best: dict
+    recipe: tuple[str, str]
+    overrides: dict[str, Any]
+    search_splits: tuple[str, str]
+    searched_rates: tuple[float, ...]
+    learning_rates: dict[str, float]
     seconds: int
 
     @property
-    def takes_data_dir(self):
-        """Whether its data set is one that has to be given."""
+    def needs_data_dir(self) -> bool:
+        """True if the data set is read from `--data_dir`."""
         return self.recipe[0] == "cifar"
 
 
-# The quickstart's network with half of the last channels, for the time it takes.
+# The quickstart's network with half of its last channels, which trains faster.
 _SCENES = {"model.backbone_args.stackwise_filters": (64, 64)}
 _CIFAR = {
-    "data.train_split": "train[:48000]",  # 750 steps an epoch
+    "data.train_split": "train[:48000]",  # 750 steps per epoch
     "train.epochs": 2,
     "train.batch_size": 64,
     "schedule.warmup_epochs": 0.25,
@@ -66,7 +69,7 @@ SETTINGS = {
         ("quickstart", ""),
         {**_SCENES, "data.name": "digit_scenes/multi"},
         ("train", "validation"),
-        (),  # those of one digit
+        (),  # This setting uses the learning rates of "digit_scenes".
         {"gap": 1e-2, "noah": 1e-2},
         130,
     ),
@@ -114,19 +117,19 @@ SETTINGS = {
 
 
 class Variants(NamedTuple):
-    """Changes of one setting's NOAH.
+    """Variants of one setting's NOAH model.
 
     Attributes:
-        setting: key of `SETTINGS`.
-        usual: what that NOAH has of what is changed.
-        seeds: how many each is trained with, at most.
+        setting: a key of `SETTINGS`.
+        default_options: the options of the unchanged model, for the tables.
+        max_seeds: the largest number of seeds that each variant is trained with.
         changes: name → values of the recipe's model section.
     """
 
     setting: str
-    usual: str
-    seeds: int
-    changes: dict
+    default_options: str
+    max_seeds: int
+    changes: dict[str, dict[str, Any]]
 
 
 VARIANTS = {
@@ -143,11 +146,11 @@ VARIANTS = {
             "r = 3/4": {"key_ratio": 3 / 4},
             "groups see all channels": {"split_groups": False},
             "keys and values see all channels": {"split_key_value": False},
-            # A pooled linear layer, then: every channel is a value.
+            # With all channels as values, the head is then pooling and a linear layer.
             "uniform attention": {"uniform_attention": True, "split_key_value": False},
         },
     ),
-    # What may be why NOAH does not win there.
+    # Possible causes of NOAH's lower accuracy on this setting.
     "causes": Variants(
         "cifar10_mobilenet_v2",
         "N = 8, r = 1/4, map 4x4",
@@ -157,20 +160,20 @@ VARIANTS = {
             "N = 4, r = 1/2": {"num_groups": 4, "key_ratio": 1 / 2},
             "r = 1/8": {"key_ratio": 1 / 8},
             "map 2x2": {"backbone_args.strides": (2, 2, 2, 2, 1)},
-            "pooled head, map 2x2": {"head": "gap", "backbone_args.strides": (2, 2, 2, 2, 1)},
+            "pooling, map 2x2": {"head": "gap", "backbone_args.strides": (2, 2, 2, 2, 1)},
         },
     ),
 }
 
 
 class Run(NamedTuple):
-    """One training.
+    """One training run.
 
     Attributes:
-        setting: key of `SETTINGS`.
-        part: "heads", a key of `VARIANTS`, or "search" for the learning rates.
-        variant: key of `HEADS`, or of the part's changes.
-        seed: seed of weights, order, augmentation.
+        setting: a key of `SETTINGS`.
+        part: "heads", a key of `VARIANTS`, or "search" for the learning rate search.
+        variant: a key of `HEADS`, or of the part's changes.
+        seed: the seed of weights, order and augmentation.
         rate: the learning rate.
     """
 
@@ -181,26 +184,25 @@ class Run(NamedTuple):
     rate: float
 
     @property
-    def name(self):
-        """A name for its folder."""
-        words = [self.variant, f"rate {self.rate:g}" if self.part == "search" else ""]
-        plain = "".join(c if c.isalnum() or c == "." else "_" for c in " ".join(words).strip())
-        return f"{self.setting}/{self.part}/{plain}/seed{self.seed}"
+    def name(self) -> str:
+        """The run's folder below the study's folder."""
+        rate = f" rate {self.rate:g}" if self.part == "search" else ""
+        variant = "".join(c if c.isalnum() or c == "." else "_" for c in self.variant + rate)
+        return f"{self.setting}/{self.part}/{variant}/seed{self.seed}"
 
 
-def runs_of(settings, seeds, parts=(), search=False):
-    """The runs of a study.
+def list_runs(
+    settings: Iterable[str], num_seeds: int, parts: Iterable[str] = (), search: bool = False
+) -> list[Run]:
+    """Returns the runs of a study.
 
-    The heads of a seed follow each other, so that what else the machine does meets both.
+    Both heads of a seed follow each other, so that other load on the machine affects both alike.
 
     Args:
         settings: keys of `SETTINGS`.
-        seeds: how many seeds, 0 and up; of variants as many as they have at most.
-        parts: keys of `VARIANTS` that are in it, where their setting is.
-        search: whether it is the search for the learning rates and not the study.
-
-    Returns:
-        A list of `Run`.
+        num_seeds: the number of seeds, 0 and up. Variants have at most their `max_seeds`.
+        parts: keys of `VARIANTS` to include if their setting is in `settings`.
+        search: whether to return the runs of the learning rate search instead.
     """
     runs = []
     for name in settings:
@@ -208,37 +210,36 @@ def runs_of(settings, seeds, parts=(), search=False):
         if search:
             runs += [
                 Run(name, "search", head, SEARCH_SEED, rate)
-                for rate in setting.rates
+                for rate in setting.searched_rates
                 for head in HEADS
             ]
             continue
-        for seed in range(seeds):
-            runs += [Run(name, "heads", head, seed, setting.best[head]) for head in HEADS]
+        for seed in range(num_seeds):
+            runs += [Run(name, "heads", head, seed, setting.learning_rates[head]) for head in HEADS]
     for part in () if search else parts:
         variants = VARIANTS[part]
         if variants.setting in settings:
-            rate = SETTINGS[variants.setting].best["noah"]
-            for seed in range(min(seeds, variants.seeds)):
+            rate = SETTINGS[variants.setting].learning_rates["noah"]
+            for seed in range(min(num_seeds, variants.max_seeds)):
                 runs += [Run(variants.setting, part, name, seed, rate) for name in variants.changes]
     return runs
 
 
-def seconds_of(run):
-    """About what a run takes, on a core like those of the study."""
+def estimate_seconds(run: Run) -> float:
+    """Returns the approximate time of a run in seconds, on a core like those of the study."""
     seconds = SETTINGS[run.setting].seconds
     return seconds / 2 if run.part == "search" else seconds
 
 
-def recipe_of(run, data_dir=None, quick=False):
-    """The recipe that a run trains.
+def make_recipe(
+    run: Run, data_dir: str | None = None, quick: bool = False
+) -> ml_collections.ConfigDict:
+    """Returns the recipe of a run.
 
     Args:
-        run: a `Run`.
-        data_dir: TFDS's folder with CIFAR-10; None for TFDS's own.
-        quick: whether to train a few steps on a few images, to see that all of it works.
-
-    Returns:
-        A ConfigDict.
+        run: the run.
+        data_dir: TFDS's folder with CIFAR-10. None uses TFDS's default.
+        quick: whether to train only a few steps on a few examples, as a test.
     """
     setting = SETTINGS[run.setting]
     file, argument = setting.recipe
@@ -249,17 +250,17 @@ def recipe_of(run, data_dir=None, quick=False):
     config = get_config(",".join(filter(None, (argument, head))))
     values = {**setting.overrides, **{f"model.{key}": value for key, value in model.items()}}
     values.update({"seed": run.seed, "optimizer.learning_rate": run.rate})
-    if setting.takes_data_dir:
+    if setting.needs_data_dir:
         values["data.data_dir"] = data_dir
     if run.part == "search":
-        values["data.train_split"], values["data.eval_split"] = setting.splits
+        values["data.train_split"], values["data.eval_split"] = setting.search_splits
         values["train.epochs"] = 1
     if quick:
         for split in ("train_split", "eval_split"):
             name = values.get(f"data.{split}", config.data[split]).partition("[")[0]
             values[f"data.{split}"] = f"{name}[:64]"
         values.update({"train.epochs": 1, "train.batch_size": 16, "train.log_every": 1})
-    # One thread alone reads the photos: the others are the other runs'.
+    # The run reads its data in one thread, because other runs use the other cores.
     values["data.threads"] = 1
     config.update_from_flattened_dict(values)
     return config

@@ -1,10 +1,13 @@
-"""The results of `accuracy.py` as Markdown and as CSV."""
+"""Writes the results of `accuracy.py` as Markdown tables and as CSV."""
 
 import csv
 import io
 import itertools
 import json
+import pathlib
 import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from accuracy_runs import RECORD
 from accuracy_settings import HEADS, SETTINGS, VARIANTS
@@ -26,28 +29,45 @@ COLUMNS = (
     "batch_size",
     "step_ms",
     "seconds",
-    "processor_seconds",
+    "cpu_seconds",
     "threads",
     "date",
     "tensorflow",
 )
+_TEXT_COLUMNS = ("setting", "part", "variant", "metric", "date", "tensorflow")
+_INTEGER_COLUMNS = ("seed", "parameters", "steps", "batch_size", "threads")
 
-
-# With so many digits as the CSV has, so that its rows give the same tables.
+# Records are rounded to the digits of the CSV, so that both give the same tables.
 _DIGITS = {"value": 6, "loss": 6, "step_ms": 2}
 
+Record = dict[str, Any]
 
-def records(output):
-    """The records of all runs that are done, in the order of their folders."""
-    found = [json.loads(path.read_text()) for path in sorted(output.glob(f"*/*/*/*/{RECORD}"))]
-    for record, (key, digits) in itertools.product(found, _DIGITS.items()):
+_METRIC_TITLES = {"top1": "top-1"}
+_DIFFERENCE = (
+    "mean ± standard deviation over the seeds; the difference is the mean over pairs of the same "
+    "seed, with its 95 % interval by Student's t"
+)
+_STEP_TIME = (
+    "ms per step is the median, measured in a process with one thread while another process trains"
+)
+_SEARCH = "one seed outside the study, with a part of the training data and of the steps"
+
+
+def read_records(output: pathlib.Path) -> list[Record]:
+    """Returns the records of all finished runs of a study, in the order of their folders.
+
+    Args:
+        output: the study's folder.
+    """
+    records = [json.loads(path.read_text()) for path in sorted(output.glob(f"*/*/*/*/{RECORD}"))]
+    for record, (key, digits) in itertools.product(records, _DIGITS.items()):
         if record[key] is not None:
             record[key] = round(record[key], digits)
-    return found
+    return records
 
 
-def read_csv(path):
-    """The records of a CSV that `write_csv` wrote.
+def read_csv(path: pathlib.Path) -> list[Record]:
+    """Returns the records of a file that `write_csv` wrote.
 
     Raises:
         ValueError: the file has other columns.
@@ -56,161 +76,185 @@ def read_csv(path):
         rows = csv.DictReader(file)
         if tuple(rows.fieldnames or ()) != COLUMNS:
             raise ValueError(
-                f"{path} is no file that --csv wrote: its columns are "
-                f"{', '.join(rows.fieldnames or ()) or 'none'}, not {', '.join(COLUMNS)}."
+                f"{path} was not written by --csv: its columns must be {', '.join(COLUMNS)}, got "
+                f"{', '.join(rows.fieldnames or ()) or 'none'}."
             )
-        return [{key: _read(key, text) for key, text in row.items()} for row in rows]
+        return [{key: _parse_cell(key, text) for key, text in row.items()} for row in rows]
 
 
-def _read(key, text):
-    if key in ("setting", "part", "variant", "metric", "date", "tensorflow"):
+def _parse_cell(column: str, text: str) -> Any:
+    if column in _TEXT_COLUMNS:
         return text
     if not text:
         return None
-    return (
-        int(text)
-        if key in ("seed", "parameters", "steps", "batch_size", "threads")
-        else float(text)
-    )
+    return int(text) if column in _INTEGER_COLUMNS else float(text)
 
 
-def paired_difference(values, others):
-    """What is gained, seed by seed.
+def csv_text(records: Iterable[Record]) -> str:
+    """Returns the records as CSV, one row per run."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: record[key] for key in COLUMNS} for record in records)
+    return text.getvalue()
+
+
+def write_csv(records: Iterable[Record], path: pathlib.Path) -> None:
+    """Writes the records as CSV to a file, and makes its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, csv_text(records))
+
+
+def paired_difference(
+    values: dict[int, float], baseline: dict[int, float]
+) -> tuple[float | None, tuple[float, float] | None, int]:
+    """Computes the mean difference between two results over the seeds that both have.
 
     Args:
-        values: dict seed → value.
-        others: the same of what it is compared with.
+        values: seed → value.
+        baseline: seed → value of what it is compared with.
 
     Returns:
-        The mean of the differences over the seeds that both have, the bounds of its 95 % interval
-        by Student's t (None for less than two seeds), and how many seeds there are.
+        The mean of `values - baseline`, the bounds of its 95 % interval by Student's t (None for
+        fewer than two seeds), and the number of common seeds.
 
     Example:
 
     >>> paired_difference({0: 0.9, 1: 0.8}, {0: 0.85, 1: 0.77})
     """
-    seeds = sorted(set(values) & set(others))
+    seeds = sorted(set(values) & set(baseline))
     if not seeds:
         return None, None, 0
-    differences = [values[seed] - others[seed] for seed in seeds]
+    differences = [values[seed] - baseline[seed] for seed in seeds]
     mean = statistics.fmean(differences)
     if len(seeds) < 2:
         return mean, None, 1
-    error = statistics.stdev(differences) / len(seeds) ** 0.5
-    half = float(stats.t.ppf(0.975, len(seeds) - 1)) * error
-    return mean, (mean - half, mean + half), len(seeds)
+    standard_error = statistics.stdev(differences) / len(seeds) ** 0.5
+    half_width = float(stats.t.ppf(0.975, len(seeds) - 1)) * standard_error
+    return mean, (mean - half_width, mean + half_width), len(seeds)
 
 
-def tables(found):
-    """The tables of some records.
+def make_tables(records: Sequence[Record]) -> dict[str, str]:
+    """Returns the study's tables as Markdown.
+
+    Args:
+        records: the records of the finished runs.
 
     Returns:
-        A dict name → Markdown, "study_heads", "study_ablations" and so on, without those that no
-        run is of.
+        A dict name → Markdown: "study_summary" for the README, and "study_heads",
+        "study_ablations", "study_causes" and "study_search" for docs/study.md. Tables without
+        runs are left out.
     """
-    parts = {
-        "heads": _heads(found),
-        **{part: _variants(found, part) for part in VARIANTS},
-        "search": _search(found),
+    sections = {
+        "summary": _summary_table(records),
+        "heads": _heads_table(records),
+        **{part: _variants_table(records, part) for part in VARIANTS},
+        "search": _search_table(records),
     }
-    return {f"study_{name}": text for name, text in parts.items() if text}
+    return {f"study_{name}": text for name, text in sections.items() if text}
 
 
-def csv_text(found):
-    """The records as CSV, one row a run."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: record[key] for key in COLUMNS} for record in found)
-    return text.getvalue()
+def _heads_by_setting(records: Sequence[Record]) -> Iterable[tuple[str, dict[str, list[Record]]]]:
+    """Yields each setting that has runs, with its runs by head."""
+    for name in SETTINGS:
+        runs = {head: _select(records, name, "heads", head) for head in HEADS}
+        if any(runs.values()):
+            yield name, runs
 
 
-def write_csv(found, path):
-    """Writes `csv_text` to a file, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, csv_text(found))
-
-
-def _heads(found):
+def _summary_table(records: Sequence[Record]) -> str:
     rows = []
-    for name, setting in SETTINGS.items():
-        runs = {head: _runs(found, name, "heads", head) for head in HEADS}
-        if not any(runs.values()):
-            continue
-        metric = next(run["metric"] for group in runs.values() for run in group)
+    for name, runs in _heads_by_setting(records):
+        cells = [_mean(runs[head]) for head in HEADS]
+        difference = _difference(runs["noah"], runs["gap"])
+        rows.append([SETTINGS[name].title, _metric(runs), *cells, difference])
+    if not rows:
+        return ""
+    header = ["setting", "metric, %", "pooling", "NOAH", "difference, points (95 % interval)"]
+    return _markdown_table(header, rows)
+
+
+def _heads_table(records: Sequence[Record]) -> str:
+    rows = []
+    for name, runs in _heads_by_setting(records):
+        setting = SETTINGS[name]
         rows.append(
             [
                 setting.title,
-                metric,
+                _metric(runs),
                 *(_spread(runs[head]) for head in HEADS),
                 _difference(runs["noah"], runs["gap"]),
                 " → ".join(_parameters(runs[head]) for head in HEADS),
-                " → ".join(_step(runs[head]) for head in HEADS),
-                " → ".join(f"{setting.best[head]:g}" for head in HEADS),
+                " → ".join(_step_time(runs[head]) for head in HEADS),
+                " → ".join(f"{setting.learning_rates[head]:g}" for head in HEADS),
             ]
         )
     if not rows:
         return ""
-    header = ["setting", "metric, %", "pooled head", "NOAH", "difference, points"]
-    header += ["parameters", "ms a step", "learning rate"]
-    return _table(header, rows) + "\n\n" + _footer(found, "heads")
+    header = ["setting", "metric, %", "pooling", "NOAH", "difference, points"]
+    header += ["parameters", "ms per step", "learning rate"]
+    return _markdown_table(header, rows) + "\n\n" + _footer(records, "heads")
 
 
-def _variants(found, part):
-    setting, usual, _, changes = VARIANTS[part]
-    noah = _runs(found, setting, "heads", "noah")
-    variants = {name: _runs(found, setting, part, name) for name in changes}
+def _variants_table(records: Sequence[Record], part: str) -> str:
+    setting, default_options, _, changes = VARIANTS[part]
+    noah = _select(records, setting, "heads", "noah")
+    variants = {name: _select(records, setting, part, name) for name in changes}
     if not any(variants.values()):
         return ""
-    pooled = _runs(found, setting, "heads", "gap")
-    variants = {"pooled head": pooled, f"NOAH: {usual}": noah, **variants}
+    pooling = _select(records, setting, "heads", "gap")
+    variants = {"pooling": pooling, f"NOAH: {default_options}": noah, **variants}
     rows = [
         [
             name,
             _spread(runs),
             "" if runs is noah else _difference(runs, noah),
             _parameters(runs),
-            _step(runs),
+            _step_time(runs),
         ]
         for name, runs in variants.items()
         if runs
     ]
-    metric = next(run["metric"] for runs in variants.values() for run in runs)
-    header = [SETTINGS[setting].title, f"{metric}, %", "against NOAH, points", "parameters"]
-    return _table([*header, "ms a step"], rows) + "\n\n" + _footer(found, part)
+    header = [SETTINGS[setting].title, f"{_metric(variants)}, %", "difference to NOAH, points"]
+    table = _markdown_table([*header, "parameters", "ms per step"], rows)
+    return table + "\n\n" + _footer(records, part)
 
 
-def _search(found):
+def _search_table(records: Sequence[Record]) -> str:
     rows = []
     for name, setting in SETTINGS.items():
         for head in HEADS:
-            tried = {run["rate"]: run for run in _runs(found, name, "search", head)}
-            if tried:
+            runs = {run["rate"]: run for run in _select(records, name, "search", head)}
+            if runs:
                 cells = [
-                    f"{rate:g}: {_percent(tried[rate])}" if rate in tried else f"{rate:g}:"
-                    for rate in setting.rates
+                    f"{rate:g}: {_percent(runs[rate])}" if rate in runs else f"{rate:g}:"
+                    for rate in setting.searched_rates
                 ]
-                rows.append([setting.title, head, *cells, f"{setting.best[head]:g}"])
+                rows.append([setting.title, head, *cells, f"{setting.learning_rates[head]:g}"])
     if not rows:
         return ""
-    tries = max(len(setting.rates) for setting in SETTINGS.values())
-    rows = [[*row[:-1], *[""] * (tries + 3 - len(row)), row[-1]] for row in rows]
-    header = ["setting", "head", *["learning rate: metric, %"] * tries, "taken"]
-    return _table(header, rows) + "\n\n" + _footer(found, "search")
+    num_rates = max(len(setting.searched_rates) for setting in SETTINGS.values())
+    rows = [[*row[:-1], *[""] * (num_rates + 3 - len(row)), row[-1]] for row in rows]
+    header = ["setting", "head", *["learning rate: metric, %"] * num_rates, "chosen"]
+    return _markdown_table(header, rows) + "\n\n" + _footer(records, "search")
 
 
-def _runs(found, setting, part, variant):
-    wanted = (setting, part, variant)
-    return [run for run in found if (run["setting"], run["part"], run["variant"]) == wanted]
+def _select(records: Sequence[Record], setting: str, part: str, variant: str) -> list[Record]:
+    key = (setting, part, variant)
+    return [run for run in records if (run["setting"], run["part"], run["variant"]) == key]
 
 
-def _by_seed(runs):
-    return {run["seed"]: run["value"] for run in runs}
+def _metric(groups: dict[str, list[Record]]) -> str:
+    name = next(run["metric"] for runs in groups.values() for run in runs)
+    return _METRIC_TITLES.get(name, name)
 
 
-def _difference(runs, others):
-    mean, interval, seeds = paired_difference(_by_seed(runs), _by_seed(others))
-    if not seeds:
+def _difference(runs: Sequence[Record], baseline: Sequence[Record]) -> str:
+    values = {run["seed"]: run["value"] for run in runs}
+    mean, interval, num_seeds = paired_difference(
+        values, {run["seed"]: run["value"] for run in baseline}
+    )
+    if not num_seeds:
         return ""
     if interval is None:
         return f"{100 * mean:+.2f}"
@@ -218,47 +262,43 @@ def _difference(runs, others):
     return f"{100 * mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
-def _spread(runs):
-    values = [100 * run["value"] for run in runs]
-    if len(values) < 2:
-        return "".join(f"{value:.2f}" for value in values)
-    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+def _mean(runs: Sequence[Record]) -> str:
+    return f"{100 * statistics.fmean(run['value'] for run in runs):.2f}" if runs else ""
 
 
-def _percent(run):
+def _spread(runs: Sequence[Record]) -> str:
+    if len(runs) < 2:
+        return _mean(runs)
+    return f"{_mean(runs)} ± {100 * statistics.stdev(run['value'] for run in runs):.2f}"
+
+
+def _percent(run: Record) -> str:
     return "diverged" if run["value"] is None else f"{100 * run['value']:.1f}"
 
 
-def _parameters(runs):
+def _parameters(runs: Sequence[Record]) -> str:
     return f"{runs[0]['parameters']:,}" if runs else ""
 
 
-def _step(runs):
+def _step_time(runs: Sequence[Record]) -> str:
     return f"{statistics.median(run['step_ms'] for run in runs):.0f}" if runs else ""
 
 
-def _table(header, rows):
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _footer(found, part):
-    runs = [run for run in found if run["part"] == part]
+def _footer(records: Sequence[Record], part: str) -> str:
+    """Returns the line below a table: the command, dates, versions, seeds and the statistics."""
+    runs = [run for run in records if run["part"] == part]
     dates = sorted({run["date"] for run in runs})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    seeds = len({run["seed"] for run in runs})
+    versions = ", ".join(sorted({run["tensorflow"] for run in runs}))
+    num_seeds = len({run["seed"] for run in runs})
     option = "" if part == "heads" else f" --{part}"
-    what = _HOW_SEARCHED if part == "search" else _HOW
+    notes = _SEARCH if part == "search" else f"{_DIFFERENCE}; {_STEP_TIME}"
     return (
         f"<sub>`python benchmarks/accuracy.py --output DIR --data_dir TFDS_DIR{option}`, {when}, "
-        f"TensorFlow {', '.join(sorted({run['tensorflow'] for run in runs}))}, seeds: {seeds}; "
-        f"{what}</sub>"
+        f"TensorFlow {versions}, seeds: {num_seeds}; {notes}</sub>"
     )
-
-
-_HOW_SEARCHED = "one seed outside of the study, a part of the training data and of the steps"
-_HOW = (
-    "mean ± standard deviation over seeds; the difference is the mean over seeds, in brackets its "
-    "95 % interval by Student's t of the pairs; the time of a step is the median, in a process "
-    "with one thread beside another"
-)

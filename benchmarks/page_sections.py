@@ -1,34 +1,38 @@
-"""Tables that a command writes into a page, between comments that say which."""
+"""Writes generated sections, such as tables, between the marker comments of a Markdown page."""
 
 import pathlib
 import re
+from collections.abc import Mapping
 
 
-def write_sections(path, sections):
-    """Replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+def write_sections(path: str | pathlib.Path, sections: Mapping[str, str]) -> list[str]:
+    """Replaces the text between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
 
     Args:
         path: a Markdown file.
         sections: NAME → Markdown.
 
     Returns:
-        The names of those that the page has.
+        The names of the sections that the page has.
 
     Raises:
-        ValueError: the page has none of them.
+        ValueError: the page has none of the sections.
     """
     path = pathlib.Path(path)
-    text, found = path.read_text(), []
+    text, names = path.read_text(), []
     for name, section in sections.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
         pattern = re.escape(begin) + ".*?" + re.escape(end)
-        whole = f"{begin}{section.strip()}\n{end}"
-        text, count = re.subn(pattern, lambda _, whole=whole: whole, text, flags=re.DOTALL)
-        found += [name] * bool(count)
-    if not found:
+        replacement = f"{begin}{section.strip()}\n{end}"
+        text, count = re.subn(
+            pattern, lambda _, replacement=replacement: replacement, text, flags=re.DOTALL
+        )
+        if count:
+            names.append(name)
+    if not names:
         raise ValueError(
             f"{path} has no lines <!-- NAME: begin --> and <!-- NAME: end --> for any of: "
             f"{', '.join(sections)}."
         )
     path.write_text(text)
-    return found
+    return names

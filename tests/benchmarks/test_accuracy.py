@@ -1,4 +1,4 @@
-"""The study: which runs there are, their recipes, the tables, and the command line."""
+"""Tests of the study: its runs, their recipes, the tables and the command line."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from stacks import slow_on_one_stack
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.training import recipe_checks
 
-# As the command line finds them; last, for other folders have modules of the same names.
+# At the end of the path, because other folders have modules of the same names.
 sys.path.append(str(REPOSITORY / "benchmarks"))
 
 import accuracy
@@ -23,20 +23,20 @@ import accuracy_runs
 import accuracy_settings
 import accuracy_tables
 import page_sections
-from accuracy_settings import SETTINGS, VARIANTS, Run, recipe_of, runs_of
+from accuracy_settings import SETTINGS, VARIANTS, Run, list_runs, make_recipe
 
 values = st.floats(0, 1).map(lambda x: round(x, 4))
 
 
 def record(run, value, **changes):
     config = {"metric": "top1", "loss": 0.5, "parameters": 1000, "steps": 10, "batch_size": 64}
-    times = {"step_ms": 20.0, "seconds": 5.0, "processor_seconds": 4.0, "threads": 1}
+    times = {"step_ms": 20.0, "seconds": 5.0, "cpu_seconds": 4.0, "threads": 1}
     made = {"date": "2026-11-23", "tensorflow": "2.21.0"}
     return {**run._asdict(), "value": value, **config, **times, **made, **changes}
 
 
-def test_a_whole_study():
-    runs = runs_of(SETTINGS, 5, VARIANTS)
+def test_list_runs_of_the_whole_study():
+    runs = list_runs(SETTINGS, 5, VARIANTS)
     assert len(set(runs)) == len(runs)
     assert len({run.name for run in runs}) == len(runs)
     heads = [run for run in runs if run.part == "heads"]
@@ -50,41 +50,41 @@ def test_a_whole_study():
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_both_heads_have_the_same_recipe_but_for_head_and_rate(name):
+def test_recipes_of_both_heads_differ_in_head_and_learning_rate_only(name):
     gap, noah = (
-        recipe_of(Run(name, "heads", head, 3, 0.01), "data").to_dict() for head in ("gap", "noah")
+        make_recipe(Run(name, "heads", head, 3, 0.01), "data").to_dict() for head in ("gap", "noah")
     )
     assert (gap["model"].pop("head"), noah["model"].pop("head")) == ("gap", "noah")
     assert gap == noah
     assert gap["data"]["eval_split"] == "test" and gap["seed"] == 3
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if SETTINGS[name].rates])
-def test_the_search_sees_no_test_image(name):
-    for run in runs_of([name], 5, search=True):
-        config = recipe_of(run, "data")
+@pytest.mark.parametrize("name", [name for name in SETTINGS if SETTINGS[name].searched_rates])
+def test_the_search_does_not_use_the_test_split(name):
+    for run in list_runs([name], 5, search=True):
+        config = make_recipe(run, "data")
         recipe_checks.validate(config)
         assert "test" not in config.data.train_split + config.data.eval_split
         assert config.data.train_split != config.data.eval_split
-        assert run.rate == config.optimizer.learning_rate in SETTINGS[name].rates
-        assert SETTINGS[name].best[run.variant] in SETTINGS[name].rates
+        assert run.rate == config.optimizer.learning_rate in SETTINGS[name].searched_rates
+        assert SETTINGS[name].learning_rates[run.variant] in SETTINGS[name].searched_rates
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_last_map_has_at_least_4x4_positions(name):
-    config = recipe_of(Run(name, "heads", "noah", 0, 0.01))
+    config = make_recipe(Run(name, "heads", "noah", 0, 0.01))
     model = model_from_config(config.model, config.preprocess.image_size, 10)
     assert np.prod(model.get_layer("noah_head").input.shape[1:-1]) >= 16
 
 
 @pytest.mark.parametrize("variant", VARIANTS["ablations"].changes)
-def test_an_ablation_changes_what_it_says_and_nothing_else(variant):
+def test_an_ablation_changes_only_its_own_options(variant):
     setting, _, _, changes = VARIANTS["ablations"]
     run = Run(setting, "ablations", variant, 0, 0.01)
-    config = recipe_of(run)
+    config = make_recipe(run)
     recipe_checks.validate(config)
     head = model_from_config(config.model, (64, 64), 10).get_layer("noah_head").get_config()
-    as_usual = recipe_of(run._replace(part="heads", variant="noah")).model
+    as_usual = make_recipe(run._replace(part="heads", variant="noah")).model
     usual = model_from_config(as_usual, (64, 64), 10)
     usual = usual.get_layer("noah_head").get_config()
     changed = {key: head[key] for key in head if head[key] != usual[key]}
@@ -93,17 +93,17 @@ def test_an_ablation_changes_what_it_says_and_nothing_else(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS["causes"].changes)
-def test_a_cause_changes_what_it_says_and_nothing_else(variant):
+def test_a_cause_changes_only_its_own_options(variant):
     setting, usual, _, changes = VARIANTS["causes"]
     run = Run(setting, "causes", variant, 3, 0.01)
-    config = recipe_of(run, "data")
+    config = make_recipe(run, "data")
     recipe_checks.validate(config)
-    same = recipe_of(run._replace(part="heads", variant="noah"), "data")
+    same = make_recipe(run._replace(part="heads", variant="noah"), "data")
     same.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
     assert config.to_dict() == same.to_dict()
     model = model_from_config(config.model, (32, 32), 10)
     size = 2 if "map 2x2" in variant else 4
-    head = model.get_layer("gap_pool" if "pooled" in variant else "noah_head")
+    head = model.get_layer("gap_pool" if "pooling" in variant else "noah_head")
     if head.name == "noah_head":
         options = {"N = 4, r = 1/2": (4, 1 / 2), "r = 1/8": (8, 1 / 8)}.get(variant, (8, 1 / 4))
         assert (head.num_groups, head.key_ratio) == options
@@ -113,19 +113,19 @@ def test_a_cause_changes_what_it_says_and_nothing_else(variant):
 
 @given(st.lists(st.tuples(values, values), min_size=2, max_size=6))
 @settings(max_examples=30, deadline=None)
-def test_the_interval_is_students_of_the_differences(pairs):
+def test_the_interval_is_students_t_of_the_differences(pairs):
     first, second = (dict(enumerate(side)) for side in zip(*pairs, strict=True))
     mean, (low, high), seeds = accuracy_tables.paired_difference(first, second)
     differences = np.array([a - b for a, b in pairs])
     assert seeds == len(pairs)
     assert mean == pytest.approx(differences.mean(), abs=1e-9)
-    # Quantiles of Student's t at 97.5 %, from a printed table.
+    # 97.5 % quantiles of Student's t for 1 to 5 degrees of freedom, from a printed table.
     quantile = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058)[seeds - 2]
     half = quantile * differences.std(ddof=1) / np.sqrt(seeds)
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=1e-4 * half + 1e-9)
 
 
-def test_only_seeds_that_both_have_are_compared():
+def test_only_common_seeds_are_compared():
     assert accuracy_tables.paired_difference({0: 0.5, 1: 0.9}, {1: 0.8, 2: 0.1}) == (
         pytest.approx(0.1),
         None,
@@ -134,15 +134,15 @@ def test_only_seeds_that_both_have_are_compared():
     assert accuracy_tables.paired_difference({0: 0.5}, {}) == (None, None, 0)
 
 
-def test_the_tables_say_what_was_found():
+def test_tables_of_a_few_records():
     heads = [Run("cifar10_vit", "heads", head, seed, 0.002) for seed in (0, 1) for head in ("gap",)]
-    found = [record(run, 0.5 + 0.01 * run.seed) for run in heads]
-    found += [record(r._replace(variant="noah"), 0.52 + 0.03 * r.seed) for r in heads]
-    found.append(record(Run("cifar10_vit", "search", "gap", 1000, 0.002), None))
+    records = [record(run, 0.5 + 0.01 * run.seed) for run in heads]
+    records += [record(r._replace(variant="noah"), 0.52 + 0.03 * r.seed) for r in heads]
+    records.append(record(Run("cifar10_vit", "search", "gap", 1000, 0.002), None))
     ablated = Run("digit_scenes", "ablations", "N = 1", 0, 0.01)
-    found += [record(ablated, 0.9), record(ablated._replace(part="heads", variant="noah"), 0.93)]
-    tables = accuracy_tables.tables(found)
-    assert list(tables) == ["study_heads", "study_ablations", "study_search"]
+    records += [record(ablated, 0.9), record(ablated._replace(part="heads", variant="noah"), 0.93)]
+    tables = accuracy_tables.make_tables(records)
+    assert list(tables) == ["study_summary", "study_heads", "study_ablations", "study_search"]
     text = "\n\n".join(tables.values())
     assert "| 50.50 ± 0.71 | 53.50 ± 2.12 | +3.00 (" in text
     assert "| N = 1 | 90.00 | -3.00 | 1,000 | 20 |" in text
@@ -151,50 +151,52 @@ def test_the_tables_say_what_was_found():
     for table in text.split("\n\n"):
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
-    lines = accuracy_tables.csv_text(found).splitlines()
-    assert len(lines) == len(found) + 1 and lines[0].startswith("setting,part,variant,seed")
+    lines = accuracy_tables.csv_text(records).splitlines()
+    assert len(lines) == len(records) + 1 and lines[0].startswith("setting,part,variant,seed")
 
 
-def test_rows_of_the_csv_give_the_same_tables(tmp_path):
-    runs = [*runs_of(["cifar10_vit"], 2), *runs_of(["cifar10_vit"], 1, search=True)]
+def test_the_csv_gives_the_same_tables_as_the_records(tmp_path):
+    runs = [*list_runs(["cifar10_vit"], 2), *list_runs(["cifar10_vit"], 1, search=True)]
     for number, run in enumerate(runs):
-        folder = accuracy_runs.folder_of(tmp_path, run)
+        folder = accuracy_runs.run_folder(tmp_path, run)
         folder.mkdir(parents=True)
         value = None if run.rate == 4e-3 and run.part == "search" else (number + 1) / 17
         made = record(run, value, step_ms=number / 7)
         (folder / accuracy_runs.RECORD).write_text(json.dumps(made))
-    found = accuracy_tables.records(tmp_path)
-    accuracy_tables.write_csv(found, tmp_path / "runs.csv")
+    records = accuracy_tables.read_records(tmp_path)
+    accuracy_tables.write_csv(records, tmp_path / "runs.csv")
     known = accuracy_tables.read_csv(tmp_path / "runs.csv")
-    assert known == found
-    assert accuracy_runs.take_over(known, tmp_path / "elsewhere") == len(runs)
+    assert known == records
+    assert accuracy_runs.import_records(known, tmp_path / "elsewhere") == len(runs)
     assert all(accuracy_runs.is_done(tmp_path / "elsewhere", run) for run in runs)
-    assert accuracy_tables.records(tmp_path / "elsewhere") == found
-    assert accuracy_runs.take_over(known, tmp_path / "elsewhere") == 0
-    assert len(accuracy_tables.tables(found)) == 2
+    assert accuracy_tables.read_records(tmp_path / "elsewhere") == records
+    assert accuracy_runs.import_records(known, tmp_path / "elsewhere") == 0
+    tables = accuracy_tables.make_tables(records)
+    assert list(tables) == ["study_summary", "study_heads", "study_search"]
 
 
 @pytest.mark.parametrize(("text", "columns"), [("", "none"), ("seed,value\n1,2\n", "seed, value")])
-def test_a_csv_of_something_else_is_refused(text, columns, tmp_path):
+def test_another_csv_raises(text, columns, tmp_path):
     (tmp_path / "runs.csv").write_text(text)
     with pytest.raises(
-        ValueError, match=f"runs.csv is no file .* columns are {columns}, not setting"
+        ValueError,
+        match=f"runs.csv was not written by .* columns must be setting, .* got {columns}",
     ):
         accuracy_tables.read_csv(tmp_path / "runs.csv")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/study.md"])
-def test_the_pages_show_the_runs(page, tmp_path):
+def test_the_tables_of_the_pages_are_those_of_the_csv(page, tmp_path):
     runs = accuracy_tables.read_csv(REPOSITORY / "docs" / "study" / "runs.csv")
     expected = (REPOSITORY / page).read_text()
     copy = tmp_path / "page.md"
     copy.write_text(expected)
-    written = page_sections.write_sections(copy, accuracy_tables.tables(runs))
-    assert "study_heads" in written
+    written = page_sections.write_sections(copy, accuracy_tables.make_tables(runs))
+    assert written
     assert copy.read_text() == expected
 
 
-def test_a_page_without_places_for_tables_is_refused_and_stays(tmp_path):
+def test_a_page_without_markers_raises_and_is_unchanged(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- study_heads: begin -->\nno end\n")
     with pytest.raises(ValueError, match="page.md has no lines <!-- NAME: .* study_heads"):
@@ -202,42 +204,42 @@ def test_a_page_without_places_for_tables_is_refused_and_stays(tmp_path):
     assert page.read_text() == "<!-- study_heads: begin -->\nno end\n"
 
 
-def test_without_runs_there_is_no_table():
-    assert accuracy_tables.tables([]) == {}
+def test_no_runs_give_no_table():
+    assert accuracy_tables.make_tables([]) == {}
 
 
-def test_what_is_done_is_not_trained_again_and_not_counted(tmp_path, monkeypatch):
-    runs = runs_of(["digit_scenes"], 2)
+def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
+    runs = list_runs(["digit_scenes"], 2)
     trained = []
 
-    def train_one(run, folder, data_dir, quick):
+    def train_run(run, folder, data_dir, quick):
         trained.append(run)
         (folder / accuracy_runs.RECORD).write_text(json.dumps(record(run, 0.5)))
         return record(run, 0.5)
 
-    monkeypatch.setattr(accuracy_runs, "train_one", train_one)
-    accuracy_runs.train_all(runs[:3], tmp_path)
-    assert "4 runs, of which 3 are done" in accuracy_runs.plan(runs, tmp_path, 2)
-    accuracy_runs.train_all(runs, tmp_path)
+    monkeypatch.setattr(accuracy_runs, "train_run", train_run)
+    accuracy_runs.train_runs(runs[:3], tmp_path)
+    assert "4 runs, 3 of them done" in accuracy_runs.describe_plan(runs, tmp_path, 2)
+    accuracy_runs.train_runs(runs, tmp_path)
     assert trained == runs
-    assert "the others take about 0 minutes" in accuracy_runs.plan(runs, tmp_path, 2)
+    assert "The others take about 0 minutes" in accuracy_runs.describe_plan(runs, tmp_path, 2)
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch):
+def test_a_run_that_another_process_trains_is_skipped(tmp_path, monkeypatch):
     import filelock
 
-    first, second = runs_of(["digit_scenes"], 1)
+    first, second = list_runs(["digit_scenes"], 1)
     trained = []
 
-    def train_one(run, *_):
+    def train_run(run, *_):
         trained.append(run)
         return record(run, 0.5)
 
-    monkeypatch.setattr(accuracy_runs, "train_one", train_one)
-    folder = accuracy_runs.folder_of(tmp_path, first)
+    monkeypatch.setattr(accuracy_runs, "train_run", train_run)
+    folder = accuracy_runs.run_folder(tmp_path, first)
     folder.mkdir(parents=True)
     with filelock.FileLock(folder / ".study.lock", thread_local=False):
-        accuracy_runs.train_all([first, second], tmp_path)
+        accuracy_runs.train_runs([first, second], tmp_path)
     assert trained == [second]
 
 
@@ -256,13 +258,13 @@ def run_accuracy(*arguments, timeout=300, **environment):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tables"], "is no folder, so there is nothing to show"),
+        (["--tables"], "--output must be the folder of a study, got"),
         (["--seeds=0"], "--seeds must be at least 1, got 0"),
         (["--processes=-1"], "--processes must be at least 1, got -1"),
         (["--setting=imagenet"], "invalid choice: 'imagenet'"),
     ],
 )
-def test_the_command_line_refuses_what_cannot_be(arguments, message, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_exit_with_a_message(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["accuracy.py", f"--output={tmp_path / 'none'}", *arguments])
     with pytest.raises(SystemExit) as refused:
         accuracy.main()
@@ -281,35 +283,35 @@ def test_the_command_line_refuses_what_cannot_be(arguments, message, tmp_path, m
         (["--setting=cifar10_vit", "--ablations"], ["cifar10_vit", "digit_scenes"], ["ablations"]),
     ],
 )
-def test_what_is_trained_by_default(arguments, settings, parts, monkeypatch):
+def test_settings_and_parts_of_the_arguments(arguments, settings, parts, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["accuracy.py", "--output=study", *arguments])
-    parsed = accuracy.parsed_arguments()
+    parsed = accuracy.parse_arguments()
     assert (parsed.setting, parsed.parts) == (settings, parts)
 
 
-def test_cifar10_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
+def test_missing_cifar10_raises_before_training(tmp_path, monkeypatch):
     def no_network(*_, **__):
         raise OSError("no network")
 
     monkeypatch.setattr("tensorflow_datasets.core.DatasetBuilder.download_and_prepare", no_network)
     with pytest.raises(FileNotFoundError, match="cifar10.* could not be prepared .no network"):
-        accuracy_runs.prepare_data(runs_of(["cifar10_vit"], 1), str(tmp_path))
+        accuracy_runs.prepare_data(list_runs(["cifar10_vit"], 1), str(tmp_path))
 
 
 @slow_on_one_stack
-def test_a_quick_study_by_the_command_line(tmp_path, tfds_dir):
+def test_the_command_line_trains_a_quick_study(tmp_path, tfds_dir):
     arguments = ["--output", tmp_path / "study", "--setting", "digit_scenes", "--seeds", 1]
     arguments += ["--quick", "--processes", 2]
     done = run_accuracy(*arguments, TFDS_DATA_DIR=str(tfds_dir))
     assert done.returncode == 0, done.stderr
-    assert "2 runs, of which 0 are done" in done.stdout
+    assert "2 runs, 0 of them done" in done.stdout
     assert "digit_scenes, one digit" in done.stdout
     records = [json.loads(p.read_text()) for p in (tmp_path / "study").glob("*/*/*/*/study.json")]
     assert {r["variant"] for r in records} == {"gap", "noah"}
-    for found in records:
-        assert found["steps"] == 4 and found["threads"] == 1
-        assert found["step_ms"] > 0 < found["processor_seconds"] and 0 <= found["value"] <= 1
+    for saved in records:
+        assert saved["steps"] == 4 and saved["threads"] == 1
+        assert saved["step_ms"] > 0 < saved["cpu_seconds"] and 0 <= saved["value"] <= 1
     table = tmp_path / "docs" / "runs.csv"
     again = run_accuracy(*arguments, "--csv", table, TFDS_DATA_DIR=str(tfds_dir))
-    assert "2 runs, of which 2 are done" in again.stdout
+    assert "2 runs, 2 of them done" in again.stdout
     assert len(table.read_text().splitlines()) == 3

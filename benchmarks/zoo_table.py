@@ -53,7 +53,7 @@ def table(measured):
         errors = " → ".join(f"{measured[other][1]:.1e}" for other in both)
         lines.append(
             f"| `{name}` | {row.num_groups} | {ratio} | {built} | "
-            f"{row.printed:.2f} → {row.noah_printed:.2f} | "
+            f"{row.printed_millions:.2f} → {row.noah_printed_millions:.2f} | "
             f"{row.top1:.2f} → {row.noah_top1:.2f} | {errors} |"
         )
     return lines

@@ -61,7 +61,7 @@ def main(_):
         class_names=class_names,
     )
     built = row.noah_parameters if is_noah else row.parameters
-    printed = row.noah_printed if is_noah else row.printed
+    printed = row.noah_printed_millions if is_noah else row.printed_millions
     paper = f"the paper prints {printed:.2f} million" if printed else "the paper prints none"
     print(
         f"{_MODEL.value}: {imported.parameters:,} parameters. With 1000 classes and 224 pixels the "

@@ -1,102 +1,85 @@
-"""The paper's models by name: `create_model`, and how each family is put together."""
+"""Creates the paper's models by name."""
 
+import dataclasses
 import difflib
 import fnmatch
 import inspect
+import os
 import pathlib
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.models.attach import attach_noah
-from noah_tf.models.backbones import (
-    deit,
-    gmlp,
-    layers,
-    mixer,
-    mobilenet_v2,
-    mobilenet_v3,
-    pvt,
-    resnet,
-    shufflenet_v2,
-    vit,
-)
-from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.models.families import Family, family_of
+from noah_tf.models.paper_table import ARCHITECTURES, PaperRow
 from noah_tf.utils.validation import check_positive_int, check_rate
 
 
-class _Family(NamedTuple):
-    """How the architectures of a family become models.
+@dataclasses.dataclass(frozen=True)
+class _BackboneOptions:
+    """The options of `create_model` that only some families have."""
 
-    Attributes:
-        module: its module in `noah_tf.models.backbones`.
-        noah: what the NOAH model's backbone is built with.
-        standard: what the standard model's backbone is built with.
-        head: the standard head, `attach_noah`'s pooling and linear layer or a function of
-            features, num_classes, dropout, activation.
-        head_initializers: channels → the initializers of the linear layer behind the pooling.
-        noah_initializer: num_groups → the initializer of the NOAH head's kernels.
-        preprocessing: what evaluation does besides cutting out the centre.
-        crop: share of the short side that is left of it.
-    """
+    drop_path: float
+    mlp_dropout: float
+    pre_logits: bool | None
 
-    module: object
-    noah: dict = {}
-    standard: dict = {}
-    head: Callable | None = None
-    head_initializers: Callable = lambda channels: {"kernel_initializer": layers.normal(0.01)}
-    noah_initializer: Callable = lambda num_groups: None
-    preprocessing: dict = {}
-    crop: float = 224 / 256
+    def __post_init__(self) -> None:
+        check_rate("drop_path", self.drop_path)
+        check_rate("mlp_dropout", self.mlp_dropout)
+        if self.pre_logits not in (None, True, False):
+            raise ValueError(f"pre_logits must be None, True or False, got {self.pre_logits!r}.")
 
-
-_TRANSFORMER = {
-    "standard": {"class_token": True},
-    "head": layers.class_token_head,
-    "preprocessing": {"interpolation": "bicubic"},
-}
-_MLP = {
-    "head_initializers": lambda channels: {"kernel_initializer": "zeros"},
-    "noah_initializer": layers.lecun_normal_per_group,
-    "preprocessing": {"interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3},
-    "crop": 0.9,
-}
-_FAMILIES = (
-    _Family(resnet),
-    _Family(mobilenet_v2),
-    _Family(
-        mobilenet_v3,
-        noah={"expand_map": True},
-        standard={"expand_map": False},
-        head=mobilenet_v3.standard_head,
-    ),
-    _Family(
-        shufflenet_v2,
-        head_initializers=lambda channels: {
-            "kernel_initializer": layers.torch_uniform(channels),
-            "bias_initializer": layers.torch_uniform(channels),
-        },
-    ),
-    _Family(deit, **_TRANSFORMER),
-    _Family(vit, **{**_TRANSFORMER, "preprocessing": _MLP["preprocessing"]}),
-    _Family(pvt, **_TRANSFORMER),
-    _Family(mixer, **_MLP),
-    _Family(gmlp, **_MLP),
-)
-_FAMILY_OF = {name: family for family in _FAMILIES for name in family.module.VARIANTS}
+    def build_arguments(self, name: str, family: Family) -> dict[str, Any]:
+        """Returns the options that are set. Raises ValueError if the family lacks one of them."""
+        known = inspect.signature(family.module.build).parameters
+        options = dataclasses.asdict(self).items()
+        arguments = {key: value for key, value in options if value or value is False}
+        for key, value in arguments.items():
+            if key not in known:
+                raise ValueError(f"{name} has no option {key}, got {key}={value!r}.")
+        return arguments
 
 
-def list_models(pattern="*"):
-    """The names that `create_model` takes, those that match a pattern.
+@dataclasses.dataclass(frozen=True)
+class _HeadOptions:
+    """The options of `create_model` for the head. None is the paper's value."""
+
+    num_classes: int
+    num_groups: int | None
+    key_ratio: float | None
+    dropout: float | None
+    activation: Any
+
+    def __post_init__(self) -> None:
+        check_positive_int("num_classes", self.num_classes)
+        if self.num_groups is not None:
+            check_positive_int("num_groups", self.num_groups)
+        if self.dropout is not None:
+            check_rate("dropout", self.dropout)
+
+    def with_defaults(self, row: PaperRow) -> "_HeadOptions":
+        """Returns the options with the paper's values in place of None."""
+        defaults = {
+            name: getattr(row, name)
+            for name in ("num_groups", "key_ratio", "dropout")
+            if getattr(self, name) is None
+        }
+        return dataclasses.replace(self, **defaults)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the model names that `create_model` takes.
 
     Args:
-        pattern: wildcards as in file names: "*", "?", "[...]".
+        pattern: a pattern with wildcards "*", "?" and "[...]", as for file names.
 
     Returns:
-        A list of names: of each of the paper's architectures the standard model and "noah_" of it.
+        The matching names. Each of the paper's architectures has two: its own name for the model
+        with the standard head, and the name after "noah_" for the model with a NOAH head.
 
     Example:
 
@@ -108,60 +91,61 @@ def list_models(pattern="*"):
 
 
 def create_model(
-    name,
-    num_classes=1000,
-    input_shape=(224, 224, 3),
-    weights=None,
-    num_groups=None,
-    key_ratio=None,
-    dropout=None,
-    drop_path=0.0,
-    mlp_dropout=0.0,
-    pre_logits=None,
-    include_top=True,
-    activation=None,
-    weights_head="load",
-    weights_ema=False,
-):
-    """One of the paper's models, as the reference implementation builds and initialises it.
+    name: str,
+    num_classes: int = 1000,
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    weights: str | os.PathLike[str] | None = None,
+    num_groups: int | None = None,
+    key_ratio: float | None = None,
+    dropout: float | None = None,
+    drop_path: float = 0.0,
+    mlp_dropout: float = 0.0,
+    pre_logits: bool | None = None,
+    include_top: bool = True,
+    activation: str | Callable[..., Any] | None = None,
+    weights_head: str = "load",
+    weights_ema: bool = False,
+) -> tf.keras.Model:
+    """Creates one of the paper's models, built and initialized as in the reference implementation.
 
-    Where weights come from, the first that there is: the checkpoint of a run that is resumed (in
-    training only), `weights`, the reference's random initialisation.
+    The layers of the backbone that have weights are named as the reference's modules.
 
     Args:
-        name: one of `list_models()`; with "noah_" in front the model has a NOAH head.
-        num_classes: number of classes.
-        input_shape: (height, width, channels). DeiT and ViT want multiples of 16 pixels, PVT of
-            32;
-            Mixer and gMLP take 224x224 alone; the others take any size, even None.
-        weights: path of weights to start from: a checkpoint of the authors (.pth, .pt, .tar), the
-            same as .safetensors, or a Keras .weights.h5; see `load_official_weights`.
-        num_groups: N of the NOAH head; None is the paper's.
-        key_ratio: r of the NOAH head; None is the paper's.
-        dropout: rate of the head's dropout while training; None is the paper's.
-        drop_path: rate at which images skip a block while training (stochastic depth). Rises
-            linearly from 0 to it; in Mixer and gMLP all blocks have it.
-        mlp_dropout: rate of the dropout in the MLPs of DeiT, ViT, PVT, Mixer and gMLP. (The
-            reference's option drops in DeiT and PVT behind positions and attention, too; its
-            recipes leave it at 0 there.)
-        pre_logits: DeiT: whether a linear layer to 192 channels and a tanh stand before the head.
-            None is as released: in the x0.75 and x0.5 models. The parameters that the paper
-            prints are without.
-        include_top: whether the model has a head. Without, it is a backbone for `attach_noah`,
-            images to the last feature map or tokens, and what says how the head is has no effect.
-        activation: what to apply to the logits; None leaves logits.
-        weights_head: "load", or "skip" to leave the head fresh, as for another num_classes or
-            kind of head.
-        weights_ema: whether to take the averaged weights of the checkpoint.
+        name: one of `list_models()`. A name that starts with "noah_" has a NOAH head.
+        num_classes: number of classes M.
+        input_shape: (height, width, channels). Height and width must be multiples of 16 pixels
+            for DeiT and ViT and of 32 for PVT. Mixer and gMLP take 224x224 only. The other
+            families take any size, even None.
+        weights: path of a file with initial weights: a checkpoint of the authors (.pth, .pt, .tar),
+            its tensors as .safetensors, or a Keras .weights.h5 file. None initializes the weights
+            at random. See `load_official_weights`.
+        num_groups: number of groups N of the NOAH head. None is the paper's.
+        key_ratio: key ratio r of the NOAH head. None is the paper's.
+        dropout: dropout rate of the head during training. None is the paper's.
+        drop_path: rate of stochastic depth: the probability that an example skips a block during
+            training. It increases linearly from 0 in the first block to `drop_path` in the last.
+            In Mixer and gMLP it is the same in every block.
+        mlp_dropout: dropout rate of the MLPs in DeiT, ViT, PVT, Mixer and gMLP. (The reference's
+            option also applies after positions and attention in DeiT and PVT. Its recipes leave
+            it at 0 there.)
+        pre_logits: for DeiT, whether a linear layer with 192 units and tanh precede the head. None
+            follows the released code, which has them in the x0.75 and x0.5 models. The paper's
+            parameter counts are those without them.
+        include_top: whether the model has a head. False returns a backbone for `attach_noah`, from
+            images to the last feature map or tokens, and ignores the head's options.
+        activation: activation of the output. None returns logits.
+        weights_head: "load" loads the head's weights too. "skip" leaves the head as initialized,
+            for another number of classes or kind of head.
+        weights_ema: whether to load the averaged weights of the checkpoint.
 
     Returns:
-        A functional `tf.keras.Model` named `name`, normalised images (see `preprocessing_for`) to
-        logits (B, num_classes). The backbone's layers with weights have the reference's names.
+        A functional `tf.keras.Model` named `name`, from normalized images (see
+        `preprocessing_for`) to logits (B, num_classes).
 
     Raises:
-        ValueError: there is no such model, it has no such option, the sizes do not fit it, or the
-            weights are not its own.
-        FileNotFoundError: there is no file of weights.
+        ValueError: the name is unknown, the model lacks an option, the sizes do not fit, or the
+            weights are not those of the model.
+        FileNotFoundError: the weights file does not exist.
 
     Example:
 
@@ -174,101 +158,79 @@ def create_model(
     Reference: arXiv 2402.02377, section 4.
     """
     row, is_noah = model_info(name)
-    architecture = name.removeprefix("noah_")
-    family = _FAMILY_OF[architecture]
-    check_positive_int("num_classes", num_classes)
-    dropout = check_rate(
-        "dropout", (row.dropout if is_noah else 0.0) if dropout is None else dropout
-    )
+    head = _HeadOptions(num_classes, num_groups, key_ratio, dropout, activation)
     check_weights_options(weights, weights_head, weights_ema)
-    if pre_logits not in (None, True, False):
-        raise ValueError(f"pre_logits must be None, True or False, got {pre_logits!r}.")
-    options = {
-        "drop_path": check_rate("drop_path", drop_path),
-        "mlp_dropout": check_rate("mlp_dropout", mlp_dropout),
-        "pre_logits": pre_logits,
-    }
+    options = _BackboneOptions(drop_path, mlp_dropout, pre_logits)
+    family = family_of(name)
     backbone = family.module.build(
-        architecture,
+        name.removeprefix("noah_"),
         input_shape,
-        **(family.noah if is_noah else family.standard),
-        **_known_options(name, family, options),
+        **(family.noah_backbone if is_noah else family.standard_backbone),
+        **options.build_arguments(name, family),
     )
     if not include_top:
         model = backbone
     elif is_noah:
-        num_groups = row.num_groups if num_groups is None else num_groups
-        model = attach_noah(
-            backbone,
-            num_classes,
-            check_positive_int("num_groups", num_groups),
-            row.key_ratio if key_ratio is None else key_ratio,
-            dropout,
-            drop_class_token=False,
-            activation=activation,
-            kernel_initializer=family.noah_initializer(num_groups),
-            name=name,
-        )
+        model = _with_noah_head(name, family, backbone, head.with_defaults(row))
     else:
-        _refuse_noah_options(name, num_groups=num_groups, key_ratio=key_ratio)
-        model = _standard_model(family, backbone, num_classes, dropout, activation, name)
+        model = _with_standard_head(name, family, backbone, head)
     if weights is not None:
-        # A checkpoint has a head, a Keras file of a backbone has none.
-        has_top = include_top or str(weights).endswith(".h5")
-        load_weights(model, weights, weights_head if has_top else "skip", weights_ema)
+        # A checkpoint has a head. A Keras file of a backbone has none.
+        has_head = include_top or str(weights).endswith(".h5")
+        load_weights_file(model, weights, weights_head if has_head else "skip", weights_ema)
     return model
 
 
-def model_info(name):
-    """What the paper says of a model.
+def model_info(name: str) -> tuple[PaperRow, bool]:
+    """Returns what the paper reports about a model, and whether the model has a NOAH head.
 
     Args:
         name: one of `list_models()`.
 
     Returns:
-        The `architectures.Row` of its architecture, and whether the model has a NOAH head.
+        The `paper_table.PaperRow` of the model's architecture, and True for a NOAH head.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: the name is unknown.
     """
     if name not in list_models():
         near = difflib.get_close_matches(str(name), list_models(), n=3, cutoff=0)
         raise ValueError(
-            f"There is no model {name!r}; the nearest are {', '.join(near)}. "
-            "noah_tf.list_models() has all."
+            f"name must be one of noah_tf.list_models(), such as {', '.join(near)}, got {name!r}."
         )
     return ARCHITECTURES[name.removeprefix("noah_")], name.startswith("noah_")
 
 
-def preprocessing_for(name, image_size=(224, 224)):
-    """How the paper evaluates a model: scale the short side, cut out the centre, normalise.
+def preprocessing_for(name: str, image_size: int | tuple[int, int] = (224, 224)) -> Preprocessing:
+    """Returns the preprocessing with which the paper evaluates a model.
+
+    It resizes the short side of the image, takes the central crop and normalizes the pixels.
 
     Args:
         name: one of `list_models()`.
-        image_size: (height, width) that the model takes, in pixels, or one int for a square.
-
-    Returns:
-        A `preprocess.Preprocessing`.
+        image_size: (height, width) of the model's input in pixels, or one int for a square.
     """
     model_info(name)
-    family = _FAMILY_OF[name.removeprefix("noah_")]
-    image_size = (image_size,) * 2 if isinstance(image_size, int) else image_size
+    family = family_of(name)
+    image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
     resize_size = int(min(image_size) / family.crop)
     return Preprocessing(image_size, resize_size, **family.preprocessing)
 
 
-def load_weights(model, path, head="load", ema=False):
-    """Loads a file of weights into a model, by the end of its name.
+def load_weights_file(
+    model: tf.keras.Model, path: str | os.PathLike[str], head: str = "load", ema: bool = False
+) -> None:
+    """Loads a file of weights into a model. The file name's suffix decides the format.
 
     Args:
         model: a Keras model.
-        path: .weights.h5 of either Keras, or a checkpoint for `load_official_weights`.
-        head: "load", or "skip" to leave the head as it is; for checkpoints.
-        ema: whether to take the averaged weights; for checkpoints.
+        path: a .weights.h5 file of either Keras, or a checkpoint for `load_official_weights`.
+        head: "load", or "skip" to leave the head as it is. Only for checkpoints.
+        ema: whether to load the averaged weights. Only for checkpoints.
 
     Raises:
-        ValueError: the weights are not the model's.
-        FileNotFoundError: there is no such file.
+        ValueError: the weights are not those of the model.
+        FileNotFoundError: the file does not exist.
     """
     path = pathlib.Path(path).expanduser()
     if not path.name.endswith(".h5"):
@@ -282,29 +244,30 @@ def load_weights(model, path, head="load", ema=False):
         return
     if head != "load" or ema:
         raise ValueError(
-            f"weights_head='skip' and weights_ema are for checkpoints of the reference "
+            "weights_head='skip' and weights_ema=True need a checkpoint of the reference "
             f"implementation, got {path}."
         )
     if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}.")
-    misfit = None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            model.load_weights(str(path))
-        except (ValueError, OSError, KeyError, IndexError) as error:
-            misfit = str(error)
-    if misfit is None:
-        # Keras 3 only warns of some layers that a file does not have.
-        misfit = next((str(w.message) for w in caught if w.category is UserWarning), None)
-    if misfit is not None:
-        reason = " ".join(misfit.split())
+    problem = _keras_load_problem(model, path)
+    if problem is not None:
+        reason = " ".join(problem.split())
         reason = reason if len(reason) <= 400 else f"{reason[:397]}..."
         raise ValueError(f"{path} does not fit {model.name}: {reason}")
 
 
-def check_weights_options(weights, head, ema, prefix="weights_"):
-    """Refuses options of weights that have no meaning; `prefix` is before their names."""
+def check_weights_options(weights: Any, head: str, ema: bool, prefix: str = "weights_") -> None:
+    """Checks the options that say how to load initial weights.
+
+    Args:
+        weights: the path of the weights, or None.
+        head: must be "load" or "skip".
+        ema: must be a bool.
+        prefix: the part of the options' names before "head" and "ema", for error messages.
+
+    Raises:
+        ValueError: an option has another value, or is set without `weights`.
+    """
     if head not in ("load", "skip"):
         raise ValueError(f"{prefix}head must be 'load' or 'skip', got {head!r}.")
     if not isinstance(ema, bool):
@@ -313,40 +276,59 @@ def check_weights_options(weights, head, ema, prefix="weights_"):
         raise ValueError(f"{prefix}head={head!r} and {prefix}ema={ema} need weights, got none.")
 
 
-def _known_options(name, family, options):
-    """The options that are set; refuses those that the family has not."""
-    known = inspect.signature(family.module.build).parameters
-    given = {key: value for key, value in options.items() if value or value is False}
-    for key, value in given.items():
-        if key not in known:
-            raise ValueError(f"{name} has no {key}, and got {key}={value!r}.")
-    return given
+def _with_noah_head(
+    name: str, family: Family, backbone: tf.keras.Model, head: _HeadOptions
+) -> tf.keras.Model:
+    return attach_noah(
+        backbone,
+        num_classes=head.num_classes,
+        num_groups=head.num_groups,
+        key_ratio=head.key_ratio,
+        dropout=head.dropout,
+        drop_class_token=False,
+        activation=head.activation,
+        kernel_initializer=family.noah_initializer(head.num_groups),
+        name=name,
+    )
 
 
-def _refuse_noah_options(name, **options):
-    for key, value in options.items():
+def _with_standard_head(
+    name: str, family: Family, backbone: tf.keras.Model, head: _HeadOptions
+) -> tf.keras.Model:
+    for option in ("num_groups", "key_ratio"):
+        value = getattr(head, option)
         if value is not None:
             raise ValueError(
-                f"{name} has no NOAH head, so {key}={value!r} has no meaning: create "
-                f"'noah_{name}', or leave it out."
+                f"{name} has no NOAH head, got {option}={value!r}: create 'noah_{name}', or leave "
+                f"{option} out."
             )
-
-
-def _standard_model(family, backbone, num_classes, dropout, activation, name):
+    dropout = head.dropout or 0.0
     (features,) = backbone.outputs
-    if family.head is None:
+    if family.standard_head is None:
         return attach_noah(
             backbone,
-            num_classes,
+            num_classes=head.num_classes,
             dropout=dropout,
             head="gap",
             drop_class_token=False,
-            activation=activation,
+            activation=head.activation,
             name=name,
-            **family.head_initializers(features.shape[-1]),
+            **family.linear_initializers(features.shape[-1]),
         )
-    logits = family.head(features, num_classes, dropout, activation)
+    logits = family.standard_head(features, head.num_classes, dropout, head.activation)
     model = tf.keras.Model(backbone.input, logits, name=name)
     model.noah_feature_layer = backbone.layers[-1].name
     model.noah_discarded_layers = ()
     return model
+
+
+def _keras_load_problem(model: tf.keras.Model, path: pathlib.Path) -> str | None:
+    """Loads a .weights.h5 file and returns what did not fit, or None."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model.load_weights(str(path))
+        except (ValueError, OSError, KeyError, IndexError) as error:
+            return str(error)
+    # Keras 3 only warns about some layers that are missing in the file.
+    return next((str(w.message) for w in caught if w.category is UserWarning), None)

@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow as tf
 
-from noah_tf.models.zoo import load_weights
+from noah_tf.models.zoo import load_weights_file
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.training.param_groups import backbone_layers, weight_path
 
@@ -40,7 +40,7 @@ def load_initial_weights(model, config):
             f"model.weights={config.weights!r} is of the reference implementation, and needs "
             "model.architecture: give a .weights.h5 file, the folder of a run, or the architecture."
         )
-    load_weights(model, config.weights, config.weights_head, config.weights_ema)
+    load_weights_file(model, config.weights, config.weights_head, config.weights_ema)
 
 
 def copy_weights(source, model, head="load"):

@@ -102,7 +102,7 @@ def test_an_output_that_is_a_file_is_refused(checkpoint, tmp_path):
         ({"name": "noah_mobilenetv2_050"}, "wrong"),
         ({"num_classes": 4}, "wrong"),
         ({"class_names": ["a", "b"]}, "2 class names for 3 classes"),
-        ({"name": "noah_mobilenetv4"}, "There is no model"),
+        ({"name": "noah_mobilenetv4"}, "name must be one of noah_tf.list_models"),
     ],
 )
 def test_a_checkpoint_of_another_model_writes_nothing(arguments, message, checkpoint, tmp_path):

@@ -105,9 +105,9 @@ def test_the_table_is_the_references(shared):
             continue
         row, is_noah = zoo.model_info(name)
         printed, top1, parameters = (
-            (row.noah_printed, row.noah_top1, row.noah_parameters)
+            (row.noah_printed_millions, row.noah_top1, row.noah_parameters)
             if is_noah
-            else (row.printed, row.top1, row.parameters)
+            else (row.printed_millions, row.top1, row.parameters)
         )
         assert parameters == entry["total_params"], name
         assert {"params_millions": printed, "top1": top1} == entry["reported"], name

@@ -106,7 +106,7 @@ def test_an_authors_checkpoint_becomes_a_keras_file_and_a_saved_model(shapes, tm
     assert (tmp_path / "made" / "saved_model" / "1" / "saved_model.pb").exists()
 
     for wrong, message in (
-        ("--model=noah_mobilenet", "There is no model 'noah_mobilenet'; the nearest are noah_mo"),
+        ("--model=noah_mobilenet", "name must be one of noah_tf.list_models(), such as noah_mo"),
         ("--checkpoint=none.safetensors", "none.safetensors"),
         ("--num_classes=4", "does not fit noah_mobilenetv2_035"),
         ("--class_names=none.txt", "none.txt"),

@@ -208,7 +208,7 @@ def hard_swish(x):
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
-class ClassToken(layers.Layer):
+class ClassToken(tf.keras.layers.Layer):
     """Puts a learned token in front of the patch tokens: (B, L, C) to (B, 1 + L, C)."""
 
     def build(self, input_shape):
@@ -229,7 +229,7 @@ class ClassToken(layers.Layer):
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
-class PositionEmbedding(layers.Layer):
+class PositionEmbedding(tf.keras.layers.Layer):
     """Adds a learned vector to every token.
 
     Args:
@@ -271,7 +271,7 @@ class PositionEmbedding(layers.Layer):
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
-class DotProductAttention(layers.Layer):
+class DotProductAttention(tf.keras.layers.Layer):
     """Multi-head attention between projected tokens; the projections are layers of their own.
 
     Called on [queries (B, L, C), keys and values (B, K, 2C)] it returns (B, L, C). The softmax
@@ -315,7 +315,7 @@ class DotProductAttention(layers.Layer):
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
-class ChannelSplit(layers.Layer):
+class ChannelSplit(tf.keras.layers.Layer):
     """Cuts the channels into consecutive parts.
 
     Args:
@@ -341,7 +341,7 @@ class ChannelSplit(layers.Layer):
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
-class ChannelShuffle(layers.Layer):
+class ChannelShuffle(tf.keras.layers.Layer):
     """Interleaves groups of channels: the first of each group, then the second of each, ...
 
     Args:

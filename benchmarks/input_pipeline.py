@@ -33,10 +33,12 @@ from absl import app, flags
 from PIL import Image
 from turns import seconds_of
 
-from noah_tf.datasets.pipeline import train_batches, train_options
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.source import Source, read_places
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.images.random_crop import crop_draws, random_part, random_window
+from noah_tf.images.train_transform import TrainTransform
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEGs.", required=True)
 _COUNT = flags.DEFINE_integer("count", 2048, "Photos that are timed in a turn.", lower_bound=1)
@@ -49,12 +51,14 @@ _CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
 
 def recipes():
-    """The rows that are whole pipelines: name → (Preprocessing, the recipe's `augment` section)."""
+    """Returns the rows that are whole pipelines: name → `TrainTransform`."""
 
     def recipe(config, row, **changes):
         config = runpy.run_path(str(_CONFIGS / config))["get_config"](row)
         preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
-        return preprocessing, {**config.augment.to_dict(), **changes}
+        section = {**config.augment.to_dict(), **changes}
+        normalize = bool(section["erasing"])  # like the trainer
+        return TrainTransform.from_config(section, preprocessing, normalize)
 
     return {
         "cnn": recipe("resnet.py", "noah_resnet18"),
@@ -184,17 +188,9 @@ def main(_):
     warm_up, steps = -(-_WARM_UP // batch_size), -(-_COUNT.value // batch_size)
     source = photos_source(_IMAGES.value, (warm_up + steps) * batch_size)
     datasets = decode_datasets(source, batch_size, threads)
-    for name, (preprocessing, section) in recipes().items():
-        datasets[name] = train_batches(
-            source,
-            preprocessing,
-            batch_size,
-            seed=0,
-            epoch=0,
-            threads=threads,
-            normalize=bool(section.get("erasing")),  # as the trainer does
-            **train_options(section, preprocessing),
-        )
+    options = BatchOptions(batch_size, threads=threads)
+    for name, transform in recipes().items():
+        datasets[name] = train_batches(source, transform, options, seed=0, epoch=0)
     cases = {
         name: lambda d=dataset: start_dataset(d, warm_up, steps)
         for name, dataset in datasets.items()

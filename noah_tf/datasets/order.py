@@ -4,19 +4,34 @@ import numpy as np
 import tensorflow as tf
 
 
-def derived_seed(*numbers):
-    """A positive int64 that depends on all the numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def epoch_indices(
+    order: np.ndarray,
+    steps: int,
+    batch_size: int,
+    repeats: int,
+    skip_batches: int,
+    shard: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which examples one host reads in an epoch, in order.
 
+    Args:
+        order: permutation of the indices of all examples.
+        steps: number of batches in the epoch.
+        batch_size: examples per batch, over all hosts.
+        repeats: copies of an example in a batch, see `pipeline.train_batches`.
+        skip_batches: number of batches to skip.
+        shard: (index, count) of the host.
 
-def places(order, steps, batch_size, repeats, skip_batches, shard):
-    """Which example, and which copy of it, stands where: two int64 arrays for the host's epoch."""
-    share = batch_size // shard[1]
+    Returns:
+        Two int64 vectors of the same length: the index of each example, and which copy of it.
+    """
+    host_batch = batch_size // shard[1]
     distinct = -(-batch_size // repeats)
-    copies, slots = np.divmod(np.arange(shard[0] * share, (shard[0] + 1) * share), distinct)
+    slots = np.arange(shard[0] * host_batch, (shard[0] + 1) * host_batch)
+    copies, offsets = np.divmod(slots, distinct)
     starts = np.arange(min(skip_batches, steps), steps)[:, None] * distinct
-    found = order[starts + slots]
-    return found.ravel(), np.broadcast_to(copies, found.shape).ravel()
+    indices = order[starts + offsets]
+    return indices.ravel(), np.broadcast_to(copies, indices.shape).ravel()
 
 
 def shuffled(source, seed, window, skip, shard):

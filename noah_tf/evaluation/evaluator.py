@@ -3,7 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.pipeline import eval_batches, naming_corrupt_examples
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.corrupt import naming_corrupt_examples
+from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.datasets.registry import open_source, source_from_config
 from noah_tf.evaluation import metrics
 from noah_tf.runs.checkpoint import load_run
@@ -104,11 +106,10 @@ class Evaluator:
             return eval_batches(
                 source,
                 preprocessing,
-                batch_size,
+                BatchOptions(batch_size, on_corrupt=on_corrupt),
                 shard=shard,
                 replicas=replicas,
-                on_corrupt=on_corrupt,
-                change=change,
+                pixel_transform=change,
             )
 
         with naming_corrupt_examples(source):

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from noah_tf.images import pil_ops
 from noah_tf.images.pil_ops import to_uint8
-from noah_tf.images.rand_augment import INTERPOLATIONS, RandAugment, derived_seed, uniform
+from noah_tf.images.rand_augment import INTERPOLATIONS, RandAugment
+from noah_tf.utils.seeds import fold_in, uniform
 from noah_tf.utils.validation import is_number
 
 __all__ = ["Augmentation", "RandAugment", "color_jitter", "mix_batch", "random_erasing"]
@@ -69,13 +70,13 @@ class Augmentation:
             try:
                 RandAugment.parse(self.rand_augment)
             except ValueError as error:
-                raise ValueError(f"augment.rand_augment: {error}") from error
-        _check_choice("augment.interpolation", self.interpolation, INTERPOLATIONS)
-        _check_choice("augment.erasing_mode", self.erasing_mode, ERASING_MODES)
+                raise ValueError(f"rand_augment: {error}") from error
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        _check_choice("erasing_mode", self.erasing_mode, ERASING_MODES)
         for name in ("erasing", "mix_probability", "mix_switch"):
-            _check_number(f"augment.{name}", getattr(self, name), 1)
+            _check_number(name, getattr(self, name), 1)
         for name in ("mixup", "cutmix"):
-            _check_number(f"augment.{name}", getattr(self, name))
+            _check_number(name, getattr(self, name))
 
     def image(self, image, seed, fill):
         """Colour jitter, then RandAugment: between the crop and `normalize`.
@@ -212,7 +213,7 @@ def random_erasing(
         shape = tf.concat([sides, tf.shape(image)[2:]], 0)
         if mode == "pixel":
             # Only as much noise as is needed: it is what costs here.
-            noise_seed = derived_seed(seed, _NOISE)
+            noise_seed = fold_in(seed, _NOISE)
             patch = tf.random.stateless_normal(shape, noise_seed, dtype=image.dtype, alg="philox")
         else:
             patch = tf.zeros(shape, image.dtype)
@@ -371,7 +372,7 @@ def _jitter_amounts(value):
         or amounts[3] > 0.5
     ):
         raise ValueError(
-            "augment.color_jitter must be None, a number, or three or four numbers (brightness, "
+            "color_jitter must be None, a number, or three or four numbers (brightness, "
             f"contrast, saturation, hue), 0 or more, the hue at most 0.5; received {value!r}."
         )
     return amounts if any(amounts) else None

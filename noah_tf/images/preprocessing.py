@@ -12,12 +12,13 @@ import tensorflow as tf
 
 from noah_tf.images.exif import orientation
 from noah_tf.images.ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
-from noah_tf.images.random_crop import check_crop_options, crop_draws, random_part
+from noah_tf.images.random_crop import RandomCrop, crop_draws, random_part
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Of a photo that is longer than this many times what is kept of it, only the middle is scaled.
 _LONGEST = 16
+_DEFAULT_CROP = RandomCrop()
 _LARGEST_RESIZE = 16  # times the crop; more would take the memory and show nothing
 
 
@@ -125,19 +126,6 @@ class Preprocessing:
         """
         return self.normalize(self.centre_crop(image))
 
-    def training(self, image_bytes, seed, **options):
-        """A random view of a photo, normalised.
-
-        Args:
-            image_bytes: string scalar, the encoded photo.
-            seed: int (2,); the view is a function of it.
-            **options: those of `random_crop`.
-
-        Returns:
-            float32 (height, width, 3).
-        """
-        return self.normalize(self.random_crop(image_bytes, seed, **options))
-
     def normalize(self, images):
         """(images / 255 - mean) / std, in float32, for any leading shape (..., 3)."""
         # A product, not a division: graphs turn the latter into the former, with other last bits.
@@ -202,51 +190,29 @@ class Preprocessing:
         return tf.reshape(tf.cast(shares, tf.float32), [4])
 
     def random_crop(
-        self,
-        image_bytes,
-        seed,
-        *,
-        crop_scale=(0.08, 1.0),
-        crop_ratio=(3 / 4, 4 / 3),
-        crop_interpolation="same",
-        crop_antialias=True,
-        flip=True,
-        pad=0,
-    ):
-        """A random part of a photo at `image_size`, perhaps mirrored, not yet normalised.
+        self, image_bytes: tf.Tensor, seed: tf.Tensor, crop: RandomCrop = _DEFAULT_CROP
+    ) -> tf.Tensor:
+        """Returns a random crop of a photo at `image_size`, perhaps mirrored, not normalized.
 
         Args:
-            image_bytes: string scalar, the encoded photo; of a JPEG only the part is decoded.
-            seed: int (2,); the view is a function of it.
-            crop_scale: the part's share of the photo's area, (smallest, largest); None takes the
-                evaluation's centre crop, without chance.
-            crop_ratio: the part's width / height, (smallest, largest), drawn log-uniformly.
-            crop_interpolation: "same" scales the part by `interpolation`; "random" takes bilinear
-                or bicubic by the seed, as timm's "random" does.
-            crop_antialias: True scales as PIL does; False costs less: large parts are shrunk while
-                they are decoded, and scaled by less than two without antialiasing, on ImageNet
-                some 1.1 of 255 from PIL on average, where True is 0.3 from it.
-            flip: mirror left-right half the time.
-            pad: shift by up to this many pixels each way, black coming in (CIFAR's custom is 4).
+            image_bytes: string scalar, the encoded photo; only the crop of a JPEG is decoded.
+            seed: int (2,); the crop is a function of it.
+            crop: the options.
 
         Returns:
-            float32 (height, width, 3), values 0..255 (to within rounding).
-
-        Raises:
-            ValueError: an option is out of its range.
+            float32 (height, width, 3), values 0..255 up to rounding errors.
         """
-        check_crop_options(crop_scale, crop_ratio, pad, crop_interpolation, crop_antialias)
         draws = crop_draws(seed)
-        if crop_scale is None:
-            image = mirror(self.centre_crop(self.decode(image_bytes)), draws[0], flip)
+        if crop.crop_scale is None:
+            image = mirror(self.centre_crop(self.decode(image_bytes)), draws[0], crop.flip)
         else:
-            smallest = None if crop_antialias else self.image_size
+            smallest = None if crop.crop_antialias else self.image_size
             part = random_part(
-                image_bytes, draws, crop_scale, crop_ratio, smallest, self.exif_rotation
+                image_bytes, draws, crop.crop_scale, crop.crop_ratio, smallest, self.exif_rotation
             )
-            part = mirror(part, draws[0], flip)  # in bytes, a quarter of what it is in floats
-            scale = resize if crop_antialias else plain_resize
-            if crop_interpolation == "random":
+            part = mirror(part, draws[0], crop.flip)  # in bytes, a quarter of what it is in floats
+            scale = resize if crop.crop_antialias else plain_resize
+            if crop.crop_interpolation == "random":
                 image = tf.cond(
                     draws[3] < 0.5,
                     lambda: scale(part, self.image_size, "bilinear"),
@@ -254,8 +220,8 @@ class Preprocessing:
                 )
             else:
                 image = scale(part, self.image_size, self.interpolation)
-        if pad:
-            image = self._shift(image, pad, draws[1:3])
+        if crop.pad:
+            image = self._shift(image, crop.pad, draws[1:3])
         return tf.ensure_shape(image, (*self.image_size, 3))
 
     def _covered_size(self):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from noah_tf.images import pil_ops
 from noah_tf.images.pil_ops import to_uint8
+from noah_tf.utils.seeds import uniform
 from noah_tf.utils.validation import is_number
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
@@ -191,30 +192,6 @@ class RandAugment:
 
         branches = [branch_of(name, s) for name, s in _STRENGTHS[self.increasing].items()]
         return tf.switch_case(branch, [lambda: pixels, *branches])
-
-
-def uniform(seed, purpose, shape):
-    """Uniform random numbers in [0, 1), float64.
-
-    Args:
-        seed: int (2,).
-        purpose: int; numbers drawn from one seed for two purposes are independent.
-        shape: of the result.
-    """
-    # Bits of a named algorithm are the same everywhere; XLA would make other floats of them.
-    bits = tf.random.stateless_uniform(
-        shape, derived_seed(seed, purpose), None, None, tf.int32, alg="philox"
-    )
-    return tf.cast(bits, tf.float64) / 2**32 + 0.5
-
-
-def derived_seed(seed, purpose):
-    """A seed that depends on both: int64 (2,)."""
-    # Philox scrambles its key, so that any two keys are unrelated; folding in would cost one random
-    # op more each time. The purpose goes into the high half: small seeds stay apart.
-    return tf.bitwise.bitwise_xor(
-        tf.cast(seed, tf.int64), tf.constant([purpose << 32, 0], tf.int64)
-    )
 
 
 # Strengths: from share (magnitude / 10) and sign to the operation's argument, in float64, so that

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.datasets.pipeline import naming_corrupt_examples, train_batches, train_options
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.corrupt import naming_corrupt_examples
+from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.registry import source_from_config
 from noah_tf.evaluation import metrics
 from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images.train_transform import TrainTransform
 from noah_tf.runs import model_config, recipe
 from noah_tf.runs.checkpoint import Checkpoints, check_stack
 from noah_tf.runs.moving_average import MovingAverage
@@ -299,21 +302,25 @@ def batches_of(config, source, preprocessing, epoch, step):
         step: steps of the run that are done.
     """
     steps_per_epoch = source.num_examples // config.train.batch_size
-    return functools.partial(
-        train_batches,
-        source,
-        preprocessing,
+    transform = TrainTransform.from_config(
+        config.augment.to_dict(), preprocessing, normalize=not recipe.normalizes_on_device(config)
+    )
+    options = BatchOptions(
         config.train.batch_size,
-        seed=config.seed,
-        epoch=epoch,
-        skip_batches=step - epoch * steps_per_epoch,
         shuffle_buffer=config.data.shuffle_buffer,
         cache=config.data.cache,
         on_corrupt=config.data.on_corrupt,
         prefetch=config.data.prefetch,
         threads=config.data.threads,
-        normalize=not recipe.normalizes_on_device(config),
-        **train_options(config.augment.to_dict(), preprocessing),
+    )
+    return functools.partial(
+        train_batches,
+        source,
+        transform,
+        options,
+        seed=config.seed,
+        epoch=epoch,
+        skip_batches=step - epoch * steps_per_epoch,
     )
 
 

@@ -4,8 +4,8 @@ import math
 import pathlib
 
 from noah_tf.datasets.folders import IMAGE_SUFFIXES
-from noah_tf.datasets.pipeline import train_options
 from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images.train_transform import TrainTransform
 from noah_tf.runs.model_config import check_model_config
 from noah_tf.runs.recipe import mixes
 from noah_tf.training import optimizer, schedules
@@ -145,7 +145,7 @@ def _sections_problems(config):
 
     def check_preprocess():
         preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
-        train_options(config.augment.to_dict(), preprocessing)
+        TrainTransform.from_config(config.augment.to_dict(), preprocessing)
 
     return error_messages(
         lambda: distribute.check_precision(config.precision),

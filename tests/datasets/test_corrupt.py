@@ -2,13 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numbered import fetch_source, photo, record_source
+from training_batches import training_dataset
 
-from noah_tf.datasets.pipeline import (
-    corrupt_examples,
-    eval_batches,
-    naming_corrupt_examples,
-    train_batches,
-)
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.corrupt import corrupt_examples, naming_corrupt_examples
+from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.datasets.registry import open_source
 from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
@@ -40,7 +38,7 @@ def test_corrupt_examples_are_found(broken, scenes):
 def test_error_names_the_file(broken, cache):
     for run in (
         lambda: batches(broken, size=2, cache=cache, on_corrupt="error"),
-        lambda: list(eval_batches(broken, PREPROCESSING, 2, cache=cache)),
+        lambda: list(eval_batches(broken, PREPROCESSING, BatchOptions(2, cache=cache))),
     ):
         message = r"example 2 of 'folder'.*a/2\.png\): .*PNG"
         with pytest.raises(ValueError, match=message), naming_corrupt_examples(broken):
@@ -75,8 +73,8 @@ def mended(request, tmp_path, monkeypatch):
 
 
 def batches(source, size=8, **options):
-    options = {"seed": 1, "epoch": 0, "on_corrupt": "skip", "pad": 2, **options}
-    made = train_batches(source, PREPROCESSING, size, **options)
+    options = {"on_corrupt": "skip", "pad": 2, **options}
+    made = training_dataset(source, PREPROCESSING, size, **options)
     return [[part.numpy() for part in batch] for batch in made]
 
 
@@ -111,8 +109,8 @@ def test_others_stand_in_for_corrupt_photos(mended):
 
 def test_corrupt_photos_are_masked_in_evaluation(mended):
     source = mended(BROKEN)
-    options = {"on_corrupt": "skip", "replicas": 2}
-    found = list(eval_batches(source, PREPROCESSING, 10, **options))
+    options = BatchOptions(10, on_corrupt="skip")
+    found = list(eval_batches(source, PREPROCESSING, options, replicas=2))
     labels = np.concatenate([labels for _, labels, _ in found])
     mask = np.concatenate([mask for *_, mask in found])
     assert {len(part) for part, *_ in found} == {5} and len(found) == 6
@@ -125,12 +123,13 @@ def test_strict_batches_fail(mended):
     with pytest.raises(tf.errors.InvalidArgumentError):
         batches(source, on_corrupt="error")
     with pytest.raises(tf.errors.InvalidArgumentError):
-        list(eval_batches(source, PREPROCESSING, 8))
+        list(eval_batches(source, PREPROCESSING, BatchOptions(8)))
 
 
 def test_batch_without_a_good_photo(mended):
     source = mended(range(24))
-    for make in (batches, lambda s: list(eval_batches(s, PREPROCESSING, 8, on_corrupt="skip"))):
+    skip = BatchOptions(8, on_corrupt="skip")
+    for make in (batches, lambda s: list(eval_batches(s, PREPROCESSING, skip))):
         with pytest.raises(tf.errors.InvalidArgumentError, match="No photo of a batch decodes"):
             make(source)
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numbered import SIDE, fetch_source, record_source
+from training_batches import training_dataset
 
-from noah_tf.datasets.pipeline import eval_batches, train_batches
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
 
@@ -41,10 +43,10 @@ def source(request):
 
 
 def batches(source, size=20, **options):
-    options = {"seed": 1, "epoch": 0, "shuffle_buffer": 30, **options}
+    options = {"shuffle_buffer": 30, **options}
     return [
         [part.numpy() for part in batch]
-        for batch in train_batches(source, PREPROCESSING, size, **options)
+        for batch in training_dataset(source, PREPROCESSING, size, **options)
     ]
 
 
@@ -89,8 +91,9 @@ def test_hosts_read_different_records(records, count):
 def test_evaluation_sees_everything_once(source, count, cache):
     shares = []
     for index in range(count):
-        options = {"shard": (index, count), "replicas": 2, "cache": cache}
-        shares.append(list(eval_batches(source, PREPROCESSING, 24, **options)))
+        options = BatchOptions(24, cache=cache)
+        dataset = eval_batches(source, PREPROCESSING, options, shard=(index, count), replicas=2)
+        shares.append(list(dataset))
     assert len({len(share) for share in shares}) == 1
     seen = []
     for _, labels, mask in sum(shares, []):
@@ -107,7 +110,10 @@ def test_hosts_with_less_evaluate_as_many_batches():
             [
                 mask.numpy().tolist()
                 for _, _, mask in eval_batches(
-                    source, PREPROCESSING, 3, shard=(index, 3), on_corrupt=on_corrupt
+                    source,
+                    PREPROCESSING,
+                    BatchOptions(3, on_corrupt=on_corrupt),
+                    shard=(index, 3),
                 )
             ]
             for index in range(3)
@@ -184,9 +190,11 @@ import sys
 import numpy as np
 import tensorflow as tf
 from noah_tf.images.augmentation import Augmentation
+from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.pipeline import eval_batches, train_batches
 from noah_tf.datasets.registry import open_source
 from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images.train_transform import TrainTransform
 
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -194,13 +202,13 @@ strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 source = open_source("digit_scenes", "train", data_dir=sys.argv[1], download=False)
 preprocessing = Preprocessing(64)
 
-def compare(make, count, **options):
+def compare(make, count):
     def share(context):
         shard = (context.input_pipeline_id, context.num_input_pipelines)
-        return make(shard=shard, replicas=context.num_replicas_in_sync // shard[1], **options)
+        return make(shard=shard, replicas=context.num_replicas_in_sync // shard[1])
 
     distributed = strategy.distribute_datasets_from_function(share)
-    batches = list(zip(make(**options), distributed))
+    batches = list(zip(make(), distributed))
     assert len(batches) == count, len(batches)
     for one_device, replicas in batches:
         for want, part in zip(one_device, replicas):
@@ -208,12 +216,19 @@ def compare(make, count, **options):
             assert len(got) == 2 and got[0].shape == got[1].shape, got
             np.testing.assert_array_equal(np.concatenate(got), want)
 
-def train(**options):
-    return train_batches(source, preprocessing, 32, seed=1, epoch=0, skip_batches=2, **options)
+def train(transform, cache):
+    def make(**share):
+        options = BatchOptions(32, cache=cache)
+        return train_batches(source, transform, options, seed=1, epoch=0, skip_batches=2, **share)
+    return make
 
-compare(train, 4, cache=False)
-compare(train, 4, cache=True, augmentation=Augmentation(mixup=0.8), repeats=2)
-compare(lambda **options: eval_batches(source, preprocessing, 48, **options), 5, cache=True)
+def evaluate(**share):
+    return eval_batches(source, preprocessing, BatchOptions(48, cache=True), **share)
+
+mixing = TrainTransform(preprocessing, augmentation=Augmentation(mixup=0.8), repeats=2)
+compare(train(TrainTransform(preprocessing), cache=False), 4)
+compare(train(mixing, cache=True), 4)
+compare(evaluate, 5)
 """
 
 
@@ -224,18 +239,18 @@ def test_two_replicas_share_the_batches(tfds_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shard": (2, 2)}, r"0 <= index < count; received \(2, 2\)"),
+        ({"shard": (2, 2)}, r"0 <= index < count, got \(2, 2\)"),
         (
             {"shard": (0, 3)},
             "20 does not divide among 3 hosts with 1 replicas each: use a multiple",
         ),
         ({"shard": (0, 2), "replicas": 4}, "use a multiple of 8"),
-        ({"replicas": 0}, "replicas must be a positive int; received 0"),
-        ({"repeats": 1.5}, "repeats must be a positive int; received 1.5"),
-        ({"threads": 0}, "threads must be a positive int; received 0"),
-        ({"prefetch": -1}, "prefetch must be a positive int; received -1"),
-        ({"on_corrupt": "ignore"}, "one of error, skip; received 'ignore'"),
-        ({"crop_interpolation": "bilinear"}, "one of same, random; received 'bilinear'"),
+        ({"replicas": 0}, "replicas must be a positive integer, got 0"),
+        ({"repeats": 1.5}, "repeats must be a positive integer, got 1.5"),
+        ({"threads": 0}, "threads must be a positive integer, got 0"),
+        ({"prefetch": -1}, "prefetch must be a positive integer, got -1"),
+        ({"on_corrupt": "ignore"}, "one of error, skip, got 'ignore'"),
+        ({"crop_interpolation": "bilinear"}, "one of same, random, got 'bilinear'"),
     ],
 )
 def test_bad_arguments(places, options, message):
@@ -245,7 +260,7 @@ def test_bad_arguments(places, options, message):
 
 def test_threads_and_prefetch_change_nothing(places):
     assert_same(batches(places, threads=1, prefetch=3), batches(places))
-    dataset = train_batches(places, PREPROCESSING, 20, seed=0, epoch=0, threads=3)
+    dataset = training_dataset(places, PREPROCESSING, 20, threads=3)
     assert dataset.options().threading.private_threadpool_size == 3
     assert dataset.options().deterministic
     assert isinstance(dataset, tf.data.Dataset)

@@ -4,24 +4,24 @@ import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
+from training_batches import training_dataset
 
-from noah_tf.datasets.pipeline import (
-    eval_batches,
-    train_batches,
-    train_options,
-)
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.pipeline import eval_batches, train_batches
 from noah_tf.datasets.registry import open_source
 from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing, decode
+from noah_tf.images.random_crop import RandomCrop
+from noah_tf.images.train_transform import TrainTransform
 
 PREPROCESSING = Preprocessing(64)
 CACHES = pytest.mark.parametrize("cache", [False, True], ids=["streamed", "cached"])
 
 
 def batches(source, size=32, **options):
-    options = {"seed": 1, "epoch": 0, "shuffle_buffer": 50, **options}
+    options = {"shuffle_buffer": 50, **options}
     found = []
-    for images, labels, weights in train_batches(source, PREPROCESSING, size, **options):
+    for images, labels, weights in training_dataset(source, PREPROCESSING, size, **options):
         np.testing.assert_array_equal(weights, np.ones(len(images), np.float32))
         found.append((images.numpy(), labels.numpy()))
     return found
@@ -138,9 +138,10 @@ def test_graphs_are_made_once_for_all_epochs(scenes, on_corrupt, size):
     CountedMix.traced.clear()
     first = []
     for epoch in range(2):
-        made = train_batches(scenes, preprocessing, 20, seed=1, epoch=epoch, **options)
+        made = training_dataset(scenes, preprocessing, 20, epoch=epoch, **options)
         first.append(next(iter(made))[0].numpy())
-        next(iter(eval_batches(scenes, preprocessing, 20, on_corrupt=on_corrupt)))
+        batch_options = BatchOptions(20, on_corrupt=on_corrupt)
+        next(iter(eval_batches(scenes, preprocessing, batch_options)))
     assert sorted(Counted.traced + CountedMix.traced) == ["evaluation", "mix", "training"]
     assert (first[0] != first[1]).mean() > 0.9, "and yet the pixels change"
 
@@ -153,7 +154,7 @@ def test_shuffling_mixes_and_pixels_do_not_depend_on_it(scenes):
 
 def test_eval_sees_every_example_once_in_order(scenes):
     for size in (32, 64, 200, 256):
-        found = list(eval_batches(scenes, PREPROCESSING, size))
+        found = list(eval_batches(scenes, PREPROCESSING, BatchOptions(size)))
         assert {tuple(images.shape) for images, _, _ in found} == {(size, 64, 64, 3)}
         masks = np.concatenate([mask for _, _, mask in found])
         assert len(found) == -(-200 // size) and masks.sum() == 200 and masks[:200].all()
@@ -167,8 +168,8 @@ def test_eval_sees_every_example_once_in_order(scenes):
 
 def test_cached_evaluation_is_the_same(scenes):
     for streamed, cached in zip(
-        eval_batches(scenes, PREPROCESSING, 48),
-        eval_batches(scenes, PREPROCESSING, 48, cache=True),
+        eval_batches(scenes, PREPROCESSING, BatchOptions(48)),
+        eval_batches(scenes, PREPROCESSING, BatchOptions(48, cache=True)),
         strict=True,
     ):
         for one, other in zip(streamed, cached, strict=True):
@@ -177,9 +178,9 @@ def test_cached_evaluation_is_the_same(scenes):
 
 @CACHES
 def test_static_shapes(scenes, cache):
-    train = train_batches(scenes, PREPROCESSING, 16, seed=0, epoch=0, cache=cache)
+    train = training_dataset(scenes, PREPROCESSING, 16, cache=cache)
     assert [spec.shape.as_list() for spec in train.element_spec] == [[16, 64, 64, 3], [16], [16]]
-    evaluation = eval_batches(scenes, PREPROCESSING, 16, cache=cache)
+    evaluation = eval_batches(scenes, PREPROCESSING, BatchOptions(16, cache=cache))
     assert [s.shape.as_list() for s in evaluation.element_spec] == [[16, 64, 64, 3], [16], [16]]
 
 
@@ -187,9 +188,9 @@ def test_shared_cifar10(shared):
     source = open_source("cifar10", "test", data_dir=shared / "tfds", download=False)
     preprocessing = Preprocessing(32)
     options = {"seed": 0, "epoch": 3, "crop_scale": None, "pad": 4}
-    images, labels, _ = next(iter(train_batches(source, preprocessing, 64, **options)))
+    images, labels, _ = next(iter(training_dataset(source, preprocessing, 64, **options)))
     assert images.shape == (64, 32, 32, 3) and len(set(labels.numpy())) > 5
-    masks = [mask for _, _, mask in eval_batches(source, preprocessing, 3_000)]
+    masks = [mask for _, _, mask in eval_batches(source, preprocessing, BatchOptions(3_000))]
     assert np.sum(masks) == 10_000
 
 
@@ -200,10 +201,10 @@ def test_shared_cifar10(shared):
     ("size", "options", "message"),
     [
         (201, {}, "201 is larger than the 200 examples of 'digit_scenes', split 'train'"),
-        (0, {}, "batch_size must be a positive int; received 0"),
-        (2.0, {}, "batch_size must be a positive int; received 2.0"),
+        (0, {}, "batch_size must be a positive integer, got 0"),
+        (2.0, {}, "batch_size must be a positive integer, got 2.0"),
         (2, {"skip_batches": -1}, "must be 0 or more"),
-        (2, {"shuffle_buffer": 0}, "shuffle_buffer 1 or more"),
+        (2, {"shuffle_buffer": 0}, "shuffle_buffer must be a positive integer, got 0"),
         (2, {"crop_scale": (2, 3)}, "crop_scale must be two numbers"),
     ],
 )
@@ -212,45 +213,44 @@ def test_bad_arguments(scenes, size, options, message):
         batches(scenes, size=size, **options)
 
 
-def test_bad_eval_batch_size(scenes):
-    with pytest.raises(ValueError, match="batch_size must be a positive int; received -1"):
-        eval_batches(scenes, PREPROCESSING, -1)
-
-
 # --- options of a recipe
 
 
-def test_train_options():
-    options = train_options(
-        {"crop_scale": (0.5, 1.0), "flip": False, "repeats": 3, "mixup": 0.8, "erasing": 0.25},
-        Preprocessing(8, interpolation="bicubic"),
+def test_transform_of_a_recipe():
+    bicubic = Preprocessing(8, interpolation="bicubic")
+    transform = TrainTransform.from_config(
+        {"crop_scale": [0.5, 1.0], "flip": False, "repeats": 3, "mixup": 0.8, "erasing": 0.25},
+        bicubic,
     )
-    wanted = Augmentation(interpolation="bicubic", mixup=0.8, erasing=0.25)
-    assert options.pop("augmentation") == wanted
-    assert options == {"crop_scale": (0.5, 1.0), "flip": False, "repeats": 3}
-    random = train_options({"crop_interpolation": "random"}, Preprocessing(8))
-    assert random["augmentation"].interpolation == "random"
-    assert train_options({}, Preprocessing(8)) == {"augmentation": Augmentation()}
+    assert transform == TrainTransform(
+        bicubic,
+        RandomCrop(crop_scale=(0.5, 1.0), flip=False),
+        Augmentation(interpolation="bicubic", mixup=0.8, erasing=0.25),
+        repeats=3,
+    )
+    random = TrainTransform.from_config({"crop_interpolation": "random"}, Preprocessing(8))
+    assert random.augmentation.interpolation == "random"
+    assert TrainTransform.from_config({}, Preprocessing(8)) == TrainTransform(Preprocessing(8))
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_crop_antialias_reaches_the_crop(scenes, antialias):
     preprocessing = Preprocessing(40)
-    options = {"crop_antialias": antialias, "crop_scale": (1.0, 1.0), "flip": False}
-    want = {  # the part is the whole photo, whatever the seed
-        preprocessing.training(e["image"], (0, 0), **options).numpy().tobytes()
-        for e in scenes.examples().take(40)
+    section = {"crop_antialias": antialias, "crop_scale": (1.0, 1.0), "flip": False}
+    transform = TrainTransform.from_config(section, preprocessing)
+    want = {  # the crop is the whole photo, whatever the seed
+        transform(e["image"], (0, 0)).numpy().tobytes() for e in scenes.examples().take(40)
     }
-    options = train_options(options, preprocessing)
-    images, _, _ = next(iter(train_batches(scenes, preprocessing, 200, seed=1, epoch=0, **options)))
+    dataset = train_batches(scenes, transform, BatchOptions(200), seed=1, epoch=0)
+    images, _, _ = next(iter(dataset))
     assert len(want & {image.numpy().tobytes() for image in images}) == len(want) == 40
 
 
-def test_train_options_of_a_config():
+def test_transform_of_a_config_dict():
     section = ml_collections.ConfigDict({"crop_scale": (0.08, 1.0), "color_jitter": 0.4})
     section.rand_augment = ml_collections.config_dict.placeholder(str)
-    options = train_options(section, Preprocessing(8))
-    assert options["augmentation"] == Augmentation(color_jitter=0.4)
+    transform = TrainTransform.from_config(section, Preprocessing(8))
+    assert transform.augmentation == Augmentation(color_jitter=0.4)
 
 
 @pytest.mark.parametrize(
@@ -261,15 +261,15 @@ def test_train_options_of_a_config():
         ({"crop_scale": (2, 3)}, "augment.crop_scale must be two numbers"),
         ({"crop_scale": (0.1, 1.0), "crop_ratio": 3}, "augment.crop_ratio must be two numbers"),
         ({"crop_interpolation": "area"}, "augment.crop_interpolation must be one of same, random"),
-        ({"pad": -1}, "augment.pad must be a number of pixels"),
-        ({"repeats": 0}, "augment.repeats must be a positive int; received 0"),
-        ({"crop_antialias": 1}, "augment.crop_antialias must be True or False; received 1"),
-        ({"flip": 0.5}, "augment.flip must be True or False; received 0.5"),
+        ({"pad": -1}, "augment.pad must be an integer of at least 0, got -1"),
+        ({"repeats": 0}, "augment.repeats must be a positive integer, got 0"),
+        ({"crop_antialias": 1}, "augment.crop_antialias must be True or False, got 1"),
+        ({"flip": 0.5}, "augment.flip must be True or False, got 0.5"),
         ({"mixup": -1}, "augment.mixup"),
         ({"rand_augment": "strong"}, "augment.rand_augment"),
         ({"erasing_mode": "white"}, "augment.erasing_mode"),
     ],
 )
-def test_bad_train_options(section, message):
+def test_bad_augment_section(section, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        train_options(section, Preprocessing(8))
+        TrainTransform.from_config(section, Preprocessing(8))

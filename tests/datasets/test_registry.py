@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from imagenet_tars import make_imagenet_tars
 from shared_data import SCENES
+from training_batches import training_dataset
 
-from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.registry import open_source
 from noah_tf.datasets.tfds_sources import _class_boxes, prepare
 from noah_tf.images.preprocessing import Preprocessing, decode
@@ -383,8 +383,7 @@ def test_imagenet2012(shared, tmp_path):
         assert (source.num_examples, source.num_classes) == (len(files), 1000)
         found = {synsets[int(e["label"])]: e["image"].numpy() for e in source.examples()}
         assert found == {synset: path.read_bytes() for synset, path in files.items()}
-    options = {"seed": 0, "epoch": 0}
-    (images, labels, weights), *_ = train_batches(source, Preprocessing(64), 4, **options)
+    (images, labels, weights), *_ = training_dataset(source, Preprocessing(64), 4)
     assert images.shape == (4, 64, 64, 3) and len(labels) == 4 and weights.numpy().all()
 
 

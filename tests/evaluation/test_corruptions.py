@@ -6,6 +6,7 @@ import tensorflow as tf
 from photos import noise, smooth
 from scipy import ndimage
 
+from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.datasets.registry import open_source
 from noah_tf.evaluation.corruptions import KINDS, STRENGTHS, Corruption, named_corruptions
@@ -86,7 +87,10 @@ def test_a_set_is_damaged_picture_by_picture_whatever_the_batch(shapes):
     found = {}
     for size, on_corrupt in ((4, "error"), (10, "skip")):
         batches = eval_batches(
-            source, preprocessing, size, on_corrupt=on_corrupt, change=corruption
+            source,
+            preprocessing,
+            BatchOptions(size, on_corrupt=on_corrupt),
+            pixel_transform=corruption,
         )
         images, masks = zip(*((images, mask) for images, _, mask in batches), strict=True)
         found[size] = np.concatenate(images)[np.concatenate(masks) > 0]

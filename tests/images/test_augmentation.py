@@ -11,8 +11,9 @@ from scipy import stats
 
 from noah_tf.images import augmentation as augment
 from noah_tf.images.augmentation import Augmentation, color_jitter, mix_batch, random_erasing
-from noah_tf.images.rand_augment import RandAugment, uniform
+from noah_tf.images.rand_augment import RandAugment
 from noah_tf.images.random_crop import crop_draws
+from noah_tf.utils.seeds import uniform
 
 FILL = (124, 116, 104)
 
@@ -513,5 +514,5 @@ def test_an_augmentation_can_be_compared_and_hashed():
 )
 def test_options_are_checked(options, message):
     (name,) = options
-    with pytest.raises(ValueError, match=f"^augment.{name}.*{message}"):
+    with pytest.raises(ValueError, match=f"^{name}.*{message}"):
         Augmentation(**options)

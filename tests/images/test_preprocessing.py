@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from noah_tf.images.ops import INTERPOLATIONS, orient
 from noah_tf.images.preprocessing import Preprocessing, decode
-from noah_tf.images.random_crop import crop_draws, random_window
+from noah_tf.images.random_crop import RandomCrop, crop_draws, random_window
+from noah_tf.images.train_transform import TrainTransform
 
 SEED = (3, 7)
 
@@ -69,7 +70,7 @@ def test_right_size_keeps_exact_pixels(interpolation):
     preprocessing = Preprocessing((32, 48), interpolation=interpolation)
     np.testing.assert_array_equal(preprocessing.centre_crop(image), image)
     data = encoded(image, "PNG")
-    view = preprocessing.random_crop(data, SEED, crop_scale=None, flip=False)
+    view = preprocessing.random_crop(data, SEED, RandomCrop(crop_scale=None, flip=False))
     np.testing.assert_array_equal(view, image)
 
 
@@ -177,7 +178,7 @@ def test_a_stretched_photo_is_whole(interpolation, shape):
     assert np.abs(got - want).mean() < 0.6
     np.testing.assert_array_equal(preprocessing.region(shape), [0, 0, 1, 1])
     data = encoded(image, "PNG")
-    view = preprocessing.random_crop(data, SEED, crop_scale=None, flip=False)
+    view = preprocessing.random_crop(data, SEED, RandomCrop(crop_scale=None, flip=False))
     np.testing.assert_array_equal(view, got)
     in_graph = in_pipeline(lambda one: preprocessing.centre_crop(decode(one)), data)
     np.testing.assert_array_equal(in_graph, got)
@@ -222,7 +223,7 @@ def test_photos_are_turned_upright_where_that_is_asked_for(orientation):
         np.testing.assert_array_equal(got, orient(decode(plain), orientation))
     np.testing.assert_array_equal(Preprocessing(24, 30).decode(data), decode(plain))
     # Training without a crop takes the same photo.
-    view = turned.random_crop(data, SEED, crop_scale=None, flip=False)
+    view = turned.random_crop(data, SEED, RandomCrop(crop_scale=None, flip=False))
     np.testing.assert_array_equal(view, turned.centre_crop(turned.decode(data)))
 
 
@@ -266,24 +267,25 @@ def test_odd_photos_decode_in_both_paths(tmp_path, kind):
     file.write_bytes(data)
     preprocessing = Preprocessing(48, 56)
     plain = encoded(pixels, "PNG")
+    random_interpolation = TrainTransform(preprocessing, RandomCrop(crop_interpolation="random"))
 
     def views(path):
         data = tf.io.read_file(path)
-        crop = preprocessing.training(data, SEED, crop_interpolation="random")
+        crop = random_interpolation(data, SEED)
         return preprocessing.evaluation(decode(data)), crop
 
     found = next(iter(tf.data.Dataset.from_tensors(str(file)).map(views)))
-    wanted = [preprocessing.evaluation(decode(plain)), preprocessing.training(plain, SEED)]
+    wanted = [preprocessing.evaluation(decode(plain)), TrainTransform(preprocessing)(plain, SEED)]
     for got, want in zip(found, wanted, strict=True):
         assert np.abs(got - want).mean() < 0.05  # of a standard deviation: 3 of 255
 
 
 def test_training_is_a_function_of_the_seed():
-    preprocessing = Preprocessing(24)
+    transform = TrainTransform(Preprocessing(24), RandomCrop(pad=2))
     data = encoded(noise(60, 80), "PNG")
 
     def view(seed):
-        return preprocessing.training(data, seed, pad=2)
+        return transform(data, seed)
 
     first = view(SEED).numpy()
     tf.random.set_seed(99)
@@ -309,7 +311,7 @@ def test_tiny_photos_can_be_cropped(shape):
     for file_format in ("PNG", "JPEG"):
         data = encoded(noise(*shape), file_format)
         for seed in range(5):
-            assert Preprocessing(8).training(data, (0, seed)).shape == (8, 8, 3)
+            assert Preprocessing(8).random_crop(data, (0, seed)).shape == (8, 8, 3)
 
 
 def test_flip_half_the_time():
@@ -318,12 +320,14 @@ def test_flip_half_the_time():
     preprocessing = Preprocessing(16)
 
     def view(seed):
-        return preprocessing.random_crop(data, [1, seed], crop_scale=None)
+        return preprocessing.random_crop(data, [1, seed], RandomCrop(crop_scale=None))
 
     views = tf.data.Dataset.range(400).map(view).as_numpy_iterator()
     flipped = [(one == image[:, ::-1]).all() for one in views]
     assert 160 < sum(flipped) < 240
-    straight = preprocessing.random_crop(data, (1, flipped.index(False)), crop_scale=None)
+    straight = preprocessing.random_crop(
+        data, (1, flipped.index(False)), RandomCrop(crop_scale=None)
+    )
     np.testing.assert_array_equal(straight, image)
 
 
@@ -332,11 +336,8 @@ def test_random_interpolation_is_one_of_both():
     preprocessing = {name: Preprocessing(20, interpolation=name) for name in INTERPOLATIONS}
     seen = []
     for seed in range(24):
-        got = (
-            preprocessing["bilinear"]
-            .random_crop(data, (1, seed), crop_interpolation="random")
-            .numpy()
-        )
+        random = RandomCrop(crop_interpolation="random")
+        got = preprocessing["bilinear"].random_crop(data, (1, seed), random).numpy()
         same = [p.random_crop(data, (1, seed)).numpy() for p in preprocessing.values()]
         seen += [
             name for name, want in zip(INTERPOLATIONS, same, strict=True) if (got == want).all()
@@ -347,7 +348,7 @@ def test_random_interpolation_is_one_of_both():
 def test_mirrored_view_is_the_view_mirrored():
     data = encoded(noise(50, 60), "PNG")
     for seed in range(6):
-        straight = Preprocessing(20).random_crop(data, (1, seed), flip=False).numpy()
+        straight = Preprocessing(20).random_crop(data, (1, seed), RandomCrop(flip=False)).numpy()
         view = Preprocessing(20).random_crop(data, (1, seed)).numpy()
         close = [np.abs(view - w).max() < 1e-3 for w in (straight, straight[:, ::-1])]
         assert sum(close) == 1
@@ -358,9 +359,9 @@ def test_pad_shifts_in_every_direction():
     data = encoded(image, "PNG")
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     windows = {padded[i : i + 12, j : j + 12].tobytes() for i in range(5) for j in range(5)}
-    options = {"crop_scale": None, "flip": False, "pad": 2}
+    crop = RandomCrop(crop_scale=None, flip=False, pad=2)
     views = tf.data.Dataset.range(300).map(
-        lambda seed: Preprocessing(12).random_crop(data, [2, seed], **options)
+        lambda seed: Preprocessing(12).random_crop(data, [2, seed], crop)
     )
     assert {view.astype(np.uint8).tobytes() for view in views.as_numpy_iterator()} == windows
 
@@ -412,10 +413,10 @@ def test_bad_settings(values, message):
 def test_crop_antialias(interpolation, size, plain):
     data = encoded(noise(80, 80), "PNG")
     preprocessing = Preprocessing(size, interpolation=interpolation)
-    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": False}
+    whole = RandomCrop((1.0, 1.0), (1.0, 1.0), crop_antialias=False, flip=False)
 
     def view(seed):
-        return preprocessing.random_crop(data, seed, crop_antialias=False, **whole)
+        return preprocessing.random_crop(data, seed, whole)
 
     if plain:
         want = tf.image.resize(noise(80, 80), (size, size), interpolation)
@@ -428,8 +429,8 @@ def test_crop_antialias(interpolation, size, plain):
 @pytest.mark.parametrize(("size", "ratio"), [(41, 1), (40, 2), (21, 2), (20, 4), (10, 8), (5, 8)])
 def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(size, ratio):
     data = encoded(noise(80, 80), "JPEG")
-    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": False}
-    got = Preprocessing(size).random_crop(data, SEED, crop_antialias=False, **whole)
+    whole = RandomCrop((1.0, 1.0), (1.0, 1.0), crop_antialias=False, flip=False)
+    got = Preprocessing(size).random_crop(data, SEED, whole)
     part = tf.io.decode_jpeg(data, channels=3, ratio=ratio)
     np.testing.assert_allclose(got, tf.image.resize(part, (size, size)), atol=1e-3)
 
@@ -443,11 +444,6 @@ def test_fast_crop_is_near_pils(shared):
         top, left, height, width = random_window(image.shape[:2], crop_draws(seed)).numpy()
         part = Image.fromarray(image[top : top + height, left : left + width])
         want = np.asarray(part.resize((224, 224), Image.Resampling.BILINEAR)).astype(float)
-        got = preprocessing.random_crop(data, seed, flip=False, crop_antialias=False)
+        got = preprocessing.random_crop(data, seed, RandomCrop(flip=False, crop_antialias=False))
         differences.append(np.abs(got - want).mean())
     assert len(differences) == 20 and 0.3 < np.mean(differences) < 3
-
-
-def test_bad_crop_antialias():
-    with pytest.raises(ValueError, match="crop_antialias must be True or False; received 'no'"):
-        Preprocessing(8).random_crop(encoded(noise(8, 8), "PNG"), SEED, crop_antialias="no")

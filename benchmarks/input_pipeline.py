@@ -35,7 +35,7 @@ from turns import seconds_of
 
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.pipeline import train_batches
-from noah_tf.datasets.source import Source, read_places
+from noah_tf.datasets.source import Source, read_by_index
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.images.random_crop import crop_draws, random_part, random_window
 from noah_tf.images.train_transform import TrainTransform
@@ -87,7 +87,7 @@ def photos_source(folder, count):
         num_examples=count,
         class_names=tuple(str(number) for number in range(1000)),
         multi_label=False,
-        read=lambda *where: read_places(fetch, count, *where),
+        read=lambda *where: read_by_index(fetch, count, *where),
         fetch=fetch,
     )
 

@@ -1,63 +1,67 @@
-"""Photos that do not decode: found and named, or replaced and counted."""
+"""Photos that cannot be decoded: named in an error, or replaced and counted."""
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
+from noah_tf.datasets.source import Source
 from noah_tf.images.preprocessing import decode
 
-ON_CORRUPT = ("error", "skip")
 
-
-def corrupt_examples(source, limit=10):
-    """Finds the examples whose photo does not decode, by decoding them all.
+def corrupt_examples(source: Source, limit: int = 10) -> list[tuple[int, str]]:
+    """Returns the examples whose photo cannot be decoded, by decoding the whole split.
 
     Args:
-        source: a `Source`.
-        limit: stop after this many.
+        source: the examples.
+        limit: the largest number of examples to return.
 
     Returns:
-        A list of (index in natural order, what the decoder says).
+        A list of (index in natural order, message of the decoder).
     """
 
     def decoded(example):
         return example["index"], tf.shape(decode(example["image"]))
 
     examples = source.examples().map(decoded, tf.data.AUTOTUNE, deterministic=True)
-    # A decoder's error does not say which photo it was about, so the gaps are looked for.
+    # The error of a decoder does not name the photo, so the missing indices are the corrupt ones.
     good = {int(index) for index, _ in examples.ignore_errors()}
-    bad = [index for index in range(source.num_examples) if index not in good][:limit]
-    return (
-        [(int(e["index"]), _decoder_message(e["image"])) for e in source.pick(bad)] if bad else []
-    )
+    corrupt = [index for index in range(source.num_examples) if index not in good][:limit]
+    if not corrupt:
+        return []
+    return [
+        (int(example["index"]), _decoder_message(example["image"]))
+        for example in source.examples_at(corrupt)
+    ]
 
 
 @contextlib.contextmanager
-def naming_corrupt_examples(source):
-    """Where a batch fails for a photo that does not decode, says which photo it is.
+def naming_corrupt_examples(source: Source) -> Iterator[None]:
+    """Replaces the error about a photo that cannot be decoded by one that names the photo.
 
-    Nothing is paid for it until then; the search decodes the whole split once.
+    It costs nothing until a batch fails. It then decodes the whole split once to find the photo.
 
     Args:
-        source: the `Source` that is read inside.
+        source: the `Source` that is read in the block.
 
     Raises:
-        ValueError: a photo does not decode.
+        ValueError: a photo cannot be decoded.
 
     Example:
         with naming_corrupt_examples(source):
-            for images, labels in train_batches(source, ...):
+            for images, labels, mask in eval_batches(source, ...):
                 ...
     """
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = corrupt_examples(source)
-        if not found:
+        corrupt = corrupt_examples(source)
+        if not corrupt:
             raise
-        lines = [f"{source.describe(index)}: {message}" for index, message in found]
+        lines = [f"{source.describe(index)}: {message}" for index, message in corrupt]
         raise ValueError(
-            "Photos that do not decode; replace or remove them:\n" + "\n".join(lines)
+            "Some photos cannot be decoded; replace or remove them:\n" + "\n".join(lines)
         ) from error
 
 
@@ -66,47 +70,56 @@ def _decoder_message(image_bytes):
         decode(image_bytes)
     except tf.errors.InvalidArgumentError as error:
         return error.message.split("} ")[-1].split(" [Op:")[0]
-    return "decodes"
+    return "it can be decoded"
 
 
-def replacing_corrupt(examples, view, size):
-    """Batches of views in which other photos stand in for those that do not decode.
+def replacing_corrupt(
+    examples: tf.data.Dataset,
+    transform: Callable[[dict[str, Any]], tuple[tf.Tensor, ...]],
+    batch_size: int,
+) -> tf.data.Dataset:
+    """Returns batches in which other examples stand in for those with a corrupt photo.
 
-    A photo that fails must not move the others: each slot of a batch is filled with its own view,
-    or else with the next good one of the batch (the last one after it), whose weight is 0 there.
+    A corrupt photo does not move the other examples to other slots of the batch. Its own slot gets
+    the next good example of the batch, or the last good one if none follows, with weight 0.
 
     Args:
-        examples: dataset of what `view` takes.
-        view: function from an example to a tuple of tensors of fixed shapes.
-        size: examples in a batch; what is missing in the last one counts as failed.
+        examples: a dataset of the arguments of `transform`.
+        transform: a function from an example to a tuple of tensors of fixed shapes. It raises
+            InvalidArgumentError for a corrupt photo.
+        batch_size: examples per batch. If the last batch is smaller, its missing examples count as
+            corrupt.
 
     Returns:
-        A dataset of the tuple of batches, with the weights, float32 (size,), at its end.
+        A dataset of the tuples in batches, with the weights, float32 (batch_size,), at their end.
     """
 
-    def good(batch):
-        found = tf.data.Dataset.from_tensor_slices(batch).enumerate()
-        found = found.map(lambda slot, e: (slot, *view(e)), tf.data.AUTOTUNE, deterministic=True)
-        found = found.ignore_errors().batch(size)
-        # Read only where not one was found.
-        return found.concatenate(tf.data.Dataset.from_tensors(0).map(refuse)).take(1)
-
-    def refuse(_):
-        nothing = tf.debugging.Assert(
-            False, ["No photo of a batch decodes: on_corrupt='skip' is for a few broken ones."]
+    def transform_good(batch):
+        numbered = tf.data.Dataset.from_tensor_slices(batch).enumerate()
+        transformed = numbered.map(
+            lambda slot, example: (slot, *transform(example)), tf.data.AUTOTUNE, deterministic=True
         )
-        with tf.control_dependencies([nothing]):
+        good = transformed.ignore_errors().batch(batch_size)
+        # The error is read only if the batch has no good example.
+        error = tf.data.Dataset.from_tensors(0).map(raise_error)
+        return good.concatenate(error).take(1)
+
+    def raise_error(_):
+        message = "No photo of a batch can be decoded: on_corrupt='skip' is for a few broken ones."
+        failure = tf.debugging.Assert(False, [message])
+        with tf.control_dependencies([failure]):
             return tuple(tf.zeros([0, *spec.shape[1:]], spec.dtype) for spec in specs)
 
-    def fill(slots, *views):
-        wanted = tf.range(size, dtype=tf.int64)
-        found = tf.minimum(tf.searchsorted(slots, wanted), tf.size(slots) - 1)
-        weights = tf.cast(tf.gather(slots, found) == wanted, tf.float32)
-        return *(tf.gather(value, found) for value in views), weights
+    def fill_slots(good_slots, *values):
+        slots = tf.range(batch_size, dtype=tf.int64)
+        rows = tf.minimum(tf.searchsorted(good_slots, slots), tf.size(good_slots) - 1)
+        weights = tf.cast(tf.gather(good_slots, rows) == slots, tf.float32)
+        return *(tf.gather(value, rows) for value in values), weights
 
-    slots = tf.TensorSpec([None], tf.int64)
+    element_spec = examples.map(transform).element_spec
     specs = (
-        slots,
-        *(tf.TensorSpec([None, *s.shape], s.dtype) for s in examples.map(view).element_spec),
+        tf.TensorSpec([None], tf.int64),
+        *(tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in element_spec),
     )
-    return examples.batch(size).flat_map(good).map(fill, tf.data.AUTOTUNE, deterministic=True)
+    batches = examples.batch(batch_size).flat_map(transform_good)
+    return batches.map(fill_slots, tf.data.AUTOTUNE, deterministic=True)

@@ -1,4 +1,4 @@
-"""`fake`: drawn photos in any number, for trying out recipes and measuring without data."""
+"""The source "fake": any number of synthetic photos, to try recipes and measure without data."""
 
 import functools
 import zlib
@@ -6,35 +6,38 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.source import Source, read_places
+from noah_tf.datasets.source import Source, read_by_index
+from noah_tf.utils.validation import check_positive_int
 
-HEIGHT, WIDTH = 375, 500  # ImageNet's most frequent size
-_PHOTOS = 8
+HEIGHT, WIDTH = 375, 500  # the most frequent size in ImageNet
+_NUM_PHOTOS = 8
 
 
-def open_fake(split, num_examples, num_classes):
-    """`open_source` for drawn photos.
+def open_fake(split: str, num_examples: int | None, num_classes: int | None) -> Source:
+    """Opens a source of synthetic photos, for `registry.open_source`.
 
-    A handful of JPEGs of about 100 kB is made and repeated; every split has its own. Labels go
-    round the classes, so there is nothing to learn.
+    It draws a few JPEGs of about 100 kB and repeats them; each split has its own. The labels cycle
+    through the classes independently of the photos, so there is nothing to learn.
 
     Args:
         split: any name.
-        num_examples: how many examples to pretend.
-        num_classes: how many classes to pretend.
+        num_examples: number of examples.
+        num_classes: number of classes.
 
     Raises:
         ValueError: a number is missing or out of its range.
     """
     for name, value in (("num_examples", num_examples), ("num_classes", num_classes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f'name="fake" needs {name}, a positive int; received {value!r}.')
-    photos = tf.constant([_draw(split, number) for number in range(_PHOTOS)])
+        try:
+            check_positive_int(name, value)
+        except ValueError as error:
+            raise ValueError(f'name="fake" needs {name}: {error}') from error
+    photos = tf.constant([_draw_photo(split, number) for number in range(_NUM_PHOTOS)])
 
-    def fetch(place):
-        # The label changes slower than the photo: no photo stands for a class.
-        label = (place + place // _PHOTOS) % num_classes
-        return {"image": photos[place % _PHOTOS], "label": label, "index": place}
+    def fetch(index):
+        # The label changes more slowly than the photo, so that no photo stands for one class.
+        label = (index + index // _NUM_PHOTOS) % num_classes
+        return {"image": photos[index % _NUM_PHOTOS], "label": label, "index": index}
 
     return Source(
         name="fake",
@@ -42,13 +45,13 @@ def open_fake(split, num_examples, num_classes):
         num_examples=num_examples,
         class_names=tuple(str(number) for number in range(num_classes)),
         multi_label=False,
-        read=functools.partial(read_places, fetch, num_examples),
+        read=functools.partial(read_by_index, fetch, num_examples),
         fetch=fetch,
     )
 
 
-def _draw(split, number):
-    """One JPEG: coloured blobs with grain on them, as many bytes as a photo has."""
+def _draw_photo(split, number):
+    """Returns a JPEG of colored blobs with grain, which makes it as large as a real photo."""
     rng = np.random.Generator(np.random.PCG64([zlib.crc32(split.encode()), number]))
     blobs = rng.uniform(0, 255, (1, 6, 8, 3)).astype(np.float32)
     smooth = tf.image.resize(blobs, (HEIGHT, WIDTH), "bicubic")[0].numpy()

@@ -1,4 +1,4 @@
-"""Folders of photos, one a class, as sources."""
+"""The source "folder": photos in one folder per class."""
 
 import functools
 import logging
@@ -7,7 +7,7 @@ import pathlib
 
 import tensorflow as tf
 
-from noah_tf.datasets.source import Source, read_places
+from noah_tf.datasets.source import Source, read_by_index
 
 logger = logging.getLogger(__name__)
 
@@ -15,8 +15,18 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _FOLDER_LAYOUT = f"DATA_DIR/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}"
 
 
-def open_folder(split, data_dir):
-    """`open_source` for class folders."""
+def open_folder(split: str, data_dir: str | os.PathLike | None) -> Source:
+    """Opens one split of a folder of photos, for `registry.open_source`.
+
+    Args:
+        split: the name of the split's folder.
+        data_dir: the folder that holds `SPLIT/CLASS/PHOTO`.
+
+    Raises:
+        ValueError: `data_dir` is None, or the split or its photos do not exist, or a class is
+            missing in the training split.
+        FileNotFoundError: `data_dir` does not exist.
+    """
     if data_dir is None:
         raise ValueError(f'name="folder" needs data_dir, laid out as {_FOLDER_LAYOUT}.')
     root = pathlib.Path(data_dir).expanduser()
@@ -25,29 +35,29 @@ def open_folder(split, data_dir):
     splits = _subfolders(root)
     if split not in splits:
         raise ValueError(
-            f"{root} has no split {split!r}; it has {', '.join(splits) or 'no folder at all'}. "
+            f"{root} has no split {split!r}; it has {', '.join(splits) or 'no folders'}. "
             f"Photos go to {_FOLDER_LAYOUT}."
         )
-    # Labels must mean the same in every split, also where a split lacks a class.
+    # Every split uses the labels of the training split, even if it lacks a class.
     class_names = _subfolders(root / ("train" if "train" in splits else split))
-    strangers = sorted(set(_subfolders(root / split)) - set(class_names))
-    if strangers:
+    unknown = sorted(set(_subfolders(root / split)) - set(class_names))
+    if unknown:
         raise ValueError(
-            f"{root / split} has classes that {root / 'train'} has not: {', '.join(strangers)}; "
-            "rename or remove them."
+            f"{root / split} has classes that {root / 'train'} does not have: "
+            f"{', '.join(unknown)}; rename or remove them."
         )
     files, labels = _list_photos(root / split, class_names)
     if not files:
         raise ValueError(f"{root / split} holds no photos; they go to {_FOLDER_LAYOUT}.")
     logger.info("%s: %d photos, %d classes", root / split, len(files), len(class_names))
-    fetch = _fetcher(files, labels)
+    fetch = _make_fetch(files, labels)
     return Source(
         name="folder",
         split=split,
         num_examples=len(files),
         class_names=class_names,
         multi_label=False,
-        read=functools.partial(read_places, fetch, len(files)),
+        read=functools.partial(read_by_index, fetch, len(files)),
         files=files,
         fetch=fetch,
     )
@@ -61,19 +71,20 @@ def _subfolders(folder):
 def _list_photos(folder, class_names):
     files, labels = [], []
     for label, name in enumerate(class_names):
-        found = sorted(
+        paths = sorted(
             str(path) for path in (folder / name).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES
         )
-        files += found
-        labels += [label] * len(found)
+        files += paths
+        labels += [label] * len(paths)
     return tuple(files), tuple(labels)
 
 
-def _fetcher(files, labels):
-    """A function from a place in the lists to the example."""
-    paths, numbers = tf.constant(files), tf.constant(labels, tf.int64)
+def _make_fetch(files, labels):
+    """Returns a function from an index to the example with that file and label."""
+    file_tensor, label_tensor = tf.constant(files), tf.constant(labels, tf.int64)
 
-    def fetch(place):
-        return {"image": tf.io.read_file(paths[place]), "label": numbers[place], "index": place}
+    def fetch(index):
+        image = tf.io.read_file(file_tensor[index])
+        return {"image": image, "label": label_tensor[index], "index": index}
 
     return fetch

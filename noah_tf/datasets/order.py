@@ -1,7 +1,9 @@
-"""Which example stands where in an epoch: permutations, windows, hosts' shares, repeats."""
+"""The order of the examples in a training epoch: shuffling, the shares of hosts, repeats."""
 
 import numpy as np
 import tensorflow as tf
+
+from noah_tf.datasets.source import Source
 
 
 def epoch_indices(
@@ -34,40 +36,59 @@ def epoch_indices(
     return indices.ravel(), np.broadcast_to(copies, indices.shape).ravel()
 
 
-def shuffled(source, seed, window, skip, shard):
-    """The source's examples in a random order that depends on the seed alone, from a position.
+def shuffled(
+    source: Source, seed: int, window: int, skip: int, shard: tuple[int, int]
+) -> tf.data.Dataset:
+    """Returns the examples of a source that can only be read in order, shuffled.
 
-    `Dataset.shuffle` would depend on TensorFlow's global seed as well.
+    Unlike with `Dataset.shuffle`, the order is a function of the seed alone, and not of
+    TensorFlow's global seed, and it can start at any position.
+
+    Args:
+        source: the source.
+        seed: the files and the examples are shuffled by it.
+        window: number of consecutive examples that are shuffled together.
+        skip: number of examples to skip at the start of the shuffled order.
+        shard: (index, count) of the host.
     """
-    whole, rest = divmod(skip, window)
+    skipped_windows, skipped_examples = divmod(skip, window)
 
     def shuffle_window(number, examples):
         size = tf.shape(examples["index"])[0]
         order = tf.random.experimental.stateless_shuffle(
             tf.range(size), tf.stack([seed, number]), alg="philox"
         )
-        order = order[tf.where(number == whole, rest, 0) :]
-        places = tf.data.Dataset.from_tensor_slices(order)
-        return places.map(lambda place: {key: v[place] for key, v in examples.items()})
+        order = order[tf.where(number == skipped_windows, skipped_examples, 0) :]
+        rows = tf.data.Dataset.from_tensor_slices(order)
+        return rows.map(lambda row: {key: values[row] for key, values in examples.items()})
 
     keys = ("image", "label", "index")
-    examples = source.examples(shuffle_seed=seed, skip=whole * window, shard=shard)
-    windows = examples.map(lambda e: {key: e[key] for key in keys}).batch(window)
-    return windows.prefetch(1).enumerate(whole).flat_map(shuffle_window)
+    examples = source.examples(shuffle_seed=seed, skip=skipped_windows * window, shard=shard)
+    windows = examples.map(lambda example: {key: example[key] for key in keys}).batch(window)
+    return windows.prefetch(1).enumerate(skipped_windows).flat_map(shuffle_window)
 
 
-def repeated(examples, share, distinct):
-    """`share` examples for every `distinct` ones, with "copy", see `pipeline.train_batches`."""
-    if share == distinct:
+def repeated(examples: tf.data.Dataset, host_batch: int, distinct: int) -> tf.data.Dataset:
+    """Repeats every `distinct` examples until there are `host_batch` of them.
+
+    Args:
+        examples: a dataset of dicts.
+        host_batch: one host's examples per batch.
+        distinct: one host's different examples per batch.
+
+    Returns:
+        The dataset with the number of the copy in "copy", see `pipeline.train_batches`.
+    """
+    if host_batch == distinct:
         return examples.map(lambda example: {**example, "copy": tf.constant(0, tf.int64)})
 
-    def blocks(batch):
-        slots = tf.data.Dataset.range(share)
+    def repeat_in_blocks(batch):
+        slots = tf.data.Dataset.range(host_batch)
         return slots.map(
             lambda slot: {
-                **{k: v[slot % distinct] for k, v in batch.items()},
+                **{key: values[slot % distinct] for key, values in batch.items()},
                 "copy": slot // distinct,
             }
         )
 
-    return examples.batch(distinct, drop_remainder=True).flat_map(blocks)
+    return examples.batch(distinct, drop_remainder=True).flat_map(repeat_in_blocks)

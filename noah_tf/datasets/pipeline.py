@@ -262,7 +262,7 @@ def _traced_preprocessing(
         image = preprocessing.decode(image_bytes)
         if pixel_transform is None:
             return preprocessing.evaluation(image)
-        cropped = to_uint8(preprocessing.centre_crop(image))
+        cropped = to_uint8(preprocessing.center_crop(image))
         return preprocessing.normalize(pixel_transform(cropped, index))
 
     return preprocess

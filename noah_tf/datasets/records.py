@@ -1,4 +1,7 @@
-"""TFRecord files → examples: shuffled by files, shared among hosts, from any position."""
+"""TFRecord files as examples: shuffled by file, divided among hosts, readable from any position."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -6,61 +9,89 @@ import tensorflow as tf
 from noah_tf.datasets.source import host_range, random_order
 
 _INTERLEAVED_FILES = 16
-_BLOCK = 16  # records in a row from one file
+_BLOCK = 16  # consecutive records from one file
 
 
-def read_records(files, parse, shuffle_seed, skip=0, shard=(0, 1)):
-    """Reads TFRecord files in an order that is a function of the seed.
+class FileRange(NamedTuple):
+    """A range of the records of one file.
 
-    Files are put in order, a host takes its range of the records, and up to 16 files at a time
-    are read alternately; the next 16 follow when these are through. So a host reads its own files
-    only (but for those that the range's ends cut), and what lies before a position is known
-    without reading it.
+    Attributes:
+        path: the file.
+        skip: number of records to skip at the start of the file.
+        take: number of records to read.
+        start: index of the first of these in natural order.
+    """
 
-    TFDS's own shuffling is not used: it depends on TensorFlow's global seed as well.
+    path: str
+    skip: int
+    take: int
+    start: int
+
+
+_EMPTY_RANGE = FileRange("", 0, 0, 0)  # The file is never opened, because nothing is taken.
+
+
+def read_records(
+    files: Sequence[tuple[str, int, int]],
+    parse: Callable[[tf.Tensor], dict[str, Any]],
+    shuffle_seed: int | None,
+    skip: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
+    """Returns the records of TFRecord files, in an order that is a function of the seed.
+
+    The files are shuffled, and each host takes its range of the records. It reads the files in
+    groups of 16, and the files of a group alternately. A host therefore reads only its own files,
+    apart from those at the ends of its range, and it can start at any position without reading
+    the records before it.
+
+    TFDS can shuffle files too, but its order also depends on TensorFlow's global seed.
 
     Args:
         files: sequence of (path, records to skip, records to take).
-        parse: function from a serialised record to a dict.
-        shuffle_seed: None for the natural order, or an int.
-        skip: leave out this many records at the start of the host's: groups of files before the
-            position are not opened, and inside its group records are passed over unparsed.
-        shard: (index, count), the host's place, see `host_range`.
+        parse: a function from a serialized record to a dict.
+        shuffle_seed: an int, or None for the natural order.
+        skip: number of the host's records to skip. Groups of files before this position are not
+            opened; within a group, the records are read but not parsed.
+        shard: (index, count) of the host, see `host_range`.
 
     Returns:
-        A dataset of what `parse` gives, with the record's place in the natural order as "index".
+        A dataset of the results of `parse`, with the index in natural order as "index".
     """
-    parts = host_files(files, shuffle_seed, shard)
+    ranges = host_files(files, shuffle_seed, shard)
     width = 1 if shuffle_seed is None else _INTERLEAVED_FILES
-    groups, skip = _groups_from(parts, width, skip)
+    groups, skip = _skip_groups(ranges, width, skip)
     if not groups:
-        groups = [[("", 0, 0, 0)]]  # takes nothing, so opens nothing
+        groups = [[_EMPTY_RANGE]]
 
-    # Groups of one length for a tensor: the last is filled with files of which nothing is taken.
+    # A tensor needs groups of the same length: empty ranges fill up the last one.
     width = max(map(len, groups))
-    rows = [group + [("", 0, 0, 0)] * (width - len(group)) for group in groups]
-    columns = [[[part[c] for part in row] for row in rows] for c in range(4)]
-    skips = np.array([skip] + [0] * (len(groups) - 1), np.int64)
-    table = (np.array(columns[0]), *(np.array(c, np.int64) for c in columns[1:]), skips)
+    padded = [group + [_EMPTY_RANGE] * (width - len(group)) for group in groups]
+    paths = np.array([[file.path for file in group] for group in padded])
+    record_skips, takes, starts = (
+        np.array([[getattr(file, field) for file in group] for group in padded], np.int64)
+        for field in ("skip", "take", "start")
+    )
+    group_skips = np.array([skip] + [0] * (len(groups) - 1), np.int64)
 
-    def records(path, skipped, taken, start):
-        return tf.data.TFRecordDataset(path).skip(skipped).take(taken).enumerate(start)
+    def read_file(path, record_skip, take, start):
+        return tf.data.TFRecordDataset(path).skip(record_skip).take(take).enumerate(start)
 
-    def group(paths, skipped, taken, starts, skip):
-        alternating = tf.data.Dataset.from_tensor_slices(
-            (paths, skipped, taken, starts)
+    def read_group(paths, record_skips, takes, starts, group_skip):
+        interleaved = tf.data.Dataset.from_tensor_slices(
+            (paths, record_skips, takes, starts)
         ).interleave(
-            records,
+            read_file,
             cycle_length=width,
             block_length=_BLOCK,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return alternating.skip(skip)
+        return interleaved.skip(group_skip)
 
     return (
-        tf.data.Dataset.from_tensor_slices(table)
-        .flat_map(group)
+        tf.data.Dataset.from_tensor_slices((paths, record_skips, takes, starts, group_skips))
+        .flat_map(read_group)
         .map(
             lambda index, record: {**parse(record), "index": index},
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -69,38 +100,39 @@ def read_records(files, parse, shuffle_seed, skip=0, shard=(0, 1)):
     )
 
 
-def host_files(files, shuffle_seed, shard=(0, 1)):
-    """The parts of files that a host reads, in their order.
+def host_files(
+    files: Sequence[tuple[str, int, int]],
+    shuffle_seed: int | None,
+    shard: tuple[int, int] = (0, 1),
+) -> list[FileRange]:
+    """Returns the parts of the files that one host reads, in order.
 
     Args:
         files: sequence of (path, records to skip, records to take).
-        shuffle_seed: None for the natural order, or an int; then all hosts get equally many
-            records.
-        shard: (index, count).
-
-    Returns:
-        A list of (path, records to skip, records to take, natural index of the first taken).
+        shuffle_seed: None for the natural order. With an int, the files are shuffled, and all hosts
+            get the same number of records.
+        shard: (index, count) of the host.
     """
     takes = np.array([take for _, _, take in files])
-    starts = np.cumsum(takes) - takes  # in the natural order
+    starts = np.cumsum(takes) - takes  # in natural order
     order = range(len(files))
     if shuffle_seed is not None:
         order = random_order(shuffle_seed, size=len(files))
     first, last = host_range(int(takes.sum()), shard, even=shuffle_seed is not None)
-    parts, position = [], 0
+    ranges, num_before = [], 0
     for number in order:
         path, skip, take = files[number]
-        low, high = max(first - position, 0), min(last - position, take)
+        low, high = max(first - num_before, 0), min(last - num_before, take)
         if low < high:
-            parts.append((path, skip + low, high - low, int(starts[number]) + low))
-        position += take
-    return parts
+            ranges.append(FileRange(path, skip + low, high - low, int(starts[number]) + low))
+        num_before += take
+    return ranges
 
 
-def _groups_from(parts, width, skip):
-    """Groups of `width` files without those before the position, and what is left to skip."""
-    groups = [parts[i : i + width] for i in range(0, len(parts), width)]
-    while groups and skip >= (size := sum(take for _, _, take, _ in groups[0])):
+def _skip_groups(ranges, width, skip):
+    """Returns groups of `width` ranges without the skipped ones, and how much is left to skip."""
+    groups = [ranges[i : i + width] for i in range(0, len(ranges), width)]
+    while groups and skip >= (size := sum(file.take for file in groups[0])):
         skip -= size
         groups.pop(0)
     return groups, skip

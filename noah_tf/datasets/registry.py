@@ -1,45 +1,52 @@
-"""Opens any data set: of TFDS, `digit_scenes`, folders of photos (one a class), or drawn ones."""
+"""Opens any data set: a TFDS set, `digit_scenes`, folders of photos, or synthetic photos."""
+
+import os
+from typing import Any
 
 from noah_tf.datasets.fake import open_fake
 from noah_tf.datasets.folders import open_folder
+from noah_tf.datasets.source import Source
 
 
 def open_source(
-    name,
-    split,
-    data_dir=None,
-    image_key=None,
-    label_key=None,
-    download=True,
-    manual_dir=None,
-    num_classes=None,
-    num_examples=None,
-):
-    """Opens one split of a data set, preparing it first where that is needed and possible.
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    download: bool = True,
+    manual_dir: str | os.PathLike | None = None,
+    num_classes: int | None = None,
+    num_examples: int | None = None,
+) -> Source:
+    """Opens one split of a data set, and prepares the data set first if necessary.
 
     Args:
-        name: a TFDS name ("cifar10", "imagenet2012", "digit_scenes/multi" ...), "folder" for
-            photos in `data_dir/SPLIT/CLASS/`, or "fake" for drawn photos, see `fake.open_fake`.
-        split: the split; for TFDS also its slices ("train[:90%]") and sums ("train+test").
-        data_dir: TFDS's data directory (default: TFDS's own), or the folder of the splits.
-        image_key: the photo's feature where a TFDS set has several.
-        label_key: the label's feature where a TFDS set has several; "objects/label" reaches into
-            a sequence. Sequences of labels and 0/1 vectors make the source multi-label; of
-            "coco/2017", these are the classes of the objects, crowds among them, and none where
-            there is no object.
-            "imagenet2012_real" takes "real_label" by default: a set, of some photos empty.
-        download: whether to download and prepare a TFDS set that is not there.
-        manual_dir: where the archives lie of a TFDS set that has to be downloaded by hand, as
-            "imagenet2012" (default: `data_dir/downloads/manual`).
-        num_classes: for "fake", how many classes.
-        num_examples: for "fake", how many examples.
+        name: a TFDS name ("cifar10", "imagenet2012", "digit_scenes/multi", ...), "folder" for
+            photos in `data_dir/SPLIT/CLASS/`, or "fake" for synthetic photos, see
+            `fake.open_fake`.
+        split: the name of the split. TFDS sets also have slices ("train[:90%]") and sums
+            ("train+test").
+        data_dir: the data directory of TFDS (default: that of TFDS itself), or the folder of the
+            splits.
+        image_key: the feature with the photo, if a TFDS set has several images.
+        label_key: the feature with the label, if a TFDS set has several. "objects/label" is the
+            label of each object in a sequence. A sequence of labels or a multi-hot vector makes
+            the source multi-label. The labels of "coco/2017" are the classes of all objects,
+            including crowds; a photo without objects has none. "imagenet2012_real" uses
+            "real_label" by default, a set of labels that is empty for some photos.
+        download: whether to download and prepare a TFDS set that is not prepared yet.
+        manual_dir: the folder of the archives of a TFDS set that has to be downloaded by hand, such
+            as "imagenet2012" (default: `data_dir/downloads/manual`).
+        num_classes: number of classes, for "fake" only.
+        num_examples: number of examples, for "fake" only.
 
     Returns:
         A `Source`.
 
     Raises:
-        ValueError: name, split or key does not exist, is ambiguous, or the split is empty.
-        FileNotFoundError: the data is not there and cannot be prepared.
+        ValueError: the name, split or key does not exist or is ambiguous, or the split is empty.
+        FileNotFoundError: the data does not exist and cannot be prepared.
 
     Example:
         source = open_source("cifar10", "train[:90%]", data_dir="/data/tfds")
@@ -47,8 +54,8 @@ def open_source(
     """
     if name != "fake" and not (num_classes is None and num_examples is None):
         raise ValueError(
-            f'num_classes and num_examples are for name="fake"; {name!r} has its own: leave them '
-            f"None; received {num_classes!r} and {num_examples!r}."
+            f'num_classes and num_examples are for name="fake"; leave them None for {name!r}, got '
+            f"{num_classes!r} and {num_examples!r}."
         )
     if name in ("folder", "fake"):
         if image_key or label_key or manual_dir:
@@ -63,18 +70,16 @@ def open_source(
     return tfds_sources.open_tfds(name, split, data_dir, image_key, label_key, download, manual_dir)
 
 
-def source_from_config(config, split):
+def source_from_config(config: Any, split: str) -> Source:
     """Opens a split of a recipe's data set.
 
     Args:
-        config: the recipe's `data` section: `name`, `data_dir`, `manual_dir`, `image_key`,
-            `label_key`, and for fake photos `num_classes` and `num_examples`, which of other data
-            say what `recipe_checks.validate_data` expects.
-        split: the split's name.
-
-    Returns:
-        A `Source`.
+        config: the recipe's `data` section. `num_classes` and `num_examples` define a "fake" set;
+            for other sets they are only expectations, which `training.recipe_checks` compares with
+            the data.
+        split: the name of the split.
     """
+    is_fake = config.name == "fake"
     return open_source(
         config.name,
         split,
@@ -82,6 +87,6 @@ def source_from_config(config, split):
         image_key=config.image_key,
         label_key=config.label_key,
         manual_dir=config.manual_dir,
-        num_classes=config.num_classes if config.name == "fake" else None,
-        num_examples=config.num_examples if config.name == "fake" else None,
+        num_classes=config.num_classes if is_fake else None,
+        num_examples=config.num_examples if is_fake else None,
     )

@@ -1,9 +1,11 @@
-"""TFDS sets as sources: find the builder, prepare it, find photo and label among its features."""
+"""TFDS sets as sources: finds and prepares the builder, and finds the features to use."""
 
 import dataclasses
 import difflib
 import functools
 import logging
+import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,32 +16,40 @@ from noah_tf.datasets.source import Source
 
 logger = logging.getLogger(__name__)
 
-# The label that a data set is for, where it is not the one that the rules below would choose.
-_USUAL_LABELS = {"imagenet2012_real": "real_label"}
+# The intended label of a data set, if `_find_label` would choose another one.
+_DEFAULT_LABELS = {"imagenet2012_real": "real_label"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Label:
-    """A label among the features.
+    """A feature that can be a label.
 
     Attributes:
-        path: the keys that lead to it.
-        class_names: its classes' names.
-        kind: "class" (one int), "classes" (a sequence of ints) or "vector" (zeros and ones).
+        path: the keys that lead to the feature.
+        class_names: the names of its classes.
+        kind: "class" (one int), "classes" (a sequence of ints) or "vector" (multi-hot).
     """
 
-    path: tuple
-    class_names: tuple
+    path: tuple[str, ...]
+    class_names: tuple[str, ...]
     kind: str
 
 
-def open_tfds(name, split, data_dir, image_key, label_key, download, manual_dir=None):
-    """`open_source` for a TFDS set."""
+def open_tfds(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    image_key: str | None,
+    label_key: str | None,
+    download: bool,
+    manual_dir: str | os.PathLike | None = None,
+) -> Source:
+    """Opens one split of a TFDS set; the arguments are those of `registry.open_source`."""
     builder = _find_builder(name, data_dir)
-    # Before anything is downloaded: which features are the photo and the label.
+    # Ambiguous keys are an error before anything is downloaded.
     features = builder.info.features
     image = _find_image(features, image_key, name)
-    label = _find_label(features, label_key or _USUAL_LABELS.get(builder.name), name)
+    label = _find_label(features, label_key or _DEFAULT_LABELS.get(builder.name), name)
     if not builder.is_prepared():
         if not download:
             raise FileNotFoundError(
@@ -47,7 +57,7 @@ def open_tfds(name, split, data_dir, image_key, label_key, download, manual_dir=
                 f"data_dir that holds it, or run `{_build_command(builder)}`."
             )
         prepare(builder, manual_dir=manual_dir)
-        # Some builders learn the names of the classes while they prepare, as COCO's does.
+        # Some builders, such as COCO's, know the class names only once they are prepared.
         features = builder.info.features
         label = _find_label(features, "/".join(label.path), name)
     files = _split_files(builder, split)
@@ -61,16 +71,21 @@ def open_tfds(name, split, data_dir, image_key, label_key, download, manual_dir=
     )
 
 
-def prepare(builder, max_examples_per_split=None, manual_dir=None):
-    """Prepares a TFDS builder's data, also while another process does the same.
+def prepare(
+    builder: Any,
+    max_examples_per_split: int | None = None,
+    manual_dir: str | os.PathLike | None = None,
+) -> None:
+    """Downloads and prepares a TFDS set. Another process may prepare the same set meanwhile.
 
     Args:
         builder: a `tfds.core.DatasetBuilder`.
-        max_examples_per_split: stop after this many; for tests.
-        manual_dir: where archives lie that have to be downloaded by hand; None for TFDS's default.
+        max_examples_per_split: the largest number of examples per split, for tests.
+        manual_dir: the folder of archives that have to be downloaded by hand; None uses the default
+            of TFDS.
 
     Raises:
-        FileNotFoundError: it cannot be downloaded or made.
+        FileNotFoundError: the set cannot be downloaded or prepared.
     """
     config = tfds.download.DownloadConfig(
         max_examples_per_split=max_examples_per_split,
@@ -80,35 +95,36 @@ def prepare(builder, max_examples_per_split=None, manual_dir=None):
     logger.info("preparing %s in %s (once)", builder.info.full_name, builder.data_dir)
     try:
         builder.download_and_prepare(download_config=config)
-    # Whatever a builder raises (its own assertions, network and file errors), the cure is named
-    # here and the cause stays attached.
+    # Builders raise many kinds of errors (assertions, network and file errors). The message below
+    # says what to do in each case.
     except Exception as error:
-        # TFDS writes to a directory of its own and renames it: of two at once the later fails.
+        # TFDS writes to a temporary folder and renames it, which fails if another process was
+        # first.
         if not builder.is_prepared():
             raise FileNotFoundError(_how_to_prepare(builder, error, manual_dir)) from error
         builder.info.read_from_directory(builder.data_dir)
 
 
 def _how_to_prepare(builder, error, manual_dir):
-    searched = f"{builder.info.full_name!r} is not in {builder.data_dir}"
+    missing = f"{builder.info.full_name!r} is not in {builder.data_dir}"
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return (
-            f"{searched} and could not be prepared ({cause}); pass the data_dir that holds it, or "
-            f"run `{_build_command(builder)}` where there is a network and copy the directory."
+            f"{missing} and could not be prepared ({cause}); pass the data_dir that holds it, or "
+            f"run `{_build_command(builder)}` on a machine with network access and copy the folder."
         )
     manual = manual_dir or f"{builder.data_dir_root}/downloads/manual"
     option = f" --manual_dir={manual}" if manual_dir else ""
     if builder.name == "imagenet2012":
         return (
-            f"{searched} and could not be prepared ({cause}); log in at https://image-net.org, "
+            f"{missing} and could not be prepared ({cause}); log in at https://image-net.org, "
             "download the two archives of ILSVRC2012 and run:\n"
             f"  mkdir -p {manual}\n"
             f"  mv ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar {manual}/\n"
             f"  tfds build imagenet2012 --data_dir={builder.data_dir_root}{option}"
         )
     return (
-        f"{searched} and could not be prepared ({cause}); it has to be downloaded by hand to "
+        f"{missing} and could not be prepared ({cause}); download it by hand to "
         f"{manual}: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
     )
 
@@ -125,19 +141,19 @@ def _find_builder(name, data_dir):
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = ["digit_scenes", *tfds.list_builders(with_community_datasets=False)]
-        near = _nearest(name.split("/")[0], known)
+        near = difflib.get_close_matches(name.split("/")[0], known, n=3, cutoff=0.4)
         hint = f"the nearest names are {', '.join(near)}" if near else "`tfds.list_builders()`"
         raise ValueError(
             f"There is no data set {name!r} in TFDS or in {data_dir or 'its data directory'}; "
-            f'{hint}; class folders are name="folder".'
+            f'{hint}; for a folder of photos, use name="folder".'
         ) from error
     except (ValueError, AssertionError, RuntimeError) as error:
-        # An unknown config or version; TFDS's last line says what exists.
+        # The config or version is unknown; the message of TFDS lists those that exist.
         raise ValueError(f"TFDS cannot open {name!r}: {error}") from error
 
 
 def _split_files(builder, split):
-    """The split's files as a tuple of (path, records to skip, records to take)."""
+    """Returns the split's files: a tuple of (path, records to skip, records to take)."""
     splits = builder.info.splits
     file_format = builder.info.file_format
     if file_format != tfds.core.FileFormat.TFRECORD:
@@ -161,42 +177,43 @@ def _split_files(builder, split):
 
 
 def _find_image(features, wanted, name):
-    found = [
+    keys = [
         key
         for key, feature in features.items()
         if type(feature) is tfds.features.Image and feature.np_dtype != np.float32
     ]
-    return _choose(found, wanted, "image", features, name)
+    return _choose_key(keys, wanted, "image", features, name)
 
 
 def _find_label(features, wanted, name):
-    labels = {"/".join(label.path): label for label in _labels(features)}
-    vectors = {k: v for k, v in labels.items() if v.kind == "vector"}
+    labels = {"/".join(label.path): label for label in _possible_labels(features)}
+    vectors = {key: label for key, label in labels.items() if label.kind == "vector"}
     if wanted in vectors:
         return vectors[wanted]
-    named = [key for key in labels if key not in vectors]
-    # One label an example before several; those of the photo before those of its parts.
-    ranks = {key: (labels[key].kind != "class", len(labels[key].path)) for key in named}
-    best = [key for key in named if ranks[key] == min(ranks.values())]
-    return labels[_choose(named if wanted else best, wanted, "label", features, name)]
+    keys = [key for key in labels if key not in vectors]
+    # One label per example takes precedence over several, and a label of the photo over labels of
+    # its objects.
+    ranks = {key: (labels[key].kind != "class", len(labels[key].path)) for key in keys}
+    best = [key for key in keys if ranks[key] == min(ranks.values())]
+    return labels[_choose_key(keys if wanted else best, wanted, "label", features, name)]
 
 
-def _choose(found, wanted, what, features, name):
-    """The wanted key, or the only one found, or the one with the usual name."""
-    option = f"{what}_key"
+def _choose_key(keys, wanted, role, features, name):
+    """Returns the wanted key, the only key, or the key that is named like its role."""
+    option = f"{role}_key"
     if wanted is not None:
-        if wanted in found:
+        if wanted in keys:
             return wanted
         raise ValueError(
-            f"{option}={wanted!r} is no {what} of {name!r}; its features are {_summary(features)}."
+            f"{name!r} has no {role} {wanted!r} ({option}); its features are {_summary(features)}."
         )
-    if len(found) == 1:
-        return found[0]
-    if what in found:
-        return what
-    amount = f"several {what}s ({', '.join(found)})" if found else f"no {what}"
+    if len(keys) == 1:
+        return keys[0]
+    if role in keys:
+        return role
+    count = f"several {role}s ({', '.join(keys)})" if keys else f"no {role}"
     raise ValueError(
-        f"{name!r} has {amount}; say which feature with {option}. Its features are "
+        f"{name!r} has {count}; choose a feature with {option}. Its features are "
         f"{_summary(features)}."
     )
 
@@ -205,8 +222,8 @@ def _summary(features):
     return ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
 
 
-def _labels(features):
-    """Every feature that can be a label."""
+def _possible_labels(features):
+    """Yields a `_Label` for each feature that can be one."""
     classes = _class_labels(features)
     for path, feature, in_sequence in classes:
         yield _Label(path, tuple(feature.names), "classes" if in_sequence else "class")
@@ -219,55 +236,56 @@ def _labels(features):
 
 
 def _class_labels(features):
-    """Triples (path, ClassLabel, whether it is repeated), two levels deep."""
-    found = []
+    """Returns triples (path, ClassLabel, whether it is in a sequence), two levels deep."""
+    labels = []
     for key, feature in features.items():
-        repeated = isinstance(feature, tfds.features.Sequence)
-        inner = feature.feature if repeated else feature
+        in_sequence = isinstance(feature, tfds.features.Sequence)
+        inner = feature.feature if in_sequence else feature
         if isinstance(inner, tfds.features.ClassLabel):
-            found.append(((key,), inner, repeated))
+            labels.append(((key,), inner, in_sequence))
         elif isinstance(inner, tfds.features.FeaturesDict):
-            found += [
-                ((key, name), part, repeated)
-                for name, part in inner.items()
-                if isinstance(part, tfds.features.ClassLabel)
+            labels += [
+                ((key, name), child, in_sequence)
+                for name, child in inner.items()
+                if isinstance(child, tfds.features.ClassLabel)
             ]
-    return [entry for entry in found if entry[1].num_classes]
+    return [label for label in labels if label[1].num_classes]
 
 
-def _parser(features, image, label):
-    """A function from a serialised record to {"image", "label"} and perhaps "bbox" or "boxes".
+def _parser(features, image_key, label):
+    """Returns a function from a serialized record to an example, see `Source.examples`.
 
-    COCO's crowds are objects as others: the class is in the image, somewhere in the crowd's box.
+    The crowds of COCO count as objects: their class is visible somewhere in the crowd's box.
     """
-    boxes = [k for k, f in features.items() if isinstance(f, tfds.features.BBoxFeature)][:1]
-    objects = [] if boxes else _labelled_boxes(features, len(label.class_names))
-    wanted = dict.fromkeys((image, *boxes), True)
+    box_keys = [k for k, f in features.items() if isinstance(f, tfds.features.BBoxFeature)][:1]
+    object_keys = [] if box_keys else _labeled_boxes(features, len(label.class_names))
+    wanted = dict.fromkeys((image_key, *box_keys), True)
     wanted[label.path[0]] = {label.path[1]: True} if len(label.path) == 2 else True
-    for key, box, name in objects:
-        wanted[key] = {**wanted.get(key, {}), box: True, name: True}
-    decoding = tfds.decode.PartialDecoding(wanted, {image: tfds.decode.SkipDecoding()})
-    kept = decoding.extract_features(features)
+    for key, box_key, name_key in object_keys:
+        wanted[key] = {**wanted.get(key, {}), box_key: True, name_key: True}
+    decoding = tfds.decode.PartialDecoding(wanted, {image_key: tfds.decode.SkipDecoding()})
+    wanted_features = decoding.extract_features(features)
     num_classes = len(label.class_names)
 
     def parse(record):
-        values = kept.deserialize_example(record, decoders=decoding.decoders)
+        values = wanted_features.deserialize_example(record, decoders=decoding.decoders)
         value = functools.reduce(lambda tree, key: tree[key], label.path, values)
         if label.kind == "classes":
             value = tf.clip_by_value(tf.reduce_sum(tf.one_hot(value, num_classes), 0), 0.0, 1.0)
         dtype = tf.int64 if label.kind == "class" else tf.float32
-        example = {"image": values[image], "label": tf.cast(value, dtype)}
-        if boxes:
-            example["bbox"] = values[boxes[0]]
-        for key, box, name in objects:
-            example["boxes"] = _class_boxes(values[key][box], values[key][name], num_classes)
+        example = {"image": values[image_key], "label": tf.cast(value, dtype)}
+        if box_keys:
+            example["bbox"] = values[box_keys[0]]
+        for key, box_key, name_key in object_keys:
+            objects = values[key]
+            example["boxes"] = _class_boxes(objects[box_key], objects[name_key], num_classes)
         return example
 
     return parse
 
 
-def _labelled_boxes(features, num_classes):
-    """(key, key of the box, key of the label) of the first sequence of boxes with labels."""
+def _labeled_boxes(features, num_classes):
+    """Returns [(key, key of the box, key of the label)] of the first sequence that has both."""
     for key, feature in features.items():
         inner = getattr(feature, "feature", None)
         if not isinstance(inner, tfds.features.FeaturesDict):
@@ -284,13 +302,11 @@ def _labelled_boxes(features, num_classes):
 
 
 def _class_boxes(boxes, labels, num_classes):
-    """Of each class the smallest box around all its objects, (num_classes, 4), else zeros."""
-    least = tf.math.unsorted_segment_min(boxes[:, :2], labels, num_classes)
-    most = tf.math.unsorted_segment_max(boxes[:, 2:], labels, num_classes)
-    found = tf.math.unsorted_segment_sum(tf.ones_like(boxes), labels, num_classes) > 0
-    return tf.where(found, tf.concat([least, most], 1), 0.0)
+    """Returns the smallest box around all objects of each class, (num_classes, 4).
 
-
-def _nearest(wanted, known):
-    """Up to three of the known words, the most similar first."""
-    return difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.4)
+    A class without objects has zeros.
+    """
+    top_left = tf.math.unsorted_segment_min(boxes[:, :2], labels, num_classes)
+    bottom_right = tf.math.unsorted_segment_max(boxes[:, 2:], labels, num_classes)
+    has_objects = tf.math.unsorted_segment_sum(tf.ones_like(boxes), labels, num_classes) > 0
+    return tf.where(has_objects, tf.concat([top_left, bottom_right], 1), 0.0)

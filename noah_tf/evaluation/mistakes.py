@@ -72,7 +72,7 @@ def worst_mistakes(run, entry, count, threshold=0.5):
     if not rows.size:
         return []
     places = [int(predictions.places[row]) for row in rows]
-    found = {int(example["index"]): example["image"] for example in source.pick(places)}
+    found = {int(example["index"]): example["image"] for example in source.examples_at(places)}
     seen = run.preprocessing
     images = tf.stack([seen.evaluation(seen.decode(found[place])) for place in places])
     classes = np.array([_classes(predictions, row) for row in rows])

@@ -118,7 +118,7 @@ def _images(source, preprocessing, places):
         return np.stack(
             [
                 preprocessing.evaluation(preprocessing.decode(example["image"])).numpy()
-                for example in source.pick(places)
+                for example in source.examples_at(places)
             ]
         )
 

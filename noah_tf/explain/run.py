@@ -73,7 +73,7 @@ def explain_run(
     if classes is not None:
         classes = [_class_index(first.class_names, name) for name in classes]
     source = source_from_config(first.config.data, split or first.config.data.eval_split)
-    examples = source.pick(random_order(seed, size=source.num_examples)[:count])
+    examples = source.examples_at(random_order(seed, size=source.num_examples)[:count])
     photos, images, boxes = _views(runs, source, examples)
     truth = [source.label_names(example["label"]) for example in examples]
 
@@ -161,7 +161,7 @@ def _views(runs, source, examples):
     """Photos as the models see them, uint8; each run's images; and boxes (B, M, 4) or None."""
     preprocessing = runs[0].preprocessing
     decoded = [preprocessing.decode(example["image"]) for example in examples]
-    photos = tf.stack([preprocessing.centre_crop(photo) for photo in decoded])
+    photos = tf.stack([preprocessing.center_crop(photo) for photo in decoded])
     boxes = None
     if has_boxes(examples[0]):
         boxes = np.stack(

@@ -31,7 +31,7 @@ def write_variants(path, model, preprocessing, names, photos):
     def expected(crops):
         return _in_batches(lambda x: exact(preprocessing.normalize(x), training=False), crops)
 
-    crops = [preprocessing.centre_crop(preprocessing.decode(photo)).numpy() for photo in photos]
+    crops = [preprocessing.center_crop(preprocessing.decode(photo)).numpy() for photo in photos]
     crops = np.stack(crops)
     loaded = tf.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]

@@ -245,7 +245,7 @@ def _photos_of(run, count):
             "(--photos=FOLDER), or compare on none (--count=0)."
         ) from error
     places = random_order(0, size=source.num_examples)[:count]
-    return [example["image"].numpy() for example in source.pick(places)]
+    return [example["image"].numpy() for example in source.examples_at(places)]
 
 
 def _try_out(served, preprocessing):

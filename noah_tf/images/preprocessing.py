@@ -124,7 +124,7 @@ class Preprocessing:
         Returns:
             float32 (height, width, 3).
         """
-        return self.normalize(self.centre_crop(image))
+        return self.normalize(self.center_crop(image))
 
     def normalize(self, images):
         """(images / 255 - mean) / std, in float32, for any leading shape (..., 3)."""
@@ -145,7 +145,7 @@ class Preprocessing:
         pixels = images * tf.constant(self.std, tf.float32) + tf.constant(self.mean, tf.float32)
         return tf.image.convert_image_dtype(pixels, tf.uint8, saturate=True)
 
-    def centre_crop(self, image):
+    def center_crop(self, image):
         """Scales so that the short side is `resize_size` and cuts `image_size` from the centre.
 
         With `stretch`, both sides of a photo become what they are of a photo of the right shape.
@@ -173,7 +173,7 @@ class Preprocessing:
         return tf.ensure_shape(cropped, (*self.image_size, 3))
 
     def region(self, size):
-        """Which part of a photo `centre_crop` shows.
+        """Which part of a photo `center_crop` shows.
 
         Args:
             size: int (2,), the photo's height and width, upright where it is turned.
@@ -204,7 +204,7 @@ class Preprocessing:
         """
         draws = crop_draws(seed)
         if crop.crop_scale is None:
-            image = mirror(self.centre_crop(self.decode(image_bytes)), draws[0], crop.flip)
+            image = mirror(self.center_crop(self.decode(image_bytes)), draws[0], crop.flip)
         else:
             smallest = None if crop.crop_antialias else self.image_size
             part = random_part(
@@ -230,7 +230,7 @@ class Preprocessing:
         return tuple(round(side * self.resize_size / smaller) for side in self.image_size)
 
     def _centre(self, size):
-        """What `centre_crop` does to a photo of this shape, each int (2,).
+        """What `center_crop` does to a photo of this shape, each int (2,).
 
         Returns:
             Where the part that is scaled begins, its shape, its shape when it is scaled, and where

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets.records import read_records
-from noah_tf.datasets.source import Source, read_places
+from noah_tf.datasets.source import Source, read_by_index
 
 SIDE = 8
 
@@ -53,7 +53,7 @@ def fetch_source(size):
     def fetch(place):
         return {"image": photos[place], "label": place, "index": place}
 
-    read = functools.partial(read_places, fetch, size)
+    read = functools.partial(read_by_index, fetch, size)
     return _source("places", size, read=read, fetch=fetch)
 
 

@@ -130,7 +130,7 @@ def test_batch_without_a_good_photo(mended):
     source = mended(range(24))
     skip = BatchOptions(8, on_corrupt="skip")
     for make in (batches, lambda s: list(eval_batches(s, PREPROCESSING, skip))):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="No photo of a batch decodes"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="No photo of a batch can be"):
             make(source)
 
 

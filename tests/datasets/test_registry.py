@@ -76,7 +76,7 @@ def test_folder_errors(folder, tmp_path_factory):
         (FileNotFoundError, "nowhere does not exist", "train", folder / "nowhere", {}),
         (ValueError, "no split 'test'; it has train, val.", "test", folder, {}),
         (ValueError, "holds no photos", "train", empty, {}),
-        (ValueError, "has not: zebra; rename or remove", "val", folder, {}),
+        (ValueError, "does not have: zebra; rename or remove", "val", folder, {}),
         (ValueError, "are for TFDS sets", "train", folder, {"image_key": "image"}),
     ]
     for error, message, split, directory, options in cases:
@@ -232,10 +232,14 @@ def test_label_key_reaches_into_a_sequence(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("features", "options", "message"),
     [
-        ({"image": IMAGE, "number": np.int64}, {}, "no label; say which feature with label_key"),
-        ({"label": CLASSES, "number": np.int64}, {}, "no image; say which feature with image_key"),
+        ({"image": IMAGE, "number": np.int64}, {}, "no label; choose a feature with label_key"),
+        ({"label": CLASSES, "number": np.int64}, {}, "no image; choose a feature with image_key"),
         ({"image": IMAGE, "coarse": CLASSES, "number": CLASSES}, {}, "several labels (coarse, n"),
-        ({"image": IMAGE, "label": CLASSES}, {"label_key": "lable"}, "label_key='lable' is no"),
+        (
+            {"image": IMAGE, "label": CLASSES},
+            {"label_key": "lable"},
+            "has no label 'lable' (label",
+        ),
         ({"image": IMAGE, "label": CLASSES}, {"image_key": "label"}, "features are image (Image)"),
     ],
 )

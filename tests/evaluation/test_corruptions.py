@@ -97,7 +97,7 @@ def test_a_set_is_damaged_picture_by_picture_whatever_the_batch(shapes):
     np.testing.assert_array_equal(found[4], found[10])
     for place, example in enumerate(source.examples()):
         picture = tf.cast(
-            preprocessing.centre_crop(preprocessing.decode(example["image"])), tf.uint8
+            preprocessing.center_crop(preprocessing.decode(example["image"])), tf.uint8
         )
         expected = preprocessing.normalize(corruption(picture, place))
         np.testing.assert_allclose(found[4][place], expected, atol=1e-5)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from stacks import slow_on_one_stack
 
 from noah_tf import attach_noah
-from noah_tf.datasets.source import Source, read_places
+from noah_tf.datasets.source import Source, read_by_index
 from noah_tf.evaluation import mistakes, plots, report, scores, sets, tables
 from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.explain.run import Explainer
@@ -217,7 +217,7 @@ def several():
         return {"image": photos[place], "label": tf.constant(labels)[place], "index": place}
 
     def read(*arguments):
-        return read_places(fetch, 12, *arguments)
+        return read_by_index(fetch, 12, *arguments)
 
     source = Source("drawn", "test", 12, NAMES, True, read, fetch=fetch)
     config = ml_collections.ConfigDict({"data": {"on_corrupt": "error"}})

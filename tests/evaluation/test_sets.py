@@ -117,7 +117,7 @@ def test_photos_that_do_not_decode_are_counted_and_the_others_keep_their_places(
     places = found.predictions.places
     assert places.tolist() == [0, 1, 2, *range(4, 10)]
     np.testing.assert_array_equal(found.predictions.predicted, whole.predicted[places])
-    with pytest.raises(ValueError, match="Photos that do not decode"):
+    with pytest.raises(ValueError, match="Some photos cannot be decoded"):
         evaluated(bad)
 
 

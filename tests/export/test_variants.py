@@ -30,7 +30,7 @@ PHOTOS = 50
 def photos(shared, preprocessing):
     """Pixels of the centre crops of 50 photos of 50 classes."""
     paths = sorted((shared / "imagenet_sample").glob("*.JPEG"))[:: 1000 // PHOTOS]
-    crops = [preprocessing.centre_crop(decode(tf.io.read_file(str(path)))) for path in paths]
+    crops = [preprocessing.center_crop(decode(tf.io.read_file(str(path)))) for path in paths]
     return np.rint(np.stack(crops)).astype(np.uint8)
 
 

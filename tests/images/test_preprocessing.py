@@ -43,7 +43,7 @@ def test_evaluation_agrees_with_pil(shared, interpolation, size, short, count):
     differences = []
     for file in files:
         image = decode(file.read_bytes())
-        got = preprocessing.centre_crop(image).numpy()
+        got = preprocessing.center_crop(image).numpy()
         want = pil_evaluation(image.numpy(), size, short, resample)
         differences.append(np.abs(got - want).mean())
     assert max(differences) < 1, "of 255, a photo's mean"
@@ -68,7 +68,7 @@ def test_evaluation_is_the_same_everywhere():
 def test_right_size_keeps_exact_pixels(interpolation):
     image = noise(32, 48)
     preprocessing = Preprocessing((32, 48), interpolation=interpolation)
-    np.testing.assert_array_equal(preprocessing.centre_crop(image), image)
+    np.testing.assert_array_equal(preprocessing.center_crop(image), image)
     data = encoded(image, "PNG")
     view = preprocessing.random_crop(data, SEED, RandomCrop(crop_scale=None, flip=False))
     np.testing.assert_array_equal(view, image)
@@ -76,10 +76,10 @@ def test_right_size_keeps_exact_pixels(interpolation):
 
 def test_right_short_side_only_cuts():
     image = noise(32, 47)
-    got = Preprocessing(32).centre_crop(image)
+    got = Preprocessing(32).center_crop(image)
     np.testing.assert_array_equal(got, image[:, 8:40])  # 7.5 rounds to even, as in PyTorch
     square = noise(32, 32)
-    np.testing.assert_array_equal(Preprocessing(30, 32).centre_crop(square), square[1:31, 1:31])
+    np.testing.assert_array_equal(Preprocessing(30, 32).center_crop(square), square[1:31, 1:31])
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,7 +87,7 @@ def test_right_short_side_only_cuts():
 def test_any_photo_fits_any_size(height, width, image_height, image_width):
     preprocessing = Preprocessing((image_height, image_width))
     image = np.full((height, width, 3), 77, np.uint8)
-    got = preprocessing.centre_crop(image).numpy()
+    got = preprocessing.center_crop(image).numpy()
     assert got.shape == (image_height, image_width, 3)
     np.testing.assert_allclose(got, 77, atol=1e-3)
 
@@ -100,8 +100,8 @@ def test_any_photo_fits_any_size(height, width, image_height, image_width):
 def test_of_a_very_long_photo_only_the_middle_is_scaled(shape, middle):
     preprocessing = Preprocessing(40)
     image = noise(*shape)
-    got = preprocessing.centre_crop(image)
-    np.testing.assert_array_equal(got, preprocessing.centre_crop(image[middle]))
+    got = preprocessing.center_crop(image)
+    np.testing.assert_array_equal(got, preprocessing.center_crop(image[middle]))
     # As if all of it had been.
     size = [side * 40 // min(shape) for side in shape]
     whole = tf.image.resize(image, size, antialias=True).numpy()
@@ -140,7 +140,7 @@ def test_region_is_what_the_crop_shows(height, width, image_height, image_width)
     rows = (np.arange(height) + 0.5)[:, None] / height
     columns = (np.arange(width) + 0.5)[None, :] / width
     where = np.stack(np.broadcast_arrays(rows, columns, 0 * rows), -1).astype(np.float32)
-    got = preprocessing.centre_crop(where).numpy()
+    got = preprocessing.center_crop(where).numpy()
     # The pixels in the middle of the crop are far from the photo's edges, where scaling bends.
     for axis, (low, high), count in ((0, (top, bottom), height), (1, (left, right), width)):
         if count < 40:
@@ -172,7 +172,7 @@ def test_known_regions():
 def test_a_stretched_photo_is_whole(interpolation, shape):
     preprocessing = Preprocessing((32, 24), interpolation=interpolation, stretch=True)
     image = smooth(*shape)
-    got = preprocessing.centre_crop(image).numpy()
+    got = preprocessing.center_crop(image).numpy()
     resample = getattr(Image.Resampling, interpolation.upper())
     want = np.asarray(Image.fromarray(image).resize((24, 32), resample))
     assert np.abs(got - want).mean() < 0.6
@@ -180,13 +180,13 @@ def test_a_stretched_photo_is_whole(interpolation, shape):
     data = encoded(image, "PNG")
     view = preprocessing.random_crop(data, SEED, RandomCrop(crop_scale=None, flip=False))
     np.testing.assert_array_equal(view, got)
-    in_graph = in_pipeline(lambda one: preprocessing.centre_crop(decode(one)), data)
+    in_graph = in_pipeline(lambda one: preprocessing.center_crop(decode(one)), data)
     np.testing.assert_array_equal(in_graph, got)
 
 
 def test_a_stretched_photo_is_cut_where_it_is_resized_to_more():
-    whole = Preprocessing((40, 60), stretch=True).centre_crop(smooth(55, 70))
-    got = Preprocessing((32, 48), 40, stretch=True).centre_crop(smooth(55, 70))
+    whole = Preprocessing((40, 60), stretch=True).center_crop(smooth(55, 70))
+    got = Preprocessing((32, 48), 40, stretch=True).center_crop(smooth(55, 70))
     np.testing.assert_array_equal(got, whole[4:36, 6:54])
     region = Preprocessing((32, 48), 40, stretch=True).region((55, 70))
     np.testing.assert_allclose(region, [0.1, 0.1, 0.9, 0.9], rtol=1e-6)
@@ -197,14 +197,14 @@ def test_of_a_photo_that_is_stretched_beyond_measure_the_middle_is_seen():
     row = np.zeros((2, 60_000, 3), np.uint8)
     row[:, 30_000 - 16 : 30_000 + 16] = 200
     preprocessing = Preprocessing((64, 64), stretch=True)
-    np.testing.assert_allclose(preprocessing.centre_crop(row), 200, rtol=1e-5)
+    np.testing.assert_allclose(preprocessing.center_crop(row), 200, rtol=1e-5)
     region = preprocessing.region((2, 60_000)).numpy()
     np.testing.assert_allclose(region, [0, 0.5 - 16 / 60_000, 1, 0.5 + 16 / 60_000], rtol=1e-5)
 
 
 def test_a_stretched_photo_of_the_right_size_keeps_exact_pixels():
     image = noise(32, 48)
-    np.testing.assert_array_equal(Preprocessing((32, 48), stretch=True).centre_crop(image), image)
+    np.testing.assert_array_equal(Preprocessing((32, 48), stretch=True).center_crop(image), image)
 
 
 # --- exif_rotation
@@ -224,7 +224,7 @@ def test_photos_are_turned_upright_where_that_is_asked_for(orientation):
     np.testing.assert_array_equal(Preprocessing(24, 30).decode(data), decode(plain))
     # Training without a crop takes the same photo.
     view = turned.random_crop(data, SEED, RandomCrop(crop_scale=None, flip=False))
-    np.testing.assert_array_equal(view, turned.centre_crop(turned.decode(data)))
+    np.testing.assert_array_equal(view, turned.center_crop(turned.decode(data)))
 
 
 def test_without_rotation_nothing_is_added():

@@ -1,4 +1,4 @@
-"""Examples of docstrings as Griffe wants them: under `Examples:`, indented, code in a block."""
+"""An extension of Griffe that reads the `Example:` sections of the package's docstrings."""
 
 import re
 import textwrap
@@ -9,16 +9,20 @@ _EXAMPLE = re.compile(r"^Example:\n(\n?)((?:.+\n?)+)", re.MULTILINE)
 
 
 class IndentExamples(Extension):
-    """Reads `Example:` with prompts behind an empty line, or with indented code, as a section."""
+    """Turns `Example:` sections into the `Examples:` sections that Griffe knows.
+
+    The lines of an example are either prompts after an empty line, or indented code. Griffe wants
+    both indented, and code in a fenced block.
+    """
 
     def on_instance(self, *, obj, **_):
-        """Called with every module, class, function and attribute that was read."""
+        """Rewrites the docstring of one module, class, function or attribute."""
         if obj.docstring:
             obj.docstring.value = _EXAMPLE.sub(_section, obj.docstring.value)
 
 
-def _section(found):
-    code = textwrap.dedent(found[2]).rstrip("\n")
-    if not found[1]:
+def _section(match):
+    code = textwrap.dedent(match[2]).rstrip("\n")
+    if not match[1]:
         code = f"```python\n{code}\n```"
     return "Examples:\n" + textwrap.indent(code, "    ") + "\n"

@@ -1,7 +1,8 @@
-"""What MkDocs does for this site beside its plugins.
+"""Hooks that MkDocs calls while it builds the site.
 
-The README is the first page, the notebook is one, and formulas become MathML, which browsers draw
-by themselves: no page needs a script for them, and none needs the internet.
+README.md becomes the first page, CONTRIBUTING.md, CHANGELOG.md and the notebook become pages, and
+formulas become MathML. Browsers draw MathML themselves, so that no page needs a script or the
+internet for it.
 """
 
 import html
@@ -10,22 +11,30 @@ import re
 
 import nbconvert
 from latex2mathml.converter import convert
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = "finetune"
-# What pymdownx.arithmatex leaves of $...$ and $$...$$.
+# Files beside docs/ that become pages, and where links to them lead on the site.
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "LICENSE": "LICENSE.txt",
+}
+# pymdownx.arithmatex turns $...$ and $$...$$ into this.
 _FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</\1>', re.DOTALL
 )
 
 
-def on_files(files, config):
-    """Adds the pages that no file in docs/ holds."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    readme = re.sub(r"\]\(docs/", "](", readme).replace("](LICENSE)", "](LICENSE.txt)")
-    files.append(File.generated(config, "index.md", content=readme))
-    files.append(File.generated(config, "LICENSE.txt", abs_src_path=str(ROOT / "LICENSE")))
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made from files outside docs/ and from the notebook."""
+    for source, target in PAGES.items():
+        content = re.sub(r"\]\(docs/", "](", (ROOT / source).read_text("utf-8"))
+        files.append(File.generated(config, target, content=content))
     page, resources = nbconvert.MarkdownExporter().from_filename(
         str(ROOT / "docs" / f"{NOTEBOOK}.ipynb"),
         {"unique_key": NOTEBOOK, "output_files_dir": f"{NOTEBOOK}_files"},
@@ -36,17 +45,18 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, config, files):
-    """Links to the README and to the notebook go to their pages."""
-    markdown = markdown.replace("(../README.md", "(index.md")
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Points links to the notebook and to files outside docs/ at the pages made from them."""
+    for source, target in PAGES.items():
+        markdown = re.sub(rf"\]\((?:\.\./)?{re.escape(source)}(#|\))", rf"]({target}\1", markdown)
     return markdown.replace(f"({NOTEBOOK}.ipynb)", f"({NOTEBOOK}.md)")
 
 
-def on_page_content(content, page, config, files):
-    """Formulas as MathML."""
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replaces formulas by MathML."""
     return _FORMULA.sub(_mathml, content)
 
 
-def _mathml(found):
-    display = "block" if found[1] == "div" else "inline"
-    return convert(html.unescape(found["latex"]).strip(), display=display)
+def _mathml(match: re.Match[str]) -> str:
+    display = "block" if match[1] == "div" else "inline"
+    return convert(html.unescape(match["latex"]).strip(), display=display)

@@ -1,4 +1,4 @@
-"""The README and the pages of docs/: their code blocks, commands and links."""
+"""Reads the README and the pages: their code blocks, commands and links."""
 
 import re
 import shlex
@@ -10,6 +10,7 @@ PAGES = tuple(
     str(path.relative_to(REPOSITORY))
     for path in [
         REPOSITORY / "README.md",
+        REPOSITORY / "CONTRIBUTING.md",
         *sorted((REPOSITORY / "docs").rglob("*.md")),
         REPOSITORY / "saved_models" / "README.md",
     ]
@@ -19,12 +20,12 @@ _LINK = re.compile(r"\]\(([^()\s]+)\)")
 
 
 class Block(NamedTuple):
-    """A fenced block.
+    """A fenced block of a page.
 
     Attributes:
-        page: its page, relative to the checkout.
-        line: number of the code's first line there.
-        language: what follows the fence.
+        page: path of the page, relative to the checkout.
+        line: number of the code's first line on the page.
+        language: the word after the fence.
         code: the lines between the fences.
     """
 
@@ -35,49 +36,49 @@ class Block(NamedTuple):
 
 
 def text(page):
-    """The Markdown of a page."""
+    """Returns the Markdown of a page."""
     return (REPOSITORY / page).read_text("utf-8")
 
 
 def blocks(page, *languages):
-    """The fenced blocks of a page in order, all or those of some languages."""
+    """Returns the fenced blocks of a page in order, all or only those of the given languages."""
     markdown = text(page)
-    found = []
+    results = []
     for match in _BLOCK.finditer(markdown):
         line = markdown.count("\n", 0, match.start(2)) + 1
-        found.append(Block(page, line, *match.groups()))
-    return [block for block in found if not languages or block.language in languages]
+        results.append(Block(page, line, *match.groups()))
+    return [block for block in results if not languages or block.language in languages]
 
 
 def command_lines(page):
-    """The lines of a page's bash blocks, those joined that end in a backslash."""
+    """Returns the commands in a page's bash blocks, each on one line."""
     code = "".join(block.code for block in blocks(page, "bash"))
     lines = re.sub(r"\s*\\\n\s*", " ", code).splitlines()
     return [line for line in lines if line.strip()]
 
 
 def commands(page):
-    """`command_lines` as lists of words, without comments."""
+    """Returns `command_lines` as lists of words, without comments."""
     return [shlex.split(line, comments=True) for line in command_lines(page)]
 
 
 def prose(page):
-    """The Markdown of a page without its blocks."""
+    """Returns the Markdown of a page without its fenced blocks."""
     return _BLOCK.sub("", text(page))
 
 
 def links(page):
-    """The targets of a page's links and images."""
+    """Returns the targets of a page's links and images."""
     return _LINK.findall(prose(page))
 
 
 def anchors(page):
-    """What a link can name behind `#`: the headings, as GitHub and MkDocs write them."""
+    """Returns the anchors of a page's headings, as GitHub and MkDocs write them."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def shape(output):
-    """The lines of what a program prints, numbers as `#` and spaces as one, as a set."""
+    """Returns the lines of a program's output as a set, with `#` for numbers and single spaces."""
     masked = re.sub(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", "#", output)
     return {" ".join(line.split()) for line in masked.splitlines()}

@@ -1,19 +1,20 @@
-"""Every code block of the README and the pages is run or checked, and every link leads somewhere.
+"""Every code block of the README and the pages is run or checked, and every link has a target.
 
-Python: run, a page's blocks in order and in one namespace, `>>>` as doctests.
+Python blocks of a page run in order in one namespace; blocks that start with `>>>` are doctests.
 
-Bash, line by line, as `kind` tells:
-    run: the trainers' commands of quickstart on three pages, with tiny settings, one after the
-        other in an empty folder.
-    parsed: other commands of the trainers and the benchmarks, which take minutes to days or data
-        that are not here: their own programs parse them, and load the recipe.
-    served: what asks a server; test_saved_models.py sends it to one.
-    page: the page to try a model, which stays until it is stopped; tests/serving/test_demo.py has
-        it in a browser, here is its command.
-    environment: make and pip, which set up environments: the target and the extras exist.
-    UNRUNNABLE: neither.
+Bash blocks are checked line by line. `kind` returns how:
+    run: the trainers' commands of three pages run with tiny settings, one after the other, in an
+        empty folder.
+    parsed: the other commands of trainers, benchmarks and docs take minutes to days, or data that
+        are not here. Their programs parse the arguments, and the trainers load the recipe.
+    served: test_saved_models.py sends these requests to a server.
+    demo: tests/serving/test_demo.py opens the demo page in a browser. Here its command runs.
+    environment: for make and pip, the target and the extra exist.
+    tests: for pytest, the file exists and `-k` selects something in it.
+    None: the command is in UNRUNNABLE.
 
-Text: what a program prints, compared with what it prints here but for the numbers.
+Text blocks are a program's output. They are compared with what the program prints here, except for
+the numbers.
 """
 
 import configparser
@@ -37,7 +38,7 @@ from stacks import slow_on_one_stack
 import noah_tf
 from noah_tf.serving.__main__ import main as serving
 
-# Docker is not where the tests are. test_saved_models.py reads the files that these are given.
+# Docker is not available to the tests. test_saved_models.py reads the files that Docker gets.
 UNRUNNABLE = {
     "docker run --rm -p 127.0.0.1:8501:8501 -v": "a server of one model",
     "docker compose -f saved_models/compose.yaml up": "the server with its configurations",
@@ -45,32 +46,33 @@ UNRUNNABLE = {
 }
 RUN_PAGES = ("README.md", "docs/attention.md", "docs/evaluation.md")
 SERVED_PAGE = "docs/serving.md"
-# What replaces a part of a page's Python where it is run.
+# Replacements in a page's Python before it runs.
 REPLACED = {
     'weights="imagenet"': "weights=None",  # a download
+    "images[:1500], labels[:1500], epochs=5": "images[:64], labels[:64], epochs=1",
     ".pth.tar": ".safetensors",  # needs PyTorch, which has an environment of its own
     ".pth": ".safetensors",
 }
-# What a page's Python takes as there.
-GIVEN = {"README.md": "import tensorflow as tf\nimages = tf.zeros((8, 224, 224, 3))"}
 PYTHON_PAGES = [page for page in pages.PAGES if pages.blocks(page, "python")]
 
 
 def kind(page, words):
-    """How a command is checked, or None; see the docstring above."""
+    """Returns how a command is checked, or None; see the docstring of this module."""
     program = words[0]
     if program in ("make", "pip"):
         return "environment"
     if program in ("curl", "echo") or words[:3] == ["python", "-m", "noah_tf.serving"]:
-        return "page" if "demo" in words else "served" if page == SERVED_PAGE else None
-    if program != "python" or not re.match(r"(trainers|benchmarks)/\w+\.py$", words[1]):
+        return "demo" if "demo" in words else "served" if page == SERVED_PAGE else None
+    if words[1:3] == ["-m", "pytest"]:
+        return "tests"
+    if program != "python" or not re.match(r"(trainers|benchmarks|docs)/\w+\.py$", words[1]):
         return None
     quick = not any(w in ("imagenet_v2:test", "--dry_run") or w.startswith("study/") for w in words)
     return "run" if page in RUN_PAGES and "trainers" in words[1] and quick else "parsed"
 
 
 def commands(*kinds):
-    """Page and words of all commands of some kinds."""
+    """Returns (page, words) of all commands of the given kinds."""
     return [
         (page, words)
         for page in pages.PAGES
@@ -79,15 +81,15 @@ def commands(*kinds):
     ]
 
 
-def test_at_most_three_commands_are_left_out_and_each_is_still_there():
-    left_out = [" ".join(words) for _, words in commands(None)]
-    assert len(left_out) == len(UNRUNNABLE) <= 3, left_out
+def test_at_most_three_commands_are_unrunnable():
+    unrunnable = [" ".join(words) for _, words in commands(None)]
+    assert len(unrunnable) == len(UNRUNNABLE) <= 3, unrunnable
     for start in UNRUNNABLE:
-        assert sum(line.startswith(start) for line in left_out) == 1, start
+        assert sum(line.startswith(start) for line in unrunnable) == 1, start
 
 
 @pytest.mark.parametrize("page", pages.PAGES)
-def test_every_block_is_one_that_these_tests_see(page):
+def test_all_blocks_are_fenced_and_of_known_languages(page):
     assert {block.language for block in pages.blocks(page)} <= {"bash", "python", "text", "bibtex"}
     prose = pages.prose(page)
     assert not re.search(r"\n\n(    |\t)\S", prose)  # indented blocks
@@ -95,26 +97,25 @@ def test_every_block_is_one_that_these_tests_see(page):
 
 
 def run_python(page):
-    """Runs a page's Python in this folder."""
+    """Runs a page's Python in the current folder."""
     code = "".join(block.code for block in pages.blocks(page, "python"))
     for name in set(re.findall(r'"(\w+)\.pth', code)):
         noah_tf.save_official_weights(noah_tf.create_model(name), f"{name}.safetensors")
     namespace = {}
-    exec(GIVEN.get(page, ""), namespace)
     for block in pages.blocks(page, "python"):
         code = block.code
         for part, replacement in REPLACED.items():
             code = code.replace(part, replacement)
         if not code.startswith(">>> "):
             assert ">>>" not in code
-            # At its line of the page, for tracebacks.
+            # Tracebacks then show the line of the page.
             code = "\n" * (block.line - 1) + code
             exec(compile(code, str(REPOSITORY / page), "exec"), namespace)
             continue
         test = doctest.DocTestParser().get_doctest(code, namespace, page, page, block.line - 1)
-        said = io.StringIO()
-        results = doctest.DocTestRunner().run(test, out=said.write, clear_globs=False)
-        assert results.attempted and not results.failed, said.getvalue()
+        report = io.StringIO()
+        results = doctest.DocTestRunner().run(test, out=report.write, clear_globs=False)
+        assert results.attempted and not results.failed, report.getvalue()
         namespace.update(test.globs)
 
 
@@ -132,13 +133,12 @@ def test_python_runs(page, tmp_path, monkeypatch):
     run_python(page)
 
 
-def test_what_is_replaced_and_given_is_asked_for():
-    code = {page: "".join(b.code for b in pages.blocks(page, "python")) for page in PYTHON_PAGES}
-    assert all(part in "".join(code.values()) for part in REPLACED)
-    assert all("images" in code[page] for page in GIVEN)
+def test_all_replacements_occur():
+    code = "".join(b.code for page in PYTHON_PAGES for b in pages.blocks(page, "python"))
+    assert all(part in code for part in REPLACED)
 
 
-def test_a_wrong_example_is_noticed(tmp_path, monkeypatch):
+def test_wrong_examples_fail(tmp_path, monkeypatch):
     for code in (">>> 1 + 1\n3\n", "raise ZeroDivisionError\n"):
         block = pages.Block("README.md", 1, "python", code)
         monkeypatch.setattr(pages, "blocks", lambda *_, block=block: [block])
@@ -146,43 +146,51 @@ def test_a_wrong_example_is_noticed(tmp_path, monkeypatch):
             run_python("README.md")
 
 
-def test_commands_are_what_their_programs_take():
-    found = [words[1:] for _, words in commands("run", "parsed")]
+def test_programs_parse_the_commands():
+    correct = [words[1:] for _, words in commands("run", "parsed")]
     wrong = [
         ["trainers/train.py", "--config", "configs/quickstart.py", "--workdri", "runs"],
         ["trainers/train.py", "--config", "configs/quickstart.py", "--config.train.epoch=3"],
         ["benchmarks/accuracy.py", "--output", "study", "--setting", "imagenet"],
     ]
-    commands_here = [(REPOSITORY, *words) for words in found + wrong]
-    ends = run_forked(commands_here, only_parse=True)
-    for words, end in zip(found, ends, strict=False):
-        assert end.returncode == 0, f"{words}: {end.stderr}"
-    assert all(end.returncode > 0 for end in ends[len(found) :]), ends[len(found) :]
+    results = run_forked([(REPOSITORY, *words) for words in correct + wrong], only_parse=True)
+    for words, result in zip(correct, results, strict=False):
+        assert result.returncode == 0, f"{words}: {result.stderr}"
+    refused = results[len(correct) :]
+    assert all(result.returncode > 0 for result in refused), refused
 
 
-def test_what_sets_up_environments_exists():
+def test_make_targets_and_extras_exist():
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
     makefile = (REPOSITORY / "Makefile").read_text()
     for page, words in commands("environment"):
         if words[0] == "make":
-            assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:])
+            targets = [word for word in words[1:] if "=" not in word]
+            assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in targets), page
             continue
         assert words[:3] == ["pip", "install", "-e"], page
         extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[3])[1]
         assert set(filter(None, [extras])) <= set(setup["options.extras_require"]), page
 
 
-def test_the_page_to_try_a_model_is_called_so(tmp_path, monkeypatch, capsys):
+def test_pytest_commands_select_tests():
+    for page, words in commands("tests"):
+        code = (REPOSITORY / words[3]).read_text()
+        keyword = words[words.index("-k") + 1] if "-k" in words else ""
+        assert re.search(rf"def test_\w*{keyword}", code), (page, words)
+
+
+def test_demo_page_commands_parse(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for _, words in commands("page"):
+    for _, words in commands("demo"):
         assert serving(words[3:]) == 1
-        # Behind its options it looks for the model.
+        # After parsing its options, the program looks for the model.
         folder = words[words.index("--model-dir") + 1]
         assert capsys.readouterr().err == f"There is no folder {folder}.\n"
 
 
-# On Keras 2 test_command_lines.py runs the same programs.
+# On Keras 2, test_command_lines.py runs the same programs.
 @slow_on_one_stack.with_args(minutes=2)
 def test_commands_run(tfds_dir, tmp_path):
     for name in ("trainers", "configs"):
@@ -194,12 +202,12 @@ def test_commands_run(tfds_dir, tmp_path):
         "trainers/explain.py": ("--images=4",),
         "trainers/export.py": ("--warmup_batch_sizes=1",),
     }
-    done, printed = [], dict.fromkeys(RUN_PAGES, "")
+    finished, printed = [], dict.fromkeys(RUN_PAGES, "")
     for page, words in commands("run"):
-        if words in done:
+        if words in finished:
             continue
-        done.append(words)
-        # There are 200 pictures.
+        finished.append(words)
+        # The test split has 200 images.
         arguments = [word.replace("[:300]", "[:100]") for word in words[1:]]
         process = subprocess.run(
             [sys.executable, *arguments, *tiny[words[1]]],
@@ -220,7 +228,7 @@ def test_commands_run(tfds_dir, tmp_path):
 
 
 @pytest.mark.parametrize("page", pages.PAGES)
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     folder = (REPOSITORY / page).parent
     for link in pages.links(page):
         if link.startswith(("https://", "http://")):
@@ -232,28 +240,34 @@ def test_links_lead_somewhere(page):
             assert anchor in pages.anchors(str(target.relative_to(REPOSITORY))), link
 
 
-def test_the_api_has_all_public_names():
-    named = re.findall(r"^::: (\S+)$", "".join(map(pages.text, pages.PAGES)), re.MULTILINE)
-    assert len(named) == len(set(named))
-    assert {f"noah_tf.{name}" for name in noah_tf.__all__} - {"noah_tf.__version__"} <= set(named)
-    for name in named:
+def test_api_pages_have_all_public_names():
+    names = re.findall(r"^::: (\S+)$", "".join(map(pages.text, pages.PAGES)), re.MULTILINE)
+    assert len(names) == len(set(names))
+    assert {f"noah_tf.{name}" for name in noah_tf.__all__} - {"noah_tf.__version__"} <= set(names)
+    for name in names:
         module, _, attribute = name.rpartition(".")
         assert getattr(importlib.import_module(module), attribute).__doc__, name
 
 
-def test_the_figures_are_those_that_are_drawn(tmp_path):
-    runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))["draw"](tmp_path)
+@pytest.mark.parametrize(
+    ("script", "pattern"), [("figures", "mathematics_*.svg"), ("floors", "architecture.svg")]
+)
+def test_committed_figures_are_current(script, pattern, tmp_path):
+    runpy.run_path(str(REPOSITORY / "docs" / f"{script}.py"))["draw"](tmp_path)
     drawn = {path.name: path for path in tmp_path.iterdir()}
-    committed = {path.name: path for path in (REPOSITORY / "docs").glob("mathematics_*")}
+    committed = {path.name: path for path in (REPOSITORY / "docs").glob(pattern)}
     assert set(drawn) == set(committed)
     for name, path in committed.items():
         old, new = path.read_text(), drawn[name].read_text()
         version = re.compile("Matplotlib v[0-9.]+")
-        if version.search(old)[0] == version.search(new)[0]:  # others draw otherwise
-            old, new = (np.array(re.findall(r"-?\d+\.\d+", svg), float) for svg in (old, new))
-            np.testing.assert_allclose(new, old, atol=0.01)
+        if version.search(old)[0] != version.search(new)[0]:
+            continue  # another version draws the same figure with other numbers
+        old, new = (np.array(re.findall(r"-?\d+\.\d+", svg), float) for svg in (old, new))
+        hint = f"{name} is not what `python docs/{script}.py` draws today: run it."
+        assert old.shape == new.shape, hint
+        np.testing.assert_allclose(new, old, atol=0.01, err_msg=hint)
 
 
-def test_figures_and_pictures_are_small():
+def test_files_of_the_pages_are_small():
     for path in (REPOSITORY / "docs").rglob("*.*"):
         assert path.stat().st_size < 300_000, path

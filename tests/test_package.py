@@ -1,17 +1,22 @@
-"""The wheel: the package and nothing else, and it works where it is installed alone."""
+"""The wheel holds the package and nothing else, and works when it is installed alone."""
 
 import re
 import subprocess
 import sys
 import zipfile
 
+import pytest
 from head_helpers import run_python
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
+sys.path.append(str(REPOSITORY / "docs"))
+
+import floors
+
 
 @slow_on_one_stack
-def test_the_wheel_holds_the_package_alone(tmp_path):
+def test_wheel_holds_only_the_package(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]
     subprocess.run([*command, str(REPOSITORY)], check=True, timeout=300, cwd=tmp_path)
     (wheel,) = tmp_path.glob("noah_tf-*.whl")
@@ -33,16 +38,22 @@ print(noah_tf.NOAHHead(3)(tf.ones((1, 2, 2, 8))).shape)
     assert process.stdout.strip() == "(1, 3)"
 
 
-def test_files_and_targets_that_the_readme_names_exist():
-    """Names in the README's tables and commands exist."""
-    readme = (REPOSITORY / "README.md").read_text()
-    for path in re.findall(r"(?:trainers|configs|benchmarks|docs|noah_tf)/[\w/]+\.\w+", readme):
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_files_folders_and_targets_exist(page):
+    text = (REPOSITORY / page).read_text()
+    for path in re.findall(r"(?:trainers|configs|benchmarks|docs|noah_tf|tests)/[\w/]+\.\w+", text):
         assert (REPOSITORY / path).exists(), path
+    for target in re.findall(r"make ([a-z-]+)", "".join(re.findall("`.*?`", text))):
+        makefile = (REPOSITORY / "Makefile").read_text()
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "shared" + "/" not in text
+
+
+def test_readme_is_short_and_has_a_row_for_each_folder():
+    readme = (REPOSITORY / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150
     (table,) = re.findall(r"## Where things are\n(.*?)\n## ", readme, re.DOTALL)
-    for column in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
-        for name in re.findall(r"`(.+?)`", column):
-            assert (REPOSITORY / name).exists() or (REPOSITORY / "noah_tf" / name).exists(), name
-    targets = (REPOSITORY / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", readme):
-        assert re.search(rf"^{target}:", targets, re.MULTILINE), target
-    assert "shared" + "/" not in readme
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    folders = {name.rstrip("/") for cell in cells for name in re.findall(r"`(.+?)`", cell)}
+    assert folders == {*floors.read_folders(), "saved_models", "docs", "tests"}
+    assert all((REPOSITORY / folder).is_dir() for folder in folders)

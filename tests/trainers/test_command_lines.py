@@ -315,7 +315,7 @@ def test_the_demo(tfds_dir, tmp_path):
         assert trials[str(outcome[head]["learning_rate"])] == max(trials.values())
         assert f"{head:6} {outcome[head]['result']['top1']:7.2%}" in demo.stdout
     assert (runs / "explain.png").exists()
-    (shown,) = pages.blocks("README.md", "text")
+    (shown,) = pages.blocks("docs/study.md", "text")
     assert pages.shape(shown.code) <= pages.shape(demo.stdout)
 
     compare = command(runs, "evaluate", "--compare", "noah", "gap", "--sets=test", "--output=both")

@@ -1,64 +1,78 @@
-"""The reference implementation's checkpoints and the weights of Keras models, both ways."""
+"""Loads and saves checkpoints of the reference implementation."""
 
 import math
 import os
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from noah_tf.head.layer import NOAHHead
 from noah_tf.models.backbones.layers import PositionEmbedding
-from noah_tf.models.reference_tensors import BARE_HEAD, reference_tensors
+from noah_tf.models.reference_tensors import (
+    BARE_HEAD,
+    Family,
+    ReferenceTensor,
+    reference_tensors,
+)
 from noah_tf.models.tensor_files import (
     as_numpy,
-    listed,
+    list_names,
     named_tensors,
     read_checkpoint,
     write_checkpoint,
 )
 
 _CLASS_TOKEN = "cls_token"
-# Positions along one side of a table that is interpolated: images of 4,096 pixels in PVT.
+# The largest grid of position embeddings that is interpolated: PVT with images of 4,096 pixels.
 _LARGEST_GRID = 1024
 
 
-def load_official_weights(model_or_head, source, ema=False, head="load", architecture=None):
-    """Loads a checkpoint of the reference implementation into a model of the zoo, or into a head.
+def load_official_weights(
+    model_or_head: tf.keras.Model | NOAHHead,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    ema: bool = False,
+    head: str = "load",
+    architecture: str | None = None,
+) -> tf.keras.Model | NOAHHead:
+    """Loads a checkpoint of the reference implementation into a model or a head.
 
-    It is strict: every weight of the model is set once and every tensor of the checkpoint is
-    used, or an error says what does not fit and nothing is changed. `module.` before the names is
-    stripped and `num_batches_tracked` ignored; floating-point tensors of any precision are cast
-    to the weights' dtype; values that are not finite are loaded as they are.
+    Loading is strict. Either every weight of the model is set and every tensor of the checkpoint
+    is used, or an error names what does not fit and the model stays unchanged. The prefix
+    `module.` is removed from the names, and `num_batches_tracked` is ignored. Floating-point
+    tensors are cast to the dtype of the weights. Values that are not finite are loaded too.
 
-    A DeiT or PVT for another image size takes tables of positions interpolated from their square
-    grid (bicubic and bilinear, as the reference does), and logs it. A table with as many positions
-    as the model's own is taken as it is.
+    If a DeiT or PVT has another image size than the checkpoint, its position embeddings are
+    interpolated from their square grid, as in the reference: bicubic in DeiT, bilinear in PVT. A
+    log message says so. Embeddings with the same number of positions are not interpolated.
 
     Args:
-        model_or_head: a model of `create_model`, or one put on its layers; or a `NOAHHead` that
-            has been called, which takes "query.weight", "query.bias", "value.weight" and
-            "value.bias", or, of a whole model's checkpoint, the head's tensors alone.
-        source: path of a .pth, .pt or .tar file (which needs PyTorch, `pip install
-            'torch>=2.6'`) or of a .safetensors file; or a mapping, name → numpy array, torch or
-            TensorFlow tensor. The tensors may be under "state_dict" or "model".
-        ema: whether to take the averaged weights, "state_dict_ema" or "model_ema".
-        head: "load"; or "skip" to leave the model's head as it is, whatever the checkpoint's,
-            for another number of classes or kind of head. A class token, which the standard
-            head of a transformer reads, is left out as well where the model has none.
-        architecture: name of the zoo's model, such as "noah_resnet18", where the model's own name
-            does not start with it.
+        model_or_head: a model of `create_model`, or another model made of its layers; or a built
+            `NOAHHead`. A head takes "query.weight", "query.bias", "value.weight" and
+            "value.bias", either alone or from the checkpoint of a whole model.
+        source: the path of a .pth, .pt or .tar file (these need PyTorch: `pip install
+            'torch>=2.6'`) or of a .safetensors file; or a mapping name → NumPy array, PyTorch
+            tensor or TensorFlow tensor. The tensors may be nested under "state_dict" or "model".
+        ema: whether to load the averaged weights, under "state_dict_ema" or "model_ema".
+        head: "load", or "skip" to leave the model's head unchanged, for another number of classes
+            or kind of head. If the model has no class token, "skip" also ignores the checkpoint's,
+            because only the standard head of a transformer uses it.
+        architecture: a name of `list_models()`, such as "noah_resnet18". Needed if the model's
+            own name does not start with it.
 
     Returns:
         `model_or_head`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ImportError: the file needs PyTorch 2.6 or newer.
-        TypeError: `source` is neither path nor mapping, or `model_or_head` no model.
-        ValueError: the file is damaged, no checkpoint, or could run code when read (it is
-            refused and runs none); its tensors and the model's weights differ; or the model is
-            not built from layers that the reference has.
+        TypeError: `source` is neither a path nor a mapping, or `model_or_head` is not a model.
+        ValueError: the file is damaged or not a checkpoint, or reading it could run code (none is
+            run); the tensors do not fit the weights; or the model has layers that the reference
+            does not have.
 
     Example:
 
@@ -68,58 +82,62 @@ def load_official_weights(model_or_head, source, ema=False, head="load", archite
     if head not in ("load", "skip"):
         raise ValueError(f"head must be 'load' or 'skip', got {head!r}.")
     family, weights = reference_tensors(model_or_head, architecture)
-    label, content = _opened(source)
+    label, content = _read_source(source)
     tensors = named_tensors(content, ema, label)
     if family is BARE_HEAD:
         if head == "skip":
-            raise ValueError("head='skip' leaves nothing to load into a NOAHHead.")
+            raise ValueError("head='skip' is for models, got a NOAHHead: use head='load'.")
         tensors = _head_tensors(tensors, label)
-    advice = _advice_on_kind(weights, tensors, family)
+    advice = _head_kind_advice(weights, tensors, family)
     if head == "skip":
         weights = [weight for weight in weights if not family.is_head(weight.name)]
         tensors = {name: value for name, value in tensors.items() if not family.is_head(name)}
-    token_left_out = head == "skip" and not any(w.name == _CLASS_TOKEN for w in weights)
-    if token_left_out:
-        token_left_out = tensors.pop(_CLASS_TOKEN, None) is not None
+    drop_class_token = head == "skip" and not any(w.name == _CLASS_TOKEN for w in weights)
+    if drop_class_token:
+        drop_class_token = tensors.pop(_CLASS_TOKEN, None) is not None
 
-    values, problems = _matched(weights, tensors, family, token_left_out)
+    values, problems = _match_tensors(weights, tensors, family, drop_class_token)
     if problems:
-        lists = "; ".join(listed(kind, names.values()) for kind, names in problems.items())
-        misfit = f"{label} does not fit {model_or_head.name}: {lists}."
-        raise ValueError(" ".join([misfit, *advice, *_advice(problems, weights, family)]))
-    # Only now, so that an error leaves the model as it was.
+        lists = "; ".join(list_names(kind, names.values()) for kind, names in problems.items())
+        message = f"{label} does not fit {model_or_head.name}: {lists}."
+        raise ValueError(" ".join([message, *advice, *_problem_advice(problems, weights, family)]))
+    # All tensors are checked before the first assignment, so that an error changes nothing.
     for weight, value in zip(weights, values, strict=True):
         weight.variable.assign(value)
     return model_or_head
 
 
-def save_official_weights(model, path, script=False, architecture=None):
-    """Writes a checkpoint that the reference implementation's models load.
+def save_official_weights(
+    model: tf.keras.Model | NOAHHead,
+    path: str | os.PathLike[str],
+    script: bool = False,
+    architecture: str | None = None,
+) -> pathlib.Path:
+    """Writes a checkpoint that the models of the reference implementation load.
 
-    Names, shapes, dtypes and, in a PyTorch file, the order are those of their state_dict. Loading
-    the file gives the same weights bit for bit. What the model computes with them is not looked
-    at: of layers put together in another way the file has the names that they have.
+    The tensors have the names, shapes and dtypes of the reference's state_dict and, in a PyTorch
+    file, its order. Loading the file gives exactly the same weights. Only names and shapes are
+    checked, not whether the layers are connected as in the reference.
 
     Args:
-        model: a model of `create_model`, or one put on its layers; or a `NOAHHead`.
-        path: file to write: .pth, .pt or .tar (which need PyTorch, `pip install 'torch>=2.6'`),
-            or .safetensors.
-        script: whether to write what the reference's own training script resumes or evaluates
-            from: for the CNNs `module.` before every name, for DeiT and PVT the mapping under
-            "model", for Mixer and gMLP under "state_dict". Otherwise the bare mapping, for
-            `load_state_dict`.
-        architecture: as for `load_official_weights`.
+        model: a model of `create_model`, or another model made of its layers; or a `NOAHHead`.
+        path: the file to write. It ends in .pth, .pt or .tar (these need PyTorch: `pip install
+            'torch>=2.6'`) or in .safetensors.
+        script: whether to write the file for the reference's training script instead of
+            `load_state_dict`. The scripts expect `module.` before every name for the CNNs, the
+            tensors under "model" for DeiT and PVT, and under "state_dict" for Mixer and gMLP.
+        architecture: a name of `list_models()`, as for `load_official_weights`.
 
     Returns:
-        `pathlib.Path` of the file.
+        The path of the file.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         ImportError: the format needs PyTorch 2.6 or newer.
-        TypeError: `model` is no Keras model.
-        ValueError: the file's name ends in something else, `script` is asked of a .safetensors
-            file or a head, the weights are not float32, or the model is not built from layers
-            that the reference has.
+        TypeError: `model` is not a Keras model.
+        ValueError: the path has another suffix, `script` is True for a .safetensors file or a
+            head, the weights are not float32, or the model has layers that the reference does
+            not have.
 
     Example:
 
@@ -139,38 +157,41 @@ def save_official_weights(model, path, script=False, architecture=None):
     return write_checkpoint(path, tensors, family.script_key)
 
 
-def state_dict(model, architecture=None):
-    """The weights as the reference names, orders and lays them out.
+def state_dict(
+    model: tf.keras.Model | NOAHHead, architecture: str | None = None
+) -> dict[str, np.ndarray]:
+    """Returns a model's weights with the names, order and layout of the reference.
 
     Args:
-        model: as for `save_official_weights`.
-        architecture: as for `load_official_weights`.
+        model: a model or a head, as for `save_official_weights`.
+        architecture: a name of `list_models()`, as for `load_official_weights`.
 
     Returns:
-        dict name → numpy array, float32 and int64 (`num_batches_tracked`, which is 0). The arrays
-        are copies.
+        A dict name → NumPy array. The arrays are copies. They are float32, except for
+        `num_batches_tracked`, which is an int64 zero.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: as for `save_official_weights`.
+        TypeError: `model` is not a Keras model.
+        ValueError: the weights are not float32, or the model has layers that the reference does
+            not have.
     """
     family, weights = reference_tensors(model, architecture)
     dtypes = sorted({tf.as_dtype(weight.variable.dtype).name for weight in weights})
     if dtypes != ["float32"]:
         raise ValueError(
-            f"{model.name} has weights of dtype {' and '.join(dtypes)}, and a checkpoint of the "
-            "reference is float32: build the model in float32 and set_weights() on it."
+            f"A checkpoint of the reference holds float32 weights, got {' and '.join(dtypes)} in "
+            f"{model.name}: build the model in float32 and copy the weights with set_weights()."
         )
     tensors = {weight.name: weight.as_tensor(weight.variable) for weight in weights}
     for name in [name for name in tensors if name.endswith(".running_var")]:
-        # BatchNorm's counter of training steps, which Keras does not keep.
+        # PyTorch's BatchNorm counts its training steps. Keras's does not.
         module = name.removesuffix("running_var")
         tensors[f"{module}num_batches_tracked"] = np.zeros((), np.int64)
     return {name: tensors[name] for name in sorted(tensors, key=family.rank)}
 
 
-def _opened(source):
-    """How messages call a source, and what it holds."""
+def _read_source(source: Any) -> tuple[str, Any]:
+    """Returns the source's name for error messages, and its content."""
     if isinstance(source, Mapping):
         return "The mapping", source
     if isinstance(source, (str, os.PathLike)):
@@ -178,31 +199,54 @@ def _opened(source):
     raise TypeError(f"source must be a path or a mapping, got {type(source).__name__}.")
 
 
-def _head_tensors(tensors, label):
-    """The tensors of a NOAH head, given alone or among a whole model's."""
-    heads = ("head.", "classifier.")
-    for prefix in heads:
+def _head_tensors(tensors: dict[str, Any], label: str) -> dict[str, Any]:
+    """Returns the tensors of a NOAH head, from a head's or a whole model's checkpoint."""
+    prefixes = ("head.", "classifier.")
+    for prefix in prefixes:
         if f"{prefix}query.weight" in tensors:
-            inside = [name for name in tensors if name.startswith(prefix)]
-            return {name.removeprefix(prefix): tensors[name] for name in inside}
-    if "query.weight" not in tensors and any(name.startswith(heads) for name in tensors):
-        raise ValueError(f"{label} has a standard linear head, which a NOAHHead cannot take.")
+            names = [name for name in tensors if name.startswith(prefix)]
+            return {name.removeprefix(prefix): tensors[name] for name in names}
+    if "query.weight" not in tensors and any(name.startswith(prefixes) for name in tensors):
+        raise ValueError(
+            f"A NOAHHead needs the tensors of a NOAH head, got {label} with a linear head."
+        )
     return tensors
 
 
-def _matched(weights, tensors, family, token_left_out):
-    """The value of every weight, and what does not fit: kind of problem → {name: description}."""
-    values, missing, shapes, unreadable = [], {}, {}, {}
+def _match_tensors(
+    weights: Sequence[ReferenceTensor],
+    tensors: Mapping[str, Any],
+    family: Family,
+    drop_class_token: bool,
+) -> tuple[list[np.ndarray], dict[str, dict[str, str]]]:
+    """Finds the value of every weight.
+
+    Args:
+        weights: the model's weights.
+        tensors: the checkpoint's tensors.
+        family: the model's family.
+        drop_class_token: whether the checkpoint's class token was removed, so that position
+            embeddings lose their first position.
+
+    Returns:
+        The values in the order of `weights`, and the problems: kind of problem → tensor's name →
+        description. The values are complete if there are no problems.
+    """
+    values: list[np.ndarray] = []
+    missing: dict[str, str] = {}
+    shapes: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     for weight in weights:
         name = weight.name
         if name not in tensors:
             missing[name] = name
             continue
-        # Before the values: a file of a few bytes can claim a tensor of any size.
+        # The shape is checked before the values are read, because a file of a few bytes can
+        # declare a tensor of any size.
         shape = tuple(tensors[name].shape)
-        left_out = int(token_left_out and _begins_with_token(shape, weight))
-        kept = (shape[0], shape[1] - 1, shape[2]) if left_out else shape
-        if kept != weight.shape and not _square_side(kept, weight):
+        drop_first = drop_class_token and _starts_with_token(shape, weight)
+        new_shape = (shape[0], shape[1] - 1, shape[2]) if drop_first else shape
+        if new_shape != weight.shape and not _grid_side(new_shape, weight):
             shapes[name] = f"{name} {shape}, expected {weight.shape}"
             continue
         try:
@@ -213,63 +257,70 @@ def _matched(weights, tensors, family, token_left_out):
         if array.dtype.kind != "f" and array.dtype != tf.bfloat16.as_numpy_dtype:
             unreadable[name] = f"{name} ({array.dtype})"
         else:
-            # The first position is the class token's.
-            array = array[:, 1:] if left_out else array
-            values.append(weight.as_weight(_resized(array, weight, family)))
+            array = array[:, 1:] if drop_first else array
+            values.append(weight.as_weight(_resize_positions(array, weight, family)))
     known = {weight.name for weight in weights}
     problems = {
         "missing": missing,
         "unexpected": {name: name for name in tensors if name not in known},
         "wrong shape": shapes,
-        "no floating-point array": unreadable,
+        "not a floating-point array": unreadable,
     }
     return values, {kind: names for kind, names in problems.items() if names}
 
 
-def _advice(problems, weights, family):
-    """What to do about names that do not fit, where they show it; a list of sentences."""
+def _problem_advice(
+    problems: Mapping[str, Collection[str]], weights: Sequence[ReferenceTensor], family: Family
+) -> list[str]:
+    """Returns sentences that say how to solve the problems of `_match_tensors`."""
     advice = []
-    tables = {weight.name for weight in weights if isinstance(weight.layer, PositionEmbedding)}
-    tables.intersection_update(problems.get("wrong shape", ()))
-    with_head = set()
+    positions = {weight.name for weight in weights if isinstance(weight.layer, PositionEmbedding)}
+    positions.intersection_update(problems.get("wrong shape", ()))
+    skipped_with_head = set()
     if _CLASS_TOKEN in problems.get("unexpected", ()):
-        with_head = {_CLASS_TOKEN, *tables}
-    if all(family.is_head(n) or n in with_head for names in problems.values() for n in names):
+        skipped_with_head = {_CLASS_TOKEN, *positions}
+    names = [name for names in problems.values() for name in names]
+    if all(family.is_head(name) or name in skipped_with_head for name in names):
         advice.append("head='skip' (in create_model weights_head) loads all but the head.")
-    for kind, answer in (("missing", False), ("unexpected", True)):
+    for kind, pre_logits in (("missing", False), ("unexpected", True)):
         if any(name.startswith("pre_logits.") for name in problems.get(kind, ())):
-            advice.append(f"Create the model with pre_logits={answer}.")
-    if tables - with_head:
-        advice.append("Positions are interpolated from a square grid of as many channels only.")
+            advice.append(f"Create the model with pre_logits={pre_logits}.")
+    if positions - skipped_with_head:
+        advice.append(
+            "Position embeddings are interpolated only from a square grid with as many channels."
+        )
     return advice
 
 
-def _advice_on_kind(weights, tensors, family):
-    """What to do where one side has a NOAH head and the other the standard one."""
+def _head_kind_advice(
+    weights: Sequence[ReferenceTensor], tensors: Collection[str], family: Family
+) -> list[str]:
+    """Returns a sentence if only one of model and checkpoint has a NOAH head."""
 
-    def is_noah(names):
+    def is_noah(names: Collection[str]) -> bool | None:
         names = [name for name in names if family.is_head(name)]
         return f"{family.head}.query.weight" in names if names else None
 
-    model, file = is_noah([weight.name for weight in weights]), is_noah(tensors)
-    if model is None or file is None or model == file:
+    model_is_noah = is_noah([weight.name for weight in weights])
+    file_is_noah = is_noah(tensors)
+    if model_is_noah is None or file_is_noah is None or model_is_noah == file_is_noah:
         return []
     kinds = ("the standard", "a NOAH")
     return [
-        f"The checkpoint has {kinds[file]} head and the model {kinds[model]} head: create the "
-        f"model {'with' if file else 'without'} 'noah_' before its name."
+        f"The checkpoint has {kinds[file_is_noah]} head and the model {kinds[model_is_noah]} head: "
+        f"create the model {'with' if file_is_noah else 'without'} 'noah_' before its name."
     ]
 
 
-def _begins_with_token(shape, weight):
-    """Whether a table of this shape has one position more than a square grid."""
+def _starts_with_token(shape: tuple[int, ...], weight: ReferenceTensor) -> bool:
+    """Returns True if position embeddings of this shape have a square grid and one token more."""
     if not isinstance(weight.layer, PositionEmbedding) or len(shape) != 3 or shape[1] < 2:
         return False
     return math.isqrt(shape[1] - 1) ** 2 == shape[1] - 1
 
 
-def _square_side(shape, weight):
-    """The side of the square grid that a table of positions of this shape is of, 0 if of none."""
+def _grid_side(shape: tuple[int, ...], weight: ReferenceTensor) -> int:
+    """Returns the side of the square grid of position embeddings of this shape, 0 if not square."""
     if not isinstance(weight.layer, PositionEmbedding) or len(shape) != 3:
         return 0
     side = math.isqrt(max(shape[1] - weight.layer.num_prefix_tokens, 0))
@@ -277,50 +328,51 @@ def _square_side(shape, weight):
     return side if shape == expected and side <= _LARGEST_GRID else 0
 
 
-def _resized(array, weight, family):
-    """A table of positions for another image size, interpolated; anything else as it is."""
+def _resize_positions(array: np.ndarray, weight: ReferenceTensor, family: Family) -> np.ndarray:
+    """Returns position embeddings interpolated to the model's grid, and other arrays unchanged."""
     if array.shape == weight.shape:
         return array
-    side, grid = _square_side(array.shape, weight), weight.layer.grid
+    side, grid = _grid_side(array.shape, weight), weight.layer.grid
     prefix = weight.layer.num_prefix_tokens
     logging.info("%s: interpolated from %dx%d to %dx%d.", weight.name, side, side, *grid)
-    table = array[0, prefix:].astype(np.float64).reshape(side, side, -1)
-    table = interpolate(table, grid, family.resize).reshape(1, grid[0] * grid[1], -1)
-    return np.concatenate([array[:, :prefix].astype(np.float64), table], axis=1)
+    positions = array[0, prefix:].astype(np.float64).reshape(side, side, -1)
+    positions = interpolate(positions, grid, family.interpolation)
+    positions = positions.reshape(1, grid[0] * grid[1], -1)
+    return np.concatenate([array[:, :prefix].astype(np.float64), positions], axis=1)
 
 
-def interpolate(table, grid, method):
-    """What PyTorch's `interpolate(align_corners=False)` makes of a map.
+def interpolate(values: np.ndarray, grid: tuple[int, int], method: str | None) -> np.ndarray:
+    """Resizes a map as PyTorch's `interpolate(align_corners=False)` does.
 
     Args:
-        table: array (h, w, C).
-        grid: the new (h, w).
+        values: array (H, W, C).
+        grid: the new (height, width).
         method: "bilinear" or "bicubic".
 
     Returns:
         Array (*grid, C).
     """
     rows, columns = (
-        _interpolation(size, new_size, method)
-        for size, new_size in zip(table.shape[:2], grid, strict=True)
+        _interpolation_matrix(size, new_size, method)
+        for size, new_size in zip(values.shape[:2], grid, strict=True)
     )
-    return np.einsum("yh,xw,hwc->yxc", rows, columns, table, optimize=True)
+    return np.einsum("yh,xw,hwc->yxc", rows, columns, values, optimize=True)
 
 
-def _interpolation(size, new_size, method):
-    """The matrix (new_size, size) that interpolates along one axis."""
-    centres = (np.arange(new_size) + 0.5) * size / new_size - 0.5
-    taps = np.floor(centres)[:, None] + np.arange(-1, 3)
-    x = np.abs(centres[:, None] - taps)
+def _interpolation_matrix(size: int, new_size: int, method: str | None) -> np.ndarray:
+    """Returns the matrix (new_size, size) that interpolates along one axis."""
+    centers = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    taps = np.floor(centers)[:, None] + np.arange(-1, 3)
+    x = np.abs(centers[:, None] - taps)
     if method == "bilinear":
         weights = np.maximum(1 - x, 0)
     else:
-        a = -0.75  # PyTorch's cubic kernel; Keras's has -0.5.
+        a = -0.75  # The value of PyTorch's cubic kernel. Keras's has -0.5.
         near = ((a + 2) * x - (a + 3)) * x**2 + 1
         far = a * (((x - 5) * x + 8) * x - 4)
         weights = np.where(x <= 1, near, np.where(x < 2, far, 0))
     matrix = np.zeros((new_size, size))
-    # Taps beyond the edge read the pixel at the edge.
+    # Taps outside the map read the nearest value at its edge.
     nearest = np.clip(taps, 0, size - 1).astype(int)
     np.add.at(matrix, (np.arange(new_size)[:, None], nearest), weights)
     return matrix

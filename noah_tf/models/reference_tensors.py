@@ -1,7 +1,7 @@
-"""Which tensor of the reference implementation each weight of a Keras model is.
+"""Maps the weights of a Keras model to the tensors of the reference implementation.
 
-The layers of the zoo's models are named as the reference's modules, so a layer's name and a
-weight's give the name of a tensor. What else differs between the two is in the tables below.
+The layers of `create_model` are named as the reference's modules, so the name of a tensor follows
+from the names of a layer and its weight. The tables below hold the other differences.
 """
 
 import re
@@ -17,35 +17,35 @@ from noah_tf.models.feature_map import weighted_layers
 
 
 class Family(NamedTuple):
-    """What a family's checkpoints have of their own.
+    """How the checkpoints of one family of architectures are organized.
 
     Attributes:
-        order: the modules' names, each before those that follow it inside the same module.
+        order: the names of all modules. Modules with the same parent are in the reference's order.
         linear: name of the standard head's linear layer.
         head: name of the head.
-        script_key: where the family's training script reads the weights in a checkpoint; None
-            where it reads a bare mapping into DataParallel.
-        resize: how a table of positions is interpolated; None where there is none.
+        script_key: the key under which the family's training script expects the weights. None
+            if the script loads the mapping itself into a DataParallel model.
+        interpolation: how position embeddings are resized. None if the family has none.
     """
 
     order: str
     linear: str
     head: str = "head"
     script_key: str | None = None
-    resize: str | None = None
+    interpolation: str | None = None
 
     @property
-    def words(self):
-        """The words that names are made of, in the order of a state_dict."""
+    def words(self) -> list[str]:
+        """The parts of tensor names, in the order of a state_dict."""
         return [*self.order.split(), *_TENSORS]
 
-    def rank(self, name):
-        """What state_dicts are sorted by: numbers by value, words by their order."""
+    def rank(self, name: str) -> list[int]:
+        """Returns the key that sorts tensor names into the order of a state_dict."""
         words = self.words
         return [int(part) if part.isdigit() else words.index(part) for part in name.split(".")]
 
-    def is_head(self, name):
-        """Whether a tensor or module is of the head."""
+    def is_head(self, name: str) -> bool:
+        """Returns True if a tensor or module belongs to the head."""
         return name.split(".")[0] == self.head
 
 
@@ -70,7 +70,7 @@ _FAMILIES = {
         "pre_logits fc head",
         "head",
         script_key="model",
-        resize="bicubic",
+        interpolation="bicubic",
     ),
     "pvt": Family(
         "pos_embed1 pos_embed2 pos_embed3 pos_embed4 cls_token patch_embed1 block1 patch_embed2 "
@@ -78,7 +78,7 @@ _FAMILIES = {
         "fc1 fc2 head",
         "head",
         script_key="model",
-        resize="bilinear",
+        interpolation="bilinear",
     ),
     "mixer": Family(
         "stem blocks norm1 mlp_tokens norm2 mlp_channels proj fc1 fc2 norm head",
@@ -89,24 +89,24 @@ _FAMILIES = {
         "stem blocks norm proj mlp_channels fc1 gate fc2 head", "head", script_key="state_dict"
     ),
 }
-# The reference has no ViT. Its DeiT is one, and checkpoints of others have the same names.
+# The reference has no ViT, but other ViT checkpoints use the names of its DeiT.
 _FAMILIES["vit"] = _FAMILIES["deit"]
-# The family of a NOAHHead by itself, whose tensors' names have no module in front.
+# The family of a NOAHHead without a backbone. Its tensor names have no module.
 BARE_HEAD = Family("", "", head="")
 
 
 class _Layout(NamedTuple):
-    """How the reference keeps a weight.
+    """How the reference stores a weight.
 
     Attributes:
-        name: of the tensor in its module; "" where the module's name is the tensor's.
-        axes: the weight's axes in the reference's order; () leaves the weight as it is.
-        shape: from the sizes of those axes to the tensor's shape.
+        name: the tensor's name in its module. "" if the module's name is the tensor's name.
+        axes: the weight's axes in the reference's order. () keeps their order.
+        shape: a function from the sizes of those axes to the tensor's shape.
     """
 
     name: str
-    axes: tuple = ()
-    shape: Callable = lambda *sizes: sizes
+    axes: tuple[int, ...] = ()
+    shape: Callable[..., tuple[int, ...]] = lambda *sizes: sizes
 
 
 _BIAS = _Layout("bias")
@@ -114,10 +114,10 @@ _SCALE_AND_SHIFT = {"gamma": _Layout("weight"), "beta": _BIAS}
 _DEPTHWISE = _Layout(
     "weight", (2, 3, 0, 1), lambda channels, copies, h, w: (channels * copies, 1, h, w)
 )
-# By the class of a layer and the name of a weight in it.
-_LAYOUTS = {
+# Layer class → weight name → layout.
+_LAYOUTS: dict[type, dict[str, _Layout]] = {
     tf.keras.layers.Conv2D: {"kernel": _Layout("weight", (3, 2, 0, 1)), "bias": _BIAS},
-    # Keras 2 has another name for the kernel than Keras 3.
+    # The kernel's name is "kernel" in Keras 3 and "depthwise_kernel" in Keras 2.
     tf.keras.layers.DepthwiseConv2D: {
         "kernel": _DEPTHWISE,
         "depthwise_kernel": _DEPTHWISE,
@@ -132,7 +132,7 @@ _LAYOUTS = {
     },
     ClassToken: {"token": _Layout("")},
     PositionEmbedding: {"embedding": _Layout("")},
-    # Output n * M + m of the reference's convolutions belongs to group n and class m.
+    # Output channel n * M + m of the reference's convolutions belongs to group n and class m.
     NOAHHead: {
         f"{ours}_{weight}": layout
         for ours, theirs in (("key", "query"), ("value", "value"))
@@ -145,13 +145,13 @@ _LAYOUTS = {
 
 
 class ReferenceTensor(NamedTuple):
-    """A weight of a model, and the tensor of the reference that it is.
+    """A weight of a model and the corresponding tensor of the reference.
 
     Attributes:
-        name: of the tensor in a state_dict.
+        name: the tensor's name in a state_dict.
         layer: the weight's layer.
         variable: the weight.
-        layout: how the reference keeps it.
+        layout: how the reference stores the weight.
     """
 
     name: str
@@ -160,89 +160,100 @@ class ReferenceTensor(NamedTuple):
     layout: _Layout
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
         return self.layout.shape(*(self.variable.shape[axis] for axis in self._axes))
 
     @property
-    def _axes(self):
+    def _axes(self) -> tuple[int, ...]:
         return self.layout.axes or tuple(range(len(self.variable.shape)))
 
-    def as_tensor(self, array):
-        """The weight, or what has its shape, laid out as the tensor; a copy."""
+    def as_tensor(self, array: Any) -> np.ndarray:
+        """Returns an array of the weight's shape in the layout of the tensor, as a copy."""
         array = np.asarray(array).transpose(self._axes).reshape(self.shape)
         return np.array(array, order="C")
 
-    def as_weight(self, array):
-        """The tensor laid out as the weight, in its dtype."""
+    def as_weight(self, array: np.ndarray) -> np.ndarray:
+        """Returns an array of the tensor's shape in the layout and dtype of the weight."""
         array = array.reshape([self.variable.shape[axis] for axis in self._axes])
         dtype = tf.as_dtype(self.variable.dtype).as_numpy_dtype
         return array.transpose(np.argsort(self._axes)).astype(dtype)
 
 
-def reference_tensors(model, architecture=None):
-    """The tensor of each weight of a model.
+def reference_tensors(
+    model: tf.keras.Model | NOAHHead, architecture: str | None = None
+) -> tuple[Family, list[ReferenceTensor]]:
+    """Returns the reference's tensor for each weight of a model.
 
     Args:
         model: a Keras model whose layers have the reference's names, or a `NOAHHead`.
-        architecture: name of the zoo's model, where the model's own does not start with it.
+        architecture: a name of `list_models()`. Needed if the model's own name does not start
+            with it.
 
     Returns:
-        The `Family` and a list of `ReferenceTensor`, in the order of the layers.
+        The `Family`, and the `ReferenceTensor` of each weight in the order of the layers.
 
     Raises:
-        TypeError: `model` is neither.
-        ValueError: the architecture is unknown, a weight is none of the reference's, or the head
-            has no weights yet.
+        TypeError: `model` is neither a model nor a head.
+        ValueError: the architecture is unknown, the reference does not have a weight, or the head
+            is not built.
     """
     if isinstance(model, NOAHHead):
         if not model.built:
-            raise ValueError(f"{model.name} has no weights yet: call it on features first.")
+            raise ValueError(
+                f"A built head is needed, got {model.name} without weights: call it on "
+                "features first."
+            )
         return BARE_HEAD, _layer_tensors(model, "")
     if not isinstance(model, tf.keras.Model):
-        raise TypeError(f"expected a Keras model or a NOAHHead, got {type(model).__name__}.")
+        raise TypeError(f"model must be a Keras model or a NOAHHead, got {type(model).__name__}.")
     family = _family_of(architecture or model.name)
     modules = {"noah_head": family.head, "gap_logits": family.linear}
-    tensors = {}
+    tensors: dict[str, ReferenceTensor] = {}
     for path, layer in weighted_layers(model):
         module = path.split("/")[-1]
         for tensor in _layer_tensors(layer, modules.get(module, module)):
             words = {part for part in tensor.name.split(".") if not part.isdigit()}
             if not words.issubset(family.words):
-                raise ValueError(_foreign(f"layer {path!r}"))
+                raise ValueError(_no_counterpart(f"layer {path!r}"))
             if tensors.setdefault(tensor.name, tensor).variable is not tensor.variable:
-                raise ValueError(f"{model.name} has several layers for {tensor.name!r}.")
+                raise ValueError(
+                    f"Each tensor must have one layer, got two layers of {model.name} for "
+                    f"{tensor.name!r}."
+                )
     if {id(tensor.variable) for tensor in tensors.values()} != {id(w) for w in model.weights}:
-        raise ValueError(_foreign(f"a weight of {model.name} outside of its layers"))
+        raise ValueError(_no_counterpart(f"a weight of {model.name} outside of its layers"))
     return family, list(tensors.values())
 
 
-def _family_of(architecture):
+def _family_of(architecture: str) -> Family:
     match = re.match(rf"(?:noah_)?({'|'.join(_FAMILIES)})", architecture)
     if not match:
         raise ValueError(
-            f"{architecture!r} names no architecture of the reference: give architecture=, the "
-            "name of the zoo's model, such as 'noah_resnet18'."
+            "The model's name must start with an architecture of the reference, got "
+            f"{architecture!r}: give architecture=, one of noah_tf.list_models()."
         )
     return _FAMILIES[match[1]]
 
 
-def _layer_tensors(layer, module):
+def _layer_tensors(layer: tf.keras.layers.Layer, module: str) -> list[ReferenceTensor]:
     layouts = _LAYOUTS.get(type(layer), {})
     tensors = []
     for variable in layer.weights:
         weight = variable.name.split("/")[-1].split(":")[0]
         if weight not in layouts:
             raise ValueError(
-                _foreign(f"weight {weight!r} of layer {layer.name!r} ({type(layer).__name__})")
+                _no_counterpart(
+                    f"weight {weight!r} of layer {layer.name!r} ({type(layer).__name__})"
+                )
             )
         name = ".".join(part for part in (module, layouts[weight].name) if part)
         tensors.append(ReferenceTensor(name, layer, variable, layouts[weight]))
     return tensors
 
 
-def _foreign(what):
+def _no_counterpart(weight: str) -> str:
     return (
-        f"{what} has no counterpart in the reference implementation: official weights fit the "
-        "models of noah_tf.create_model, and others made of their layers."
+        f"{weight} has no counterpart in the reference implementation: use a model of "
+        "noah_tf.create_model, or one made of its layers."
     )

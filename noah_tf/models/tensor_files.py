@@ -1,9 +1,15 @@
-"""Files of named tensors: PyTorch's, read without running what they hold, and safetensors."""
+"""Reads and writes files of named tensors: PyTorch and safetensors.
+
+Reading a PyTorch file never runs code from it.
+"""
 
 import argparse
+import os
 import pathlib
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +24,7 @@ _SAFETENSORS_DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
-    # The numpy reader of safetensors has no bfloat16.
+    # The NumPy reader of safetensors does not know bfloat16.
     "BF16": tf.bfloat16.as_numpy_dtype,
     "I64": np.int64,
     "I32": np.int32,
@@ -32,112 +38,115 @@ _KEYS = ("state_dict", "model")
 _EMA_KEYS = ("state_dict_ema", "model_ema")
 
 
-def read_checkpoint(path):
-    """What a checkpoint file holds.
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Returns the content of a checkpoint file.
 
-    A PyTorch file is a pickle, and a pickle can name any function to be called as it is read.
-    Here it is read by PyTorch's restricted reader (`weights_only=True`): tensors, plain values and
-    containers, and `argparse.Namespace`, which training scripts put beside the weights. Anything
-    else, numpy scalars included, is refused before anything is called.
+    A PyTorch file is a pickle, and unpickling can call any function. Therefore PyTorch's
+    restricted reader (`weights_only=True`) reads it. It accepts tensors, plain values, containers
+    and `argparse.Namespace`, which training scripts save with the weights. Anything else, NumPy
+    scalars included, raises an error before any function is called.
 
     Args:
         path: a .pth, .pt or .tar (.pth.tar) file of `torch.save`, or a .safetensors file.
 
     Returns:
-        What was saved: for a .safetensors file a dict name → numpy array, for the others as a
-        rule a dict of torch tensors, perhaps nested.
+        The saved object: a dict name → NumPy array for a .safetensors file, usually a possibly
+        nested dict of PyTorch tensors for the other formats.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: a PyTorch file, and PyTorch is not installed or older than 2.6.
-        ValueError: the file ends in something else, is damaged or no checkpoint, or needs more
-            than plain values to be read.
+        FileNotFoundError: the file does not exist.
+        ImportError: the file needs PyTorch, which is not installed or older than 2.6.
+        ValueError: the path has another suffix, the file is damaged or not a checkpoint, or
+            reading it would call a function.
     """
     path = pathlib.Path(path).expanduser()
-    suffix = _checked_suffix(path)
+    suffix = _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
-    path.open("rb").close()  # What the system forbids is no defect of the file.
+    path.open("rb").close()  # Raises OSError if the file may not be read.
     return _read_safetensors(path) if suffix == _SAFETENSORS else _read_pickle(path)
 
 
-def write_checkpoint(path, tensors, key=None):
+def write_checkpoint(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], key: str | None = None
+) -> pathlib.Path:
     """Writes named tensors to a file, which appears when it is complete.
 
     Args:
-        path: the file; its end decides the format, as in `read_checkpoint`.
-        tensors: dict name → numpy array.
-        key: name under which a PyTorch file holds the tensors; None for the bare mapping.
+        path: the file to write. Its suffix decides the format, as in `read_checkpoint`.
+        tensors: a dict name → NumPy array.
+        key: the key under which a PyTorch file holds the tensors. None saves the mapping itself.
 
     Returns:
-        `pathlib.Path` of the file.
+        The path of the file.
 
     Raises:
-        OSError: the folder does not exist, `path` is one, or there is no room.
-        ImportError: a PyTorch file, and PyTorch is not installed or older than 2.6.
-        ValueError: the file ends in something else, or `key` is given for a .safetensors file,
-            which has no place for it.
+        OSError: the folder does not exist, `path` is a folder, or the disk is full.
+        ImportError: the format needs PyTorch, which is not installed or older than 2.6.
+        ValueError: the path has another suffix, or `key` is given for a .safetensors file.
     """
     path = pathlib.Path(path).expanduser()
-    suffix = _checked_suffix(path)
+    suffix = _check_suffix(path)
     if key is not None and suffix == _SAFETENSORS:
-        raise ValueError(f"A .safetensors file holds tensors alone, nothing under {key!r}: {path}.")
+        raise ValueError(f"A .safetensors file cannot nest tensors under a key, got {key!r}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file to write.")
-    torch = None if suffix == _SAFETENSORS else _torch(path)
+        raise IsADirectoryError(f"path must be a file, got the folder {path}.")
+    torch = None if suffix == _SAFETENSORS else _import_torch(path)
 
-    def save(partial):
+    def save(partial: str) -> None:
         if torch is None:
-            # Its own writer would make a file that nobody else may read.
-            pathlib.Path(partial).write_bytes(safetensors_bytes(tensors))
+            # safetensors' own writer creates a file that only its owner may read.
+            pathlib.Path(partial).write_bytes(safetensors_bytes(dict(tensors)))
         else:
             content = {name: torch.from_numpy(array) for name, array in tensors.items()}
             torch.save(content if key is None else {key: content}, partial)
 
     try:
-        # A link stays one, and the file that it points to is replaced.
+        # Resolving a link replaces the file that it points to instead of the link.
         save_atomically(save, path.resolve())
-    except (RuntimeError, SafetensorError) as error:  # Theirs for a disk that is full.
+    except (RuntimeError, SafetensorError) as error:  # Both libraries raise these on a full disk.
         raise OSError(f"{path} could not be written: {_reason(error)}.") from error
     return path
 
 
-def named_tensors(content, ema, label):
-    """The tensors of a checkpoint by their names in a model, wherever in it they are.
+def named_tensors(content: Any, ema: bool, label: str) -> dict[str, Any]:
+    """Returns the tensors of a checkpoint, wherever in it they are nested.
 
     Args:
-        content: what `read_checkpoint` returned: a mapping name → tensor, or one that holds it
-            under "state_dict" or "model".
-        ema: whether to take the averaged weights, "state_dict_ema" or "model_ema".
-        label: how messages call the checkpoint.
+        content: the result of `read_checkpoint`: a mapping name → tensor, or a mapping that holds
+            it under "state_dict" or "model".
+        ema: whether to return the averaged weights, under "state_dict_ema" or "model_ema".
+        label: the checkpoint's name in error messages.
 
     Returns:
-        dict name → tensor, without `module.` before the names and without `num_batches_tracked`.
+        A dict name → tensor, without the prefix `module.` and without `num_batches_tracked`.
 
     Raises:
-        ValueError: there are no such tensors.
+        ValueError: the checkpoint does not hold these tensors.
     """
     if not isinstance(content, Mapping):
-        raise ValueError(f"{label} holds a {type(content).__name__}, no mapping name → tensor.")
-    wanted, others = (_EMA_KEYS, _KEYS) if ema else (_KEYS, _EMA_KEYS)
-    found = [key for key in wanted if isinstance(content.get(key), Mapping)]
-    if ema and not found:
-        entries = [key for key, value in content.items() if not hasattr(type(value), "dtype")]
-        has = listed("it has", entries) if entries else "it is a bare mapping of tensors"
-        raise ValueError(f"{label} has no averaged weights ({' or '.join(wanted)}), {has}.")
-    if not found and any(isinstance(content.get(key), Mapping) for key in others):
-        raise ValueError(f"{label} has averaged weights alone: give ema=True to load them.")
-    where = f"under {found[0]!r}" if found else f"with nothing under {' or '.join(wanted)}"
-    tensors = {}
-    for name, value in (content[found[0]] if found else content).items():
-        # The type's: an object from a pickle can give itself any attribute, and numpy would read
-        # memory where it says so.
+        raise ValueError(
+            f"{label} must hold a mapping name → tensor, got a {type(content).__name__}."
+        )
+    keys, other_keys = (_EMA_KEYS, _KEYS) if ema else (_KEYS, _EMA_KEYS)
+    key = next((key for key in keys if isinstance(content.get(key), Mapping)), None)
+    if ema and key is None:
+        entries = [name for name, value in content.items() if not hasattr(type(value), "dtype")]
+        has = list_names("got the keys", entries) if entries else "got a mapping of tensors"
+        raise ValueError(f"{label} must hold averaged weights under {' or '.join(keys)}, {has}.")
+    if key is None and any(isinstance(content.get(other), Mapping) for other in other_keys):
+        raise ValueError(f"{label} holds averaged weights only: pass ema=True to load them.")
+    where = f"under {key!r}" if key else f"and nothing under {' or '.join(keys)}"
+    tensors: dict[str, Any] = {}
+    for name, value in (content[key] if key else content).items():
+        # Asks the type, because an unpickled object can have any attribute: it could make NumPy
+        # read arbitrary memory.
         if not isinstance(name, str) or not hasattr(type(value), "dtype"):
             raise ValueError(
-                f"{label} is no mapping name → tensor: {where}, {name!r} is a "
-                f"{type(value).__name__}."
+                f"{label} must hold a mapping name → tensor, got {name!r}, a "
+                f"{type(value).__name__}, {where}."
             )
         name = name.removeprefix("module.")
         if name in tensors:
@@ -146,12 +155,11 @@ def named_tensors(content, ema, label):
     return {n: value for n, value in tensors.items() if not n.endswith("num_batches_tracked")}
 
 
-def as_numpy(tensor):
-    """A numpy, TensorFlow or torch tensor as a numpy array.
+def as_numpy(tensor: Any) -> np.ndarray:
+    """Returns a NumPy, TensorFlow or PyTorch tensor as a NumPy array.
 
     Raises:
-        ValueError: it is a torch tensor that is no plain array of numbers in memory: sparse,
-            quantised, or without data.
+        ValueError: it is a PyTorch tensor that is sparse, quantized, nested or without data.
     """
     if not hasattr(type(tensor), "detach"):
         return np.asarray(tensor)
@@ -161,30 +169,31 @@ def as_numpy(tensor):
         or tensor.is_nested
         or "strided" not in str(tensor.layout)
     ):
-        raise ValueError(f"it is {tensor.layout} {tensor.dtype} on {tensor.device}")
+        raise ValueError(f"got {tensor.layout} {tensor.dtype} on {tensor.device}")
     tensor = type(tensor).detach(tensor).cpu().resolve_neg()
     if tensor.is_floating_point() and tensor.element_size() < 4:
-        tensor = tensor.float()  # numpy has no bfloat16.
+        tensor = tensor.float()  # NumPy has no bfloat16.
     return tensor.numpy()
 
 
-def listed(title, names, limit=10):
-    """Names for a message, as many as one can read."""
+def list_names(title: str, names: Iterable[Any], limit: int = 10) -> str:
+    """Returns a title and at most `limit` names for a message."""
     names = [str(name) for name in names]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{title}: {', '.join(names[:limit])}{more}"
 
 
-def _checked_suffix(path):
+def _check_suffix(path: pathlib.Path) -> str:
+    """Returns the lower-case suffix of a checkpoint's path."""
     suffix = path.suffix.lower()
     if suffix not in (*_PICKLES, _SAFETENSORS):
         raise ValueError(
-            f"A checkpoint's name ends in {', '.join(_PICKLES)} or {_SAFETENSORS}, got {path}."
+            f"The path must end in {', '.join(_PICKLES)} or {_SAFETENSORS}, got {path}."
         )
     return suffix
 
 
-def _torch(path):
+def _import_torch(path: pathlib.Path) -> types.ModuleType:
     try:
         import torch
     except ImportError:
@@ -193,7 +202,7 @@ def _torch(path):
             "'torch>=2.6' (a .safetensors file needs no PyTorch)."
         ) from None
     if torch.__version__ < (2, 6):
-        # Before, a crafted file could run code in spite of weights_only=True (CVE-2025-32434).
+        # In older versions a crafted file could run code despite weights_only (CVE-2025-32434).
         raise ImportError(
             f"{path.name} needs PyTorch 2.6 or newer, whose reader runs no code from the file, "
             f"got {torch.__version__}: pip install 'torch>=2.6'."
@@ -201,46 +210,48 @@ def _torch(path):
     return torch
 
 
-def _read_pickle(path):
-    torch = _torch(path)
-    # A context that allows what the caller has allowed already would forbid it on leaving.
+def _read_pickle(path: pathlib.Path) -> Any:
+    torch = _import_torch(path)
+    # On exit, `safe_globals` removes its classes even if the caller had allowed them before.
     allowed = {argparse.Namespace} - set(torch.serialization.get_safe_globals())
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(str(path), map_location="cpu", weights_only=True)
-    except Exception as error:  # Damaged files make PyTorch raise nearly anything.
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
+    except Exception as error:  # PyTorch raises many kinds of errors for damaged files.
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        if unsafe:
             raise ValueError(
-                f"{path} needs {refused[1]} to be read, which is refused, for such a file could "
-                "run code; nothing of it was run. Where you trust it, save its tensors alone: "
+                f"Reading {path} needs {unsafe[1]}, which could run code, so the file was not "
+                "read and none of its code was run. If you trust the file, save only its tensors: "
                 "torch.save(state_dict, path)."
             ) from None
         if isinstance(error, MemoryError) or "allocate" in str(error):
             raise MemoryError(f"There is not enough memory to read {path}.") from None
         raise ValueError(
-            f"{path} is damaged, cannot be read safely, or is no file of torch.save "
-            f"({_reason(error)})."
+            f"{path} is damaged, unsafe to read, or not a file of torch.save ({_reason(error)})."
         ) from None
 
 
-def _reason(error):
-    """The sentence of an error that says what is wrong, without its advice."""
+def _reason(error: Exception) -> str:
+    """Returns the first sentence of a library's error message, without its advice."""
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     text = text.removeprefix("Cannot use ``weights_only=True`` with ")
     sentence = re.split(r"\n|\. ", text)[0].rstrip(".")
-    # A KeyError of a byte that begins no pickle is a bare number.
+    # For an unknown pickle opcode PyTorch raises a KeyError whose message is a number.
     return type(error).__name__ if not sentence or sentence.isdigit() else sentence
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         tensors = deserialize(path.read_bytes())
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}.") from None
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}.") from None
     for name, tensor in tensors:
         if tensor["dtype"] not in _SAFETENSORS_DTYPES:
-            raise ValueError(f"{path} holds {name} as {tensor['dtype']}: save it as float32.")
+            raise ValueError(
+                f"{path} must hold {name} in a dtype of NumPy, got {tensor['dtype']}: save it as "
+                "float32."
+            )
     return {
         name: np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(
             tensor["shape"]

@@ -1,4 +1,4 @@
-"""The reference's checkpoints, in and out. Files of PyTorch are in test_official_torch.py."""
+"""Tests of loading and saving the reference's checkpoints without PyTorch."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ from noah_tf.models.reference_tensors import reference_tensors
 
 layers = tf.keras.layers
 GOLDENS = shared_folder() / "goldens"
-# The lightest models of every family, with both heads where their backbones differ.
+# The smallest model of every family, with both heads if their backbones differ.
 LIGHT = (
     "resnet18",
     "noah_resnet18",
@@ -42,7 +42,7 @@ LIGHT = (
 
 
 def tiny_cnn(num_classes=3, head="noah", **kwargs):
-    """Two convolutions, one of them depthwise, with the names of a ResNet's."""
+    """A model of two convolutions whose layers are named as a ResNet's."""
     images = tf.keras.Input((8, 8, 3))
     x = layers.Conv2D(8, 3, use_bias=False, name="conv1")(images)
     x = layers.BatchNormalization(name="bn1")(x)
@@ -88,8 +88,8 @@ def weights_of(model):
     return [np.array(weight) for weight in model.get_weights()]
 
 
-def assert_refused(model, source, message, error=ValueError, **kwargs):
-    """Loading raises a message that holds all of these, and changes nothing."""
+def assert_raises(model, source, message, error=ValueError, **kwargs):
+    """Checks that loading raises an error with the given texts and changes no weight."""
     before = weights_of(model)
     with pytest.raises(error) as caught:
         load_official_weights(model, source, **kwargs)
@@ -100,7 +100,7 @@ def assert_refused(model, source, message, error=ValueError, **kwargs):
     return str(caught.value)
 
 
-# Names, order, layouts
+# Names, order and layouts
 
 
 def manifest():
@@ -109,7 +109,7 @@ def manifest():
 
 
 def model_of(name):
-    """The model of a manifest's entry."""
+    """Creates the model of a manifest's entry."""
     architecture, _, variant = name.partition("__")
     return create_model(architecture, pre_logits=False if variant == "noprelogits" else None)
 
@@ -136,13 +136,13 @@ def check_state_dict(name):
 
 
 @pytest.mark.parametrize("name", LIGHT)
-def test_a_state_dict_is_listed_as_the_reference_lists_it_and_loads_exactly(shared, name):
+def test_a_state_dict_equals_the_references_and_loads_exactly(shared, name):
     check_state_dict(name)
 
 
-# A model a family is enough: test_zoo_goldens.py loads the others, too.
+# One model per family is enough here: test_zoo_goldens.py loads the others too.
 @pytest.mark.exhaustive
-def test_so_is_that_of_every_other_model(shared):
+def test_the_state_dicts_of_all_other_models(shared):
     names = [entry["name"] for entry in manifest()]
     others = [name for name in names if name not in LIGHT and "epsprobe" not in name]
     assert len(others) > 30
@@ -156,7 +156,7 @@ size = st.integers(1, 4)
 
 @settings(max_examples=20, deadline=None)
 @given(size, size, size, size, size)
-def test_layouts(height, width, inputs, outputs, groups):
+def test_layouts_of_convolutions_and_dense_layers(height, width, inputs, outputs, groups):
     images = tf.keras.Input((5, 5, inputs * groups))
     kernel_size = (height, width)
     x = layers.Conv2D(outputs * groups, kernel_size, groups=groups, padding="same", name="conv1")(
@@ -168,7 +168,7 @@ def test_layouts(height, width, inputs, outputs, groups):
     conv, conv_bias, depthwise, depthwise_bias, dense, dense_bias = weights_of(model)
     tensors = state_dict(model)
     np.testing.assert_array_equal(tensors["conv1.weight"], np.einsum("hwio->oihw", conv))
-    # Outputs 2c and 2c + 1 see channel c.
+    # Output channels 2c and 2c + 1 depend on input channel c.
     for output in range(2 * outputs * groups):
         np.testing.assert_array_equal(
             tensors["conv2.weight"][output, 0], depthwise[:, :, output // 2, output % 2]
@@ -198,14 +198,15 @@ def test_the_layout_of_a_head(groups, keys, values, classes, split):
         for group in range(groups):
             for label in range(classes):
                 output = group * classes + label
-                seen = kernel[group, :, label] if split else kernel[0, :, output]
-                np.testing.assert_array_equal(tensors[f"{name}.weight"][output, :, 0, 0], seen)
+                expected = kernel[group, :, label] if split else kernel[0, :, output]
+                actual = tensors[f"{name}.weight"][output, :, 0, 0]
+                np.testing.assert_array_equal(actual, expected)
         np.testing.assert_array_equal(tensors[f"{name}.bias"], np.asarray(bias).reshape(-1))
     randomized(head, seed=1)
     assert_same(state_dict(load_official_weights(head, tensors)), tensors)
 
 
-def test_values_of_a_state_dict_do_not_follow_the_model():
+def test_a_state_dict_is_a_copy():
     model = tiny_cnn()
     tensors = state_dict(model)
     before = {name: array.copy() for name, array in tensors.items()}
@@ -241,7 +242,7 @@ def test_golden_heads(case):
 
 
 @pytest.mark.parametrize("prefix", ["head.", "classifier.", "module.head."])
-def test_a_head_takes_its_part_of_a_whole_checkpoint(prefix):
+def test_a_head_loads_its_part_of_a_whole_checkpoint(prefix):
     tensors = state_dict(built_head())
     whole = {"features.0.weight": np.ones(3), "norm.bias": np.ones(2, np.int64)}
     whole.update({prefix + name: value for name, value in tensors.items()})
@@ -249,23 +250,27 @@ def test_a_head_takes_its_part_of_a_whole_checkpoint(prefix):
     assert_same(state_dict(head), tensors)
 
 
-def test_what_a_head_cannot_take():
+def test_tensors_that_do_not_fit_a_head():
     head, tensors = built_head(), state_dict(built_head())
-    assert_refused(head, {"head.2.weight": np.ones((3, 8))}, "The mapping has a standard linear")
-    assert_refused(head, {**tensors, "head.bias": np.ones(3)}, "unexpected: head.bias.")
-    assert_refused(head, {"query.bias": tensors["query.bias"]}, "missing: query.weight, value.w")
-    assert_refused(head, {**tensors, "x": np.ones(3)}, "does not fit noah_head: unexpected: x.")
-    assert_refused(
+    assert_raises(
+        head,
+        {"head.2.weight": np.ones((3, 8))},
+        "needs the tensors of a NOAH head, got The mapping with a linear head",
+    )
+    assert_raises(head, {**tensors, "head.bias": np.ones(3)}, "unexpected: head.bias.")
+    assert_raises(head, {"query.bias": tensors["query.bias"]}, "missing: query.weight, value.w")
+    assert_raises(head, {**tensors, "x": np.ones(3)}, "does not fit noah_head: unexpected: x.")
+    assert_raises(
         built_head(num_classes=4),
         tensors,
         "query.weight (6, 2, 1, 1), expected (8, 2, 1, 1), query.bias (6,), expected (8,)",
     )
-    assert_refused(head, tensors, "leaves nothing to load", head="skip")
-    with pytest.raises(ValueError, match="no weights yet: call it on features first"):
+    assert_raises(head, tensors, "head='skip' is for models, got a NOAHHead", head="skip")
+    with pytest.raises(ValueError, match="without weights: call it on features first"):
         load_official_weights(NOAHHead(3), tensors)
 
 
-# Where the tensors are
+# Containers
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -283,7 +288,7 @@ def test_containers_and_prefixes(key, prefix):
     assert_same(state_dict(model), tensors)
 
 
-def test_batch_counters_may_be_missing_or_anything():
+def test_batch_counters_are_ignored():
     tensors = state_dict(tiny_cnn())
     model = randomized(tiny_cnn(), seed=1)
     for counter in (None, np.int64(1000), np.float32(2)):
@@ -294,36 +299,36 @@ def test_batch_counters_may_be_missing_or_anything():
         assert_same(state_dict(model), tensors)
 
 
-def test_contents_that_are_no_checkpoint():
+def test_content_that_is_not_a_checkpoint():
     model, tensors = tiny_cnn(), state_dict(tiny_cnn())
     training = {"epoch": 1, "state_dict_ema": tensors}
-    assert_refused(model, training, "has averaged weights alone: give ema=True")
-    assert_refused(
+    assert_raises(model, training, "holds averaged weights only: pass ema=True")
+    assert_raises(
         model,
         {"epoch": 1, "state_dict": tensors},
-        "no averaged weights (state_dict_ema or model_ema), it has: epoch, state_dict.",
+        "averaged weights under state_dict_ema or model_ema, got the keys: epoch, state_dict.",
         ema=True,
     )
-    assert_refused(model, {f"a{i}": i for i in range(12)}, "a9 and 2 more.", ema=True)
-    assert_refused(model, tensors, "it is a bare mapping of tensors.", ema=True)
-    assert_refused(model, {"epoch": 1}, "with nothing under state_dict or model, 'epoch' is a int")
-    assert_refused(model, {0: np.ones(3)}, "0 is a ndarray")
-    listed = {"state_dict": {"conv1.weight": [1.0]}}
-    assert_refused(model, listed, "under 'state_dict', 'conv1.weight' is a list")
-    assert_refused(
+    assert_raises(model, {f"a{i}": i for i in range(12)}, "a9 and 2 more.", ema=True)
+    assert_raises(model, tensors, "got a mapping of tensors.", ema=True)
+    assert_raises(model, {"epoch": 1}, "'epoch', a int, and nothing under state_dict or model")
+    assert_raises(model, {0: np.ones(3)}, "got 0, a ndarray")
+    nested = {"state_dict": {"conv1.weight": [1.0]}}
+    assert_raises(model, nested, "'conv1.weight', a list, under 'state_dict'")
+    assert_raises(
         model,
         {**tensors, "module.bn1.bias": tensors["bn1.bias"]},
         "has 'bn1.bias' with and without 'module.'",
     )
-    assert_refused(model, None, "must be a path or a mapping, got NoneType", error=TypeError)
-    assert_refused(model, [tensors], "got list", error=TypeError)
+    assert_raises(model, None, "must be a path or a mapping, got NoneType", error=TypeError)
+    assert_raises(model, [tensors], "got list", error=TypeError)
 
 
 def test_only_one_leading_module_is_stripped():
     tensors = state_dict(tiny_cnn())
     tensors["module.module.bn1.bias"] = tensors.pop("bn1.bias")
     tensors["conv1.module.weight"] = tensors.pop("conv1.weight")
-    message = assert_refused(tiny_cnn(), tensors, "missing: conv1.weight, bn1.bias; unexpected: ")
+    message = assert_raises(tiny_cnn(), tensors, "missing: conv1.weight, bn1.bias; unexpected: ")
     assert "unexpected: module.bn1.bias, conv1.module.weight." in message
 
 
@@ -332,7 +337,7 @@ def test_only_one_leading_module_is_stripped():
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
 @pytest.mark.parametrize("make", [tf.constant, tf.Variable, lambda value: value.numpy()])
-def test_floating_point_of_any_precision_is_cast(dtype, make):
+def test_floating_point_tensors_are_cast(dtype, make):
     tensors = {name: tf.cast(a, dtype) for name, a in state_dict(tiny_cnn()).items()}
     model = load_official_weights(tiny_cnn(), {n: make(t) for n, t in tensors.items()})
     expected = {name: tf.cast(tensor, tf.float32).numpy() for name, tensor in tensors.items()}
@@ -342,25 +347,25 @@ def test_floating_point_of_any_precision_is_cast(dtype, make):
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.complex64, object])
-def test_other_dtypes_are_refused(dtype):
+def test_other_dtypes_raise(dtype):
     tensors = state_dict(tiny_cnn())
     tensors["bn1.bias"] = tensors["bn1.bias"].astype(dtype)
-    assert_refused(tiny_cnn(), tensors, f"no floating-point array: bn1.bias ({np.dtype(dtype)}).")
+    assert_raises(tiny_cnn(), tensors, f"not a floating-point array: bn1.bias ({np.dtype(dtype)}).")
 
 
-def test_values_that_are_not_finite_are_loaded_as_they_are():
+def test_non_finite_values_are_loaded():
     tensors = state_dict(tiny_cnn())
     tensors["bn1.bias"][:3] = np.nan, np.inf, -np.inf
     assert_same(state_dict(load_official_weights(tiny_cnn(), tensors)), tensors)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
-def test_precision_policies(policy):
+def test_dtype_policies(policy):
     tensors = state_dict(tiny_cnn())
     tf.keras.mixed_precision.set_global_policy(policy)
     model = load_official_weights(tiny_cnn(), tensors)
     if policy == "float64":
-        with pytest.raises(ValueError, match="has weights of dtype float64, and a checkpoint"):
+        with pytest.raises(ValueError, match="holds float32 weights, got float64 in noah_resnet18"):
             state_dict(model)
         loaded = model.get_layer("bn1").get_weights()[0]
         np.testing.assert_array_equal(loaded, tensors["bn1.weight"])
@@ -368,22 +373,22 @@ def test_precision_policies(policy):
         assert_same(state_dict(model), tensors)
 
 
-# What does not fit
+# Checkpoints that do not fit
 
 
-def test_one_error_lists_all_that_does_not_fit():
+def test_one_error_lists_all_problems():
     tensors = state_dict(tiny_cnn())
     del tensors["bn1.weight"], tensors["head.value.bias"]
     tensors["conv1.weight"] = tensors["conv1.weight"][:, :, :2]
     tensors["bn1.running_mean"] = np.ones(8, np.int32)
     tensors |= {f"fc.{index}.weight": np.ones(1) for index in range(13)}
-    message = assert_refused(
+    message = assert_raises(
         tiny_cnn(), {"model": tensors}, "The mapping does not fit noah_resnet18"
     )
     assert "missing: bn1.weight, head.value.bias; unexpected: fc.0.weight, " in message
-    assert "; wrong shape: conv1.weight (8, 3, 2, 3), expected (8, 3, 3, 3); no " in message
+    assert "; wrong shape: conv1.weight (8, 3, 2, 3), expected (8, 3, 3, 3); not " in message
     assert "fc.9.weight and 3 more;" in message
-    assert message.endswith("no floating-point array: bn1.running_mean (int32).")
+    assert message.endswith("not a floating-point array: bn1.running_mean (int32).")
 
 
 @pytest.mark.parametrize("head", ["noah", "gap"])
@@ -391,7 +396,7 @@ def test_another_number_of_classes(head):
     tensors = state_dict(tiny_cnn(3, head))
     model = randomized(tiny_cnn(5, head), seed=1)
     before = state_dict(model)
-    assert_refused(model, tensors, "head='skip' (in create_model weights_head) loads all but the")
+    assert_raises(model, tensors, "head='skip' (in create_model weights_head) loads all but the")
     load_official_weights(model, tensors, head="skip")
     is_head = re.compile("head")
     expected = {n: before[n] if is_head.match(n) else tensors[n] for n in before}
@@ -399,10 +404,10 @@ def test_another_number_of_classes(head):
     assert_same(state_dict(model, architecture="resnet18"), expected)
 
 
-def test_skipping_the_head_is_strict_about_the_rest():
+def test_skipping_the_head_is_strict_about_the_backbone():
     tensors = state_dict(tiny_cnn())
     tensors["conv1.bias"] = np.ones(8)
-    message = assert_refused(tiny_cnn(5), tensors, "unexpected: conv1.bias.", head="skip")
+    message = assert_raises(tiny_cnn(5), tensors, "unexpected: conv1.bias.", head="skip")
     assert "head" not in message
     with pytest.raises(ValueError, match="head must be 'load' or 'skip', got 'fresh'"):
         load_official_weights(tiny_cnn(), tensors, head="fresh")
@@ -412,34 +417,34 @@ def test_skipping_the_head_is_strict_about_the_rest():
 def test_a_checkpoint_with_the_other_head(head, other):
     model, tensors = tiny_cnn(3, head), state_dict(tiny_cnn(3, other))
     prefix = "with" if other == "noah" else "without"
-    message = assert_refused(model, tensors, f"create the model {prefix} 'noah_' before its name.")
+    message = assert_raises(model, tensors, f"create the model {prefix} 'noah_' before its name.")
     kinds = {"noah": "a NOAH head", "gap": "the standard head"}
     assert f"The checkpoint has {kinds[other]} and the model {kinds[head]}" in message
     assert "head='skip'" in message
     load_official_weights(model, tensors, head="skip")
 
 
-def test_a_backbone_takes_all_but_the_head():
+def test_a_backbone_loads_all_but_the_head():
     backbone = create_model(
         "noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), include_top=False
     )
     full = create_model("noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), num_classes=2)
-    assert_refused(backbone, state_dict(full), ["unexpected: head.query.weight", "head='skip'"])
+    assert_raises(backbone, state_dict(full), ["unexpected: head.query.weight", "head='skip'"])
     load_official_weights(backbone, state_dict(randomized(full)), head="skip")
     for name, tensor in state_dict(backbone).items():
         np.testing.assert_array_equal(tensor, state_dict(full)[name])
 
 
 def test_pre_logits():
-    with_it, without = tiny_deit(pre_logits=True), tiny_deit()
-    assert_refused(without, state_dict(with_it), "Create the model with pre_logits=True.")
-    assert_refused(with_it, state_dict(without), "Create the model with pre_logits=False.")
+    with_layer, without = tiny_deit(pre_logits=True), tiny_deit()
+    assert_raises(without, state_dict(with_layer), "Create the model with pre_logits=True.")
+    assert_raises(with_layer, state_dict(without), "Create the model with pre_logits=False.")
 
 
-# Which model
+# Models
 
 
-def test_models_on_the_zoos_layers():
+def test_models_made_of_the_zoos_layers():
     backbone = create_model(
         "noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), include_top=False
     )
@@ -451,7 +456,9 @@ def test_models_on_the_zoos_layers():
 
     images = tf.keras.Input((32, 32, 3))
     nested = tf.keras.Model(images, model(layers.Rescaling(2.0)(images)), name="my_model")
-    with pytest.raises(ValueError, match="'my_model' names no architecture.*give architecture="):
+    with pytest.raises(
+        ValueError, match="architecture of the reference, got 'my_model': give architecture="
+    ):
         state_dict(nested)
     assert_same(state_dict(nested, architecture="noah_deit_tiny_050_patch16_224"), tensors)
     changed = {name: array + 1 for name, array in tensors.items()}
@@ -459,7 +466,7 @@ def test_models_on_the_zoos_layers():
     assert_same(state_dict(model), changed)
 
 
-def test_a_loaded_model(tmp_path):
+def test_a_model_loaded_from_a_keras_file(tmp_path):
     model = randomized(create_model("deit_tiny_050_patch16_224", 4, (32, 32, 3)))
     model.save(tmp_path / "model.keras")
     loaded = tf.keras.models.load_model(tmp_path / "model.keras", compile=False)
@@ -468,28 +475,32 @@ def test_a_loaded_model(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["resnet", "vgg16", "noah_", "tf_resnet18", ""])
-def test_architectures(architecture):
+def test_the_architecture_argument(architecture):
     model = tiny_cnn(name="mine")
     if architecture == "resnet":
         assert "bn1.weight" in state_dict(model, architecture)
     else:
-        with pytest.raises(ValueError, match=f"'{architecture or 'mine'}' names no architecture"):
+        with pytest.raises(ValueError, match=f"of the reference, got '{architecture or 'mine'}'"):
             load_official_weights(model, {}, architecture=architecture)
 
 
-def test_models_that_the_reference_does_not_have():
+def test_models_with_other_layers_raise():
     images = tf.keras.Input((8, 8, 3))
 
-    def refused(x, message):
+    def assert_no_state_dict(x, message):
         with pytest.raises(ValueError, match=message):
             state_dict(tf.keras.Model(images, x, name="resnet18"))
 
-    refused(layers.Conv2D(2, 3, name="conv1_conv")(images), "layer 'conv1_conv' has no counterpart")
+    assert_no_state_dict(
+        layers.Conv2D(2, 3, name="conv1_conv")(images), "layer 'conv1_conv' has no counterpart"
+    )
     transposed = layers.Conv2DTranspose(2, 3, name="conv1")(images)
-    refused(transposed, r"weight 'kernel' of layer 'conv1' \(Conv2DTranspose\) has no counterpart")
+    assert_no_state_dict(
+        transposed, r"weight 'kernel' of layer 'conv1' \(Conv2DTranspose\) has no counterpart"
+    )
     inner = tf.keras.Model(images, layers.Conv2D(2, 3, name="conv1")(images), name="inner")
     twice = layers.Conv2D(2, 3, name="conv1")(inner(images))
-    refused(twice, "resnet18 has several layers for 'conv1.weight'")
+    assert_no_state_dict(twice, "got two layers of resnet18 for 'conv1.weight'")
 
     class Owner(tf.keras.Model):
         def build(self, input_shape):
@@ -502,11 +513,11 @@ def test_models_that_the_reference_does_not_have():
     owner(tf.ones((1, 2)))
     with pytest.raises(ValueError, match="a weight of resnet18 outside of its layers has no count"):
         state_dict(owner)
-    with pytest.raises(TypeError, match="expected a Keras model or a NOAHHead, got Conv2D"):
+    with pytest.raises(TypeError, match="must be a Keras model or a NOAHHead, got Conv2D"):
         load_official_weights(layers.Conv2D(2, 3), {})
 
 
-# Positions
+# Position embeddings
 
 
 def test_interpolation_of_equal_sizes_and_of_constants():
@@ -530,7 +541,7 @@ def test_bicubic_interpolation_by_hand():
     spike = np.eye(6)[2].reshape(1, 6, 1)
     wide = official.interpolate(spike, (1, 12), "bicubic")[0, :, 0]
     np.testing.assert_allclose(wide, [0, *kernel, *kernel[::-1], 0, 0, 0], atol=1e-15)
-    # At the left edge the taps beyond it read the first value.
+    # Taps to the left of the edge read the first value.
     first = official.interpolate(np.eye(6)[:1].T[None], (1, 12), "bicubic")[0, :2, 0]
     np.testing.assert_allclose(first, [kernel[0] + kernel[2] + kernel[3], kernel[1] + kernel[3]])
 
@@ -539,9 +550,9 @@ def test_bicubic_interpolation_by_hand():
     ("name", "method", "table"),
     [("deit_tiny_patch16_224", "bicubic", "pos_embed"), ("pvt_tiny", "bilinear", "pos_embed4")],
 )
-def test_tables_of_another_image_size(monkeypatch, name, method, table):
-    said = []
-    monkeypatch.setattr(official.logging, "info", lambda text, *args: said.append(text % args))
+def test_position_embeddings_of_another_image_size(monkeypatch, name, method, table):
+    messages = []
+    monkeypatch.setattr(official.logging, "info", lambda text, *args: messages.append(text % args))
 
     def model_of_grid(grid):
         tokens = tf.keras.Input((grid[0] * grid[1], 6))
@@ -550,7 +561,7 @@ def test_tables_of_another_image_size(monkeypatch, name, method, table):
 
     tensors = state_dict(model_of_grid((4, 4)))
     model = load_official_weights(model_of_grid((3, 5)), tensors)
-    assert said == [f"{table}: interpolated from 4x4 to 3x5."]
+    assert messages == [f"{table}: interpolated from 4x4 to 3x5."]
     got, given_table = state_dict(model)[table], tensors[table]
     assert got.shape == (1, 16, 6)
     np.testing.assert_array_equal(got[:, 0], given_table[:, 0])
@@ -558,51 +569,51 @@ def test_tables_of_another_image_size(monkeypatch, name, method, table):
     expected = official.interpolate(grid, (3, 5), method).astype(np.float32)
     np.testing.assert_array_equal(got[0, 1:], expected.reshape(15, 6))
 
-    said.clear()
+    messages.clear()
     same_count = load_official_weights(model_of_grid((2, 8)), tensors)
     assert_same(state_dict(same_count), tensors)
-    assert not said
+    assert not messages
 
 
 @pytest.mark.parametrize(
     "shape", [(1, 7, 6), (1, 6, 6), (1, 1, 6), (1, 0, 6), (2, 10, 6), (1, 10, 5), (10, 6), ()]
 )
-def test_tables_that_are_no_square_grid(shape):
+def test_position_embeddings_without_a_square_grid(shape):
     model = tiny_deit()
     tensors = {**state_dict(model), "pos_embed": np.ones(shape, np.float32)}
-    message = assert_refused(model, tensors, f"pos_embed {shape}, expected (1, 5, 6).")
-    assert message.endswith("interpolated from a square grid of as many channels only.")
+    message = assert_raises(model, tensors, f"pos_embed {shape}, expected (1, 5, 6).")
+    assert message.endswith("interpolated only from a square grid with as many channels.")
 
 
-def test_a_table_with_a_token_more_or_less_is_not_interpolated():
+def test_position_embeddings_with_one_token_more_or_less_do_not_fit():
     with_token, without = tiny_deit((3, 3)), tiny_deit((3, 3), class_token=False)
-    assert_refused(
+    assert_raises(
         without, state_dict(with_token), ["unexpected: cls_token", "pos_embed (1, 10, 6)"]
     )
-    assert_refused(with_token, state_dict(without), ["missing: cls_token", "pos_embed (1, 9, 6)"])
+    assert_raises(with_token, state_dict(without), ["missing: cls_token", "pos_embed (1, 9, 6)"])
 
 
-def test_a_class_token_goes_with_the_head():
+def test_skipping_the_head_skips_the_class_token():
     with_token, without = tiny_deit((3, 3)), tiny_deit((3, 3), class_token=False)
     tensors, before = state_dict(with_token), state_dict(without)
     load_official_weights(without, tensors, head="skip")
     expected = {**tensors, "pos_embed": tensors["pos_embed"][:, 1:]}
     heads = {name: before[name] for name in before if name.startswith("head.")}
     assert_same(state_dict(without), {n: {**expected, **heads}[n] for n in before})
-    # Where it is not left out, nothing is: a table that is longer does not fit.
+    # Without a class token in the checkpoint, its longer position embeddings do not fit.
     longer = {n: tensor for n, tensor in tensors.items() if n != "cls_token"}
-    assert_refused(without, longer, "pos_embed (1, 10, 6), expected (1, 9, 6)", head="skip")
+    assert_raises(without, longer, "pos_embed (1, 10, 6), expected (1, 9, 6)", head="skip")
     odd = {**tensors, "pos_embed": np.ones((1, 9, 6), np.float32)[:, :8]}
-    assert_refused(without, odd, "pos_embed (1, 8, 6), expected (1, 9, 6)", head="skip")
-    # One that the model has is needed.
-    assert_refused(with_token, before, "missing: cls_token", head="skip")
+    assert_raises(without, odd, "pos_embed (1, 8, 6), expected (1, 9, 6)", head="skip")
+    # A model with a class token needs the checkpoint's.
+    assert_raises(with_token, before, "missing: cls_token", head="skip")
 
 
 # Files
 
 
 @pytest.mark.parametrize("make", [tiny_cnn, tiny_deit, built_head])
-def test_safetensors_there_and_back(tmp_path, make):
+def test_safetensors_round_trip(tmp_path, make):
     path = tmp_path / "model.safetensors"
     assert save_official_weights(make(), str(path)) == path
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
@@ -638,9 +649,13 @@ def test_bfloat16_in_safetensors(tmp_path):
 def test_unusual_dtypes_in_safetensors(tmp_path):
     path = tmp_path / "x.safetensors"
     write_safetensors(path, "F8_E4M3", bytes(4), [4])
-    assert_refused(built_head(), path, "holds query.bias as F8_E4M3: save it as float32")
+    assert_raises(
+        built_head(),
+        path,
+        "must hold query.bias in a dtype of NumPy, got F8_E4M3: save it as float32",
+    )
     write_safetensors(path, "I64", bytes(48), [6])
-    assert_refused(built_head(), path, "no floating-point array: query.bias (int64)")
+    assert_raises(built_head(), path, "not a floating-point array: query.bias (int64)")
 
 
 def test_damaged_safetensors(tmp_path):
@@ -648,15 +663,15 @@ def test_damaged_safetensors(tmp_path):
     data = path.read_bytes()
     for damaged in (b"", b"<html>not found</html>", data[:20], data[:-4], data + b"0"):
         path.write_bytes(damaged)
-        assert_refused(tiny_cnn(), path, f"{path} is damaged or no safetensors file: ")
+        assert_raises(tiny_cnn(), path, f"{path} is damaged or not a safetensors file: ")
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files_and_folders(tmp_path):
     for name in ("model.pth", "model.safetensors"):
         path = tmp_path / name
-        assert_refused(tiny_cnn(), path, f"There is no checkpoint file {path}.", FileNotFoundError)
+        assert_raises(tiny_cnn(), path, f"There is no checkpoint file {path}.", FileNotFoundError)
     (tmp_path / "folder.pth").mkdir()
-    assert_refused(tiny_cnn(), tmp_path / "folder.pth", "no checkpoint file", FileNotFoundError)
+    assert_raises(tiny_cnn(), tmp_path / "folder.pth", "no checkpoint file", FileNotFoundError)
     with pytest.raises(
         FileNotFoundError, match=f"no folder {tmp_path}/no to write x.safetensors to"
     ):
@@ -665,14 +680,14 @@ def test_files_that_are_not_there(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.h5", "model", "model.pkl"])
 def test_other_suffixes(tmp_path, name):
-    message = "A checkpoint's name ends in .pth, .pt, .tar or .safetensors, got "
+    message = "The path must end in .pth, .pt, .tar or .safetensors, got "
     (tmp_path / name).write_text("")
-    assert_refused(tiny_cnn(), tmp_path / name, message)
+    assert_raises(tiny_cnn(), tmp_path / name, message)
     with pytest.raises(ValueError, match=message):
         save_official_weights(tiny_cnn(), tmp_path / name)
 
 
-def test_the_case_of_a_suffix_and_the_home_folder(tmp_path, monkeypatch):
+def test_suffixes_in_upper_case_and_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_official_weights(tiny_cnn(), "~/MODEL.SafeTensors")
     assert (tmp_path / "MODEL.SafeTensors").is_file()
@@ -688,7 +703,7 @@ def test_pytorch_files_without_pytorch(tmp_path, monkeypatch, name):
         save_official_weights(tiny_cnn(), path)
     assert not list(tmp_path.iterdir())
     path.write_bytes(b"1")
-    assert_refused(tiny_cnn(), path, f"{name} is a PyTorch file, and PyTorch is not", ImportError)
+    assert_raises(tiny_cnn(), path, f"{name} is a PyTorch file, and PyTorch is not", ImportError)
 
 
 def test_a_failed_save_leaves_the_file_as_it_was(tmp_path, monkeypatch):
@@ -714,32 +729,33 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "file.safetensors").is_file()
     (tmp_path / "plain").touch()
     modes = {(tmp_path / name).stat().st_mode for name in ("file.safetensors", "plain")}
-    assert len(modes) == 1  # as readable as any other new file
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    assert len(modes) == 1  # The file has the permissions of any new file.
+    with pytest.raises(IsADirectoryError, match="must be a file, got the folder"):
         (tmp_path / "folder.safetensors").mkdir()
         save_official_weights(model, tmp_path / "folder.safetensors")
 
 
-class Pretender(dict):
-    """What a pickle can make: a plain object that says of itself that it is an array."""
+class FakeArray(dict):
+    """An object as a pickle can create it, whose attributes are those of an array."""
 
 
-def test_an_object_that_calls_itself_an_array_is_none():
-    elsewhere = np.full(8, 7.0, np.float32)
-    pretender = Pretender()
-    pretender.dtype, pretender.shape = elsewhere.dtype, elsewhere.shape
-    pretender.__array_interface__ = elsewhere.__array_interface__
-    assert_same({"memory": np.asarray(pretender)}, {"memory": elsewhere})  # numpy believes it
+def test_an_object_with_the_attributes_of_an_array_raises():
+    memory = np.full(8, 7.0, np.float32)
+    fake = FakeArray()
+    fake.dtype, fake.shape = memory.dtype, memory.shape
+    fake.__array_interface__ = memory.__array_interface__
+    # NumPy reads the memory that the attributes name.
+    assert_same({"memory": np.asarray(fake)}, {"memory": memory})
     model = tiny_cnn()
-    tensors = {**state_dict(model), "bn1.bias": pretender}
-    assert_refused(model, tensors, "'bn1.bias' is a Pretender")
+    tensors = {**state_dict(model), "bn1.bias": fake}
+    assert_raises(model, tensors, "got 'bn1.bias', a FakeArray")
 
 
-def test_what_the_scripts_do_not_read(tmp_path):
+def test_files_that_the_training_scripts_do_not_read(tmp_path):
     with pytest.raises(ValueError, match="scripts read .pth files, got .*script=True"):
         save_official_weights(tiny_cnn(), tmp_path / "x.safetensors", script=True)
     with pytest.raises(ValueError, match="needs a whole model, got a NOAHHead"):
         save_official_weights(built_head(), tmp_path / "x.pth", script=True)
-    with pytest.raises(ValueError, match="holds tensors alone, nothing under 'model'"):
+    with pytest.raises(ValueError, match="cannot nest tensors under a key, got 'model'"):
         tensor_files.write_checkpoint(tmp_path / "x.safetensors", {}, "model")
     assert not list(tmp_path.iterdir())

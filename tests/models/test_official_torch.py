@@ -1,4 +1,4 @@
-"""The reference's checkpoints as PyTorch writes and reads them; needs PyTorch, and TensorFlow."""
+"""Tests of the reference's checkpoints as PyTorch writes and reads them."""
 
 import argparse
 import collections
@@ -44,7 +44,7 @@ class Block(torch.nn.Module):
 
 
 class Net(torch.nn.Module):
-    """A model with the names of a ResNet's modules."""
+    """A model whose modules are named as a ResNet's."""
 
     def __init__(self, noah):
         super().__init__()
@@ -96,7 +96,8 @@ def assert_same(got, want, kind=""):
         np.testing.assert_array_equal(got[name], array, err_msg=f"{kind} {name}")
 
 
-def refused(path, model=None):
+def load_error(path, model=None):
+    """Returns the message of the error that loading raises, and checks that no weight changed."""
     model = model or keras_net()
     before = state_dict(model)
     with pytest.raises(ValueError) as caught:
@@ -109,7 +110,7 @@ def refused(path, model=None):
 
 
 @pytest.mark.parametrize("noah", [True, False])
-def test_both_frameworks_load_each_others_files_and_agree(tmp_path, noah):
+def test_both_frameworks_load_each_others_files_and_give_equal_logits(tmp_path, noah):
     net, model = Net(noah), keras_net(noah)
     torch.save(net.state_dict(), tmp_path / "torch.pth")
     load_official_weights(model, tmp_path / "torch.pth")
@@ -132,7 +133,7 @@ def test_both_frameworks_load_each_others_files_and_agree(tmp_path, noah):
         assert_same(state_dict(again), state_dict(model))
 
 
-def test_a_head_alone(tmp_path):
+def test_a_head_without_a_backbone(tmp_path):
     head = head_cases.reference_module(HEAD)
     torch.save(head.state_dict(), tmp_path / "head.pt")
     layer = NOAHHead(3, 2, 0.5)
@@ -175,11 +176,11 @@ def test_files_for_the_training_scripts(tmp_path, name, key):
     assert_same(state_dict(fresh), stored)
 
 
-# What files hold
+# Contents of files
 
 
 def containers(net):
-    """Checkpoints as the training scripts of the families write them."""
+    """Yields checkpoints as the training scripts of the families write them."""
     plain = net.state_dict()
     parallel = torch.nn.DataParallel(net).state_dict()
     optimizer = torch.optim.AdamW(net.parameters())
@@ -223,7 +224,7 @@ def test_other_precisions(tmp_path, dtype):
         assert_same(state_dict(load_official_weights(keras_net(), source)), expected)
 
 
-def test_a_mapping_of_parameters_of_any_layout():
+def test_a_mapping_of_parameters_in_channels_last_layout():
     net = Net(noah=True).to(memory_format=torch.channels_last)
     assert not net.conv1.weight.is_contiguous()
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
@@ -231,17 +232,17 @@ def test_a_mapping_of_parameters_of_any_layout():
     assert_same(state_dict(model), tensors_of(net))
 
 
-def test_integers_are_refused(tmp_path):
+def test_integer_tensors_raise(tmp_path):
     tensors = {**Net(noah=True).state_dict(), "bn1.bias": torch.ones(8, dtype=torch.int8)}
     torch.save(tensors, tmp_path / "model.pt")
-    assert "no floating-point array: bn1.bias (int8)." in refused(tmp_path / "model.pt")
+    assert "not a floating-point array: bn1.bias (int8)." in load_error(tmp_path / "model.pt")
 
 
-# Files that are refused
+# Files that raise
 
 
 class Calls:
-    """What a malicious file holds: unpickling it calls a function."""
+    """An object of a malicious file: unpickling it calls a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -252,12 +253,12 @@ class Calls:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize(
-    ("function", "refused_global"),
+    ("function", "unsafe_global"),
     [(os.system, "posix.system"), (eval, "eval"), (pathlib.Path.touch, "getattr|pathlib")],
 )
 @pytest.mark.parametrize("inside", [False, True], ids=["beside", "in args"])
-def test_code_in_a_file_is_not_run(tmp_path, function, refused_global, inside, zipped):
-    trace = tmp_path / "trace"
+def test_code_in_a_file_is_not_run(tmp_path, function, unsafe_global, inside, zipped):
+    trace = tmp_path / "trace"  # The code in the file would create this file.
     code = {os.system: f"touch {trace}", eval: f"open({str(trace)!r}, 'w')"}
     argument = code.get(function, trace)
     function(argument)
@@ -269,15 +270,15 @@ def test_code_in_a_file_is_not_run(tmp_path, function, refused_global, inside, z
     path = tmp_path / "model.pth"
     content = {"model": Net(noah=True).state_dict(), "args": attack}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    message = refused(path)
+    message = load_error(path)
     assert not trace.exists()
-    needed = re.search(r"model.pth needs (\S+) to be read, which is refused", message)
-    assert re.search(refused_global, needed[1])
-    assert "nothing of it was run" in message and "weights_only" not in message
+    needed = re.search(r"model.pth needs (\S+), which could run code", message)
+    assert re.search(unsafe_global, needed[1])
+    assert "none of its code was run" in message and "weights_only" not in message
 
 
 @pytest.mark.parametrize(
-    ("value", "refused_global"),
+    ("value", "unsafe_global"),
     [
         (np.float64(71.8), "numpy._core.multiarray.scalar"),
         (pathlib.PurePosixPath("/data"), "pathlib"),
@@ -285,14 +286,14 @@ def test_code_in_a_file_is_not_run(tmp_path, function, refused_global, inside, z
         (fractions.Fraction(1, 2), "fractions.Fraction"),
     ],
 )
-def test_objects_are_refused_by_name(tmp_path, value, refused_global):
+def test_errors_name_the_class_of_an_unsafe_object(tmp_path, value, unsafe_global):
     torch.save({"state_dict": Net(noah=True).state_dict(), "acc": value}, tmp_path / "model.pth")
-    assert f"model.pth needs {refused_global}" in refused(tmp_path / "model.pth")
+    assert f"model.pth needs {unsafe_global}" in load_error(tmp_path / "model.pth")
     torch.save(value, tmp_path / "model.pth")
-    assert f"model.pth needs {refused_global}" in refused(tmp_path / "model.pth")
+    assert f"model.pth needs {unsafe_global}" in load_error(tmp_path / "model.pth")
 
 
-def test_nothing_else_is_allowed_afterwards(tmp_path):
+def test_loading_leaves_the_safe_globals_unchanged(tmp_path):
     before = set(torch.serialization.get_safe_globals())
     content = {"model": Net(noah=True).state_dict(), "args": argparse.Namespace()}
     torch.save(content, tmp_path / "m.pt")
@@ -302,7 +303,7 @@ def test_nothing_else_is_allowed_afterwards(tmp_path):
         torch.load(tmp_path / "m.pt", weights_only=True)
 
 
-def test_what_the_caller_allows_stays_allowed(tmp_path):
+def test_classes_that_the_caller_allows_stay_allowed(tmp_path):
     torch.save({**Net(noah=True).state_dict()}, tmp_path / "m.pt")
     with torch.serialization.safe_globals([argparse.Namespace]):
         load_official_weights(keras_net(), tmp_path / "m.pt")
@@ -310,14 +311,16 @@ def test_what_the_caller_allows_stays_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [argparse.Namespace, collections.OrderedDict])
-def test_objects_that_call_themselves_arrays_read_no_memory(tmp_path, kind):
-    secret = np.full(8, 7.0, np.float32)
-    pretender = kind()
-    interface = {"data": (secret.ctypes.data, False), "shape": (8,), "typestr": "<f4", "version": 3}
-    pretender.__dict__.update(dtype="float32", shape=(8,), __array_interface__=interface)
-    content = {"model": {**Net(noah=True).state_dict(), "bn1.bias": pretender}}
+def test_objects_with_the_attributes_of_arrays_read_no_memory(tmp_path, kind):
+    memory = np.full(8, 7.0, np.float32)
+    fake = kind()
+    interface = {"data": (memory.ctypes.data, False), "shape": (8,), "typestr": "<f4", "version": 3}
+    fake.__dict__.update(dtype="float32", shape=(8,), __array_interface__=interface)
+    content = {"model": {**Net(noah=True).state_dict(), "bn1.bias": fake}}
     torch.save(content, tmp_path / "model.pth")
-    assert f"'bn1.bias' is a {kind.__name__}." in refused(tmp_path / "model.pth")
+    assert f"got 'bn1.bias', a {kind.__name__}, under 'model'." in load_error(
+        tmp_path / "model.pth"
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,21 +332,21 @@ def test_objects_that_call_themselves_arrays_read_no_memory(tmp_path, kind):
     ],
     ids=["sparse", "quantized", "meta"],
 )
-def test_tensors_that_are_no_plain_arrays(make):
+def test_tensors_that_are_not_dense_arrays_raise(make):
     tensors = {**Net(noah=True).state_dict(), "bn1.bias": make()}
     model = keras_net()
-    with pytest.raises(ValueError, match="no floating-point array: bn1.bias \\(it is "):
+    with pytest.raises(ValueError, match="not a floating-point array: bn1.bias \\(got "):
         load_official_weights(model, tensors)
 
 
-def test_a_tensor_that_claims_to_be_huge_is_refused_by_its_shape(tmp_path):
+def test_a_tensor_that_declares_a_huge_shape_raises(tmp_path):
     huge = torch.ones(1, dtype=torch.half).expand(1 << 42)
     torch.save({**Net(noah=True).state_dict(), "bn1.bias": huge}, tmp_path / "model.pth")
     assert (tmp_path / "model.pth").stat().st_size < 100_000
-    assert f"bn1.bias ({1 << 42},), expected (8,)" in refused(tmp_path / "model.pth")
+    assert f"bn1.bias ({1 << 42},), expected (8,)" in load_error(tmp_path / "model.pth")
 
 
-def test_a_file_that_was_zipped_again_holds_the_same(tmp_path):
+def test_a_compressed_file_loads(tmp_path):
     net = Net(noah=True)
     torch.save(net.state_dict(), tmp_path / "stored.pth")
     with (
@@ -367,10 +370,10 @@ def test_tensors_saved_on_a_gpu_load_without_one(tmp_path, monkeypatch):
     assert_same(state_dict(model), tensors_of(net))
 
 
-def test_the_environment_does_not_lift_the_restriction(tmp_path, monkeypatch):
+def test_pytorchs_environment_variable_does_not_allow_code(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     torch.save(Calls(os.system, f"touch {tmp_path / 'trace'}"), tmp_path / "model.pth")
-    assert "posix.system" in refused(tmp_path / "model.pth")
+    assert "posix.system" in load_error(tmp_path / "model.pth")
     assert not (tmp_path / "trace").exists()
 
 
@@ -381,10 +384,8 @@ def test_truncated_files(tmp_path, zipped):
     data = path.read_bytes()
     for length in (0, 1, 10, 100, len(data) // 2, len(data) - 200, len(data) - 1):
         path.write_bytes(data[:length])
-        message = refused(path)
-        assert message.startswith(f"{path} is damaged, cannot be read safely, or is no file"), (
-            length
-        )
+        message = load_error(path)
+        assert message.startswith(f"{path} is damaged, unsafe to read, or not a file"), length
         assert not re.search(r"\(\d*\)", message)
         assert "weights_only" not in message and "\n" not in message
 
@@ -392,23 +393,25 @@ def test_truncated_files(tmp_path, zipped):
 @pytest.mark.parametrize(
     "data", [b"<html>404</html>", b"\x00" * 1000, b"PK\x03\x04 and no more", b"\x80\x02}q\x00."]
 )
-def test_files_of_something_else(tmp_path, data):
+def test_files_that_are_not_checkpoints(tmp_path, data):
     (tmp_path / "model.pt").write_bytes(data)
-    message = refused(tmp_path / "model.pt")
+    message = load_error(tmp_path / "model.pt")
     assert "weights_only" not in message and len(message) < 400
 
 
-def test_files_that_hold_no_tensors_by_name(tmp_path):
+def test_files_without_named_tensors(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
     with pytest.warns(UserWarning, match="TorchScript"):
-        assert "(TorchScript archives" in refused(tmp_path / "model.pt")
+        assert "(TorchScript archives" in load_error(tmp_path / "model.pt")
     torch.save([torch.ones(2)], tmp_path / "model.pt")
-    assert "holds a list, no mapping name → tensor." in refused(tmp_path / "model.pt")
+    assert "must hold a mapping name → tensor, got a list." in load_error(tmp_path / "model.pt")
     torch.save({"epoch": 3, "weights": {}}, tmp_path / "model.pt")
-    assert "'epoch' is a int." in refused(tmp_path / "model.pt")
+    assert "got 'epoch', a int, and nothing under state_dict or model." in load_error(
+        tmp_path / "model.pt"
+    )
 
 
-def test_a_pytorch_whose_reader_is_not_safe_is_refused(tmp_path, monkeypatch):
+def test_a_pytorch_with_an_unsafe_reader_raises(tmp_path, monkeypatch):
     torch.save(Net(noah=True).state_dict(), tmp_path / "model.pth")
     version = type(torch.__version__)("2.5.1+cpu")
     monkeypatch.setattr(torch, "__version__", version)
@@ -440,7 +443,7 @@ def test_a_failed_save_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     st.sampled_from(["bilinear", "bicubic"]),
     st.integers(0, 2**32 - 1),
 )
-def test_interpolation_is_pytorchs(sizes, method, seed):
+def test_interpolation_equals_pytorchs(sizes, method, seed):
     table = np.random.default_rng(seed).normal(size=(*sizes[:2], 3))
     tensor = torch.from_numpy(table).permute(2, 0, 1)[None]
     expected = torch.nn.functional.interpolate(
@@ -469,7 +472,7 @@ def test_a_checkpoint_for_another_image_size(tmp_path, name, method, tables):
     expected = {n: torch.from_numpy(array) for n, array in state_dict(net).items()}
     for table, grid in tables.items():
         tokens = expected[table]
-        prefix = tokens.shape[1] % 7  # The grids of 224 pixels are multiples of 7.
+        prefix = tokens.shape[1] % 7  # With 224 pixels the number of positions is a multiple of 7.
         side = int((tokens.shape[1] - prefix) ** 0.5)
         image = tokens[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
         image = torch.nn.functional.interpolate(image, size=grid, mode=method, align_corners=False)
@@ -492,7 +495,7 @@ def test_files_are_read_without_warnings(tmp_path):
     assert isinstance(content, collections.abc.Mapping)
 
 
-def test_torch_reference_of_the_benchmark_is_the_head_that_it_is_compared_with():
+def test_the_benchmarks_torch_head_equals_noah_head():
     shape, batch = head_cases.Shape(9, 16, 5, 2, 1 / 4), 3
     module = head_cases.reference_module(shape)
     forward, train = head_cases.reference(shape, batch, module)

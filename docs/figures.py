@@ -2,7 +2,7 @@
 
 python docs/figures.py
 
-The numbers in them are computed by `noah_tf.head.poca`.
+`noah_tf.head.poca` computes the numbers in them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from noah_tf.head import poca
 
 SIDE = 4
-# Of one class in one group: keys are high where its object is, and values where they speak for it.
+# One class in one group. Keys are high at the object, and values are high where they are evidence.
 KEYS = ((0, 0, 1, 0), (0, 2, 3, 1), (0, 1, 2, 0), (-1, 0, 0, 0))
 VALUES = ((-1, 0, 1, -1), (0, 2, 4, 1), (-2, 1, 3, 0), (-1, -1, 0, -2))
 
@@ -27,25 +27,23 @@ _KEY, _VALUE, _PLAIN = "#c8d9f0", "#f6d9b8", "#e6e6e6"
 _NUMBERS = {"fontsize": 10, "ha": "center", "va": "center"}
 
 
-def example(scale=1.0):
-    """Keys, attention and values of the example's positions, and the products: (L,) each."""
-    keys, values = (np.asarray(part, np.float32).ravel() for part in (KEYS, VALUES))
+def example(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns keys, attention, values, and attention times values, each of shape (L,)."""
+    keys, values = (np.asarray(rows, np.float32).ravel() for rows in (KEYS, VALUES))
     attention = poca.attention(scale * keys[None, :, None]).numpy()[0, :, 0]
     return keys, attention, values, attention * values
 
 
-def head_figure():
-    """The data flow of the head."""
+def head_figure() -> Figure:
+    """Draws the data flow of the head."""
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.set_xlim(0, 17.2)
     axis.set_ylim(0, 7.2)
     axis.set_axis_off()
 
-    def box(x, y, width, height, colour, text, size=9):
-        axis.add_patch(
-            Rectangle((x, y), width, height, facecolor=colour, edgecolor="black", lw=0.8)
-        )
+    def box(x, y, width, height, color, text, size=9):
+        axis.add_patch(Rectangle((x, y), width, height, facecolor=color, edgecolor="black", lw=0.8))
         axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
 
     def arrow(start, end):
@@ -55,16 +53,16 @@ def head_figure():
 
     axis.text(1.1, 6.75, "feature map", ha="center", fontsize=9)
     rows = [(4.9, _KEY, "keys"), (1.5, _VALUE, "values")]
-    for y, colour, name in rows:
+    for y, color, name in rows:
         for group in range(2):
-            box(0.2, y + 0.9 * (1 - group), 1.8, 0.9, colour, f"{name}, group {group + 1}", 8)
+            box(0.2, y + 0.9 * (1 - group), 1.8, 0.9, color, f"{name}, group {group + 1}", 8)
     axis.text(1.1, 0.75, "$C$ channels at\n$L$ positions", ha="center", fontsize=8)
-    for y, colour, name in rows:
+    for y, color, name in rows:
         arrow((2.05, y + 0.9), (3.3, y + 0.9))
         box(3.35, y + 0.35, 2.9, 1.1, _PLAIN, "1x1 projection\nof each group")
         arrow((6.3, y + 0.9), (7.0, y + 0.9))
         letter = "k" if name == "keys" else "v"
-        box(7.05, y + 0.35, 1.6, 1.1, colour, f"${letter}_{{lnm}}$", 12)
+        box(7.05, y + 0.35, 1.6, 1.1, color, f"${letter}_{{lnm}}$", 12)
     arrow((8.7, 5.8), (9.4, 5.8))
     box(9.45, 5.25, 2.3, 1.1, _PLAIN, "softmax over\nthe positions")
     arrow((10.6, 5.2), (10.6, 4.35))
@@ -80,8 +78,8 @@ def head_figure():
     return figure
 
 
-def example_figure():
-    """The example's numbers on its map, from keys to the logit."""
+def example_figure() -> Figure:
+    """Draws the example's numbers on the feature map, from keys to evidence."""
     keys, attention, values, products = example()
     panels = [
         ("keys $k$", keys, "{:.0f}", None),
@@ -95,9 +93,9 @@ def example_figure():
         axis.imshow(
             numbers.reshape(SIDE, SIDE), cmap="RdBu_r", vmin=-1.6 * largest, vmax=1.6 * largest
         )
-        for place, number in enumerate(numbers):
+        for index, number in enumerate(numbers):
             text = form.format(number).replace("-0.00", "0.00").replace("-", "−")
-            axis.text(place % SIDE, place // SIDE, text, **_NUMBERS)
+            axis.text(index % SIDE, index // SIDE, text, **_NUMBERS)
         axis.set_title(title, fontsize=11)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -106,22 +104,22 @@ def example_figure():
     return figure
 
 
-def pooling_figure():
-    """The example's logit while its keys are scaled."""
+def pooling_figure() -> Figure:
+    """Draws the example's logit as a function of a factor on its keys."""
     keys, _, values, _ = example()
     scales = np.linspace(0, 4, 81)
     logits = [example(scale)[3].sum() for scale in scales]
     figure = Figure(figsize=(5.6, 2.9), layout="constrained")
     axis = figure.subplots()
     axis.plot(scales, logits, color="#1f4e9c", lw=2)
-    for height, words, below in (
+    for height, label, below in (
         (values.mean(), "average of the values: a pooled linear layer", False),
         (values[keys.argmax()], "value at the highest key", True),
     ):
-        axis.axhline(height, color="grey", lw=0.8, ls="--")
+        axis.axhline(height, color="gray", lw=0.8, ls="--")
         shift = (0, -4 if below else 4)
         axis.annotate(
-            words, (4, height), shift, textcoords="offset points", fontsize=9, ha="right",
+            label, (4, height), shift, textcoords="offset points", fontsize=9, ha="right",
             va="top" if below else "bottom",
         )  # fmt: skip
     axis.set_xlabel("factor on the keys")
@@ -134,17 +132,19 @@ def pooling_figure():
 FIGURES = {"head": head_figure, "example": example_figure, "pooling": pooling_figure}
 
 
-def draw(folder):
-    """Writes the figures; the same bytes every time, of one version of matplotlib."""
+def draw(folder: pathlib.Path) -> None:
+    """Writes the figures; one version of Matplotlib always writes the same bytes."""
     with matplotlib.rc_context({"svg.hashsalt": "noah_tf", "svg.fonttype": "path"}):
-        for name, make in FIGURES.items():
-            make().savefig(folder / f"mathematics_{name}.svg", metadata={"Date": None})
+        for name, make_figure in FIGURES.items():
+            make_figure().savefig(folder / f"mathematics_{name}.svg", metadata={"Date": None})
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = pathlib.Path(__file__).resolve().parent
-    parser.add_argument("--output", type=pathlib.Path, default=here, help="folder; by default this")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=here, help="folder; by default docs/"
+    )
     draw(parser.parse_args().output)
 
 

@@ -91,7 +91,7 @@ def count_imports(
 COLORS = ("#6b6b6b", "#3d6fa5", "#2f8f83", "#5b9135", "#a8851f", "#c46a22", "#b8453f", "#8d4c99")
 COLORS += ("#4a4fa8",)
 # Row height, distance of the columns, box width and height, and the room for the floor's number.
-_ROW_HEIGHT, _COLUMN, _BOX_WIDTH, _BOX_HEIGHT, _MARGIN = 0.78, 0.78, 4.5, 0.6, 0.75
+_ROW_HEIGHT, _COLUMN, _BOX_WIDTH, _BOX_HEIGHT, _MARGIN = 0.8, 0.74, 5.3, 0.66, 0.75
 _CENTER = {"ha": "center", "va": "center"}
 _LEGEND = """A folder's line runs to the right
 and turns down into the folders
@@ -114,7 +114,7 @@ def draw_floors(folders: dict[str, Folder], counts: collections.Counter[tuple[st
     figure = Figure(figsize=(0.62 * width, 0.62 * height))
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axis.set_axis_off()
-    axis.text(0.95, 0.5 * _ROW_HEIGHT, _LEGEND, fontsize=7.5, color="#555555", linespacing=1.5)
+    axis.text(0.95, 0.5 * _ROW_HEIGHT, _LEGEND, fontsize=8.5, color="#555555", linespacing=1.5)
     for floor in sorted({folder.floor for folder in folders.values()}):
         heights = [ys[name] for name in names if folders[name].floor == floor]
         bottom, top = min(heights) - _ROW_HEIGHT / 2, max(heights) + _ROW_HEIGHT / 2
@@ -129,8 +129,8 @@ def draw_floors(folders: dict[str, Folder], counts: collections.Counter[tuple[st
         box.set(facecolor="white", edgecolor=color, linewidth=1.3)
         axis.add_patch(box)
         middle, title = left + _BOX_WIDTH / 2, {"color": color, "weight": "bold", "zorder": 4}
-        axis.text(middle, y + 0.14, f"{name}/", fontsize=8.5, **title, **_CENTER)
-        axis.text(middle, y - 0.13, folders[name].holds, fontsize=5.6, zorder=4, **_CENTER)
+        axis.text(middle, y + 0.15, f"{name}/", fontsize=9.5, **title, **_CENTER)
+        axis.text(middle, y - 0.14, folders[name].holds, fontsize=7, zorder=4, **_CENTER)
         importers = [ys[other] for other in names if counts[other, name]]
         if importers:
             arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, **line}
@@ -142,8 +142,8 @@ def draw_floors(folders: dict[str, Folder], counts: collections.Counter[tuple[st
             axis.plot([x + 0.25, end], [y, y], zorder=2, **line)
         for other in imported:
             count, label = counts[name, other], {"color": "white", "weight": "bold", "zorder": 6}
-            axis.scatter(xs[other], y, s=52 + 9 * min(count, 20), color=color, lw=0, zorder=5)
-            axis.text(xs[other], y - 0.005, str(count), fontsize=6, **label, **_CENTER)
+            axis.scatter(xs[other], y, s=62 + 9 * min(count, 20), color=color, lw=0, zorder=5)
+            axis.text(xs[other], y - 0.005, str(count), fontsize=6.6, **label, **_CENTER)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The site of docs/, as `make docs` builds it, in a browser."""
+"""Builds the site of docs/ as `make docs` does, and opens its pages in a browser."""
 
 import functools
 import http.server
@@ -14,7 +14,7 @@ from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
 WIDTHS = (1280, 390)
-# Elements that reach over the window's right edge and cannot be scrolled to within a part of it.
+# Elements that reach beyond the right edge of the window, and are not inside a part that scrolls.
 _OUTSIDE = """
 const clips = e => ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX);
 const scrolls = e => e && e !== document.body && (clips(e) || scrolls(e.parentElement));
@@ -26,7 +26,7 @@ return [...document.querySelectorAll(".md-content *")]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the built site."""
+    """Returns the folder of the built site."""
     for module in ("mkdocs", "material", "mkdocstrings", "nbconvert", "latex2mathml"):
         pytest.importorskip(module, reason="the extra docs is not installed")
     folder = tmp_path_factory.mktemp("site")
@@ -45,7 +45,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(site):
-    """Where a server on this machine has it."""
+    """Returns the address at which a server on this machine serves the site."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -59,20 +59,20 @@ def address(site):
 
 
 @slow_on_one_stack
-def test_every_page_is_there(site):
-    wanted = {"index.html", "finetune.html"}
+def test_all_pages_are_built(site):
+    expected = {"index.html", "contributing.html", "changelog.html", "finetune.html"}
     for page in pages.PAGES:
         if page.startswith("docs/"):
-            wanted.add(page.removeprefix("docs/").removesuffix(".md") + ".html")
+            expected.add(page.removeprefix("docs/").removesuffix(".md") + ".html")
     built = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
-    assert built == wanted | {"404.html"}
-    # Formulas are drawn by the browser itself.
+    assert built == expected | {"404.html"}
+    # Formulas are MathML, which the browser draws itself.
     mathematics = (site / "mathematics.html").read_text()
     assert mathematics.count("<math") > 30 and "arithmatex" not in mathematics
-    # What docs/griffe_examples.py did not find would be quoted text.
+    # An example that docs/griffe_examples.py missed would become quoted text.
     for path in (site / "api").iterdir():
         assert "<blockquote>" not in path.read_text() and "Example:" not in path.read_text(), path
-    # Neither sources nor caches.
+    # The site has neither sources nor caches.
     assert not list(site.rglob("*.py")) and not list(site.rglob("__pycache__"))
 
 
@@ -100,14 +100,14 @@ def test_pages_in_a_browser(site, address, width, scheme):
                     "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
                 ),
             )
-            shown = driver.execute_script("return document.body.dataset.mdColorScheme")
-            assert shown == {"light": "default", "dark": "slate"}[scheme], page
-            wide = driver.execute_script("return document.documentElement.scrollWidth")
-            assert wide <= width, f"{page} is {wide} pixels wide"
+            actual = driver.execute_script("return document.body.dataset.mdColorScheme")
+            assert actual == {"light": "default", "dark": "slate"}[scheme], page
+            content = driver.execute_script("return document.documentElement.scrollWidth")
+            assert content <= width, f"{page} is {content} pixels wide"
             assert driver.execute_script(_OUTSIDE) == [], page
         assert console_errors(driver) == []
-        asked = requested(driver)
-    assert asked and all(url.startswith(f"{address}/") for url in asked), asked
+        urls = requested(driver)
+    assert urls and all(url.startswith(f"{address}/") for url in urls), urls
 
 
 @slow_on_one_stack
@@ -118,8 +118,8 @@ def test_search_finds_a_page(address):
         field = until(driver, lambda: driver.find_elements("css selector", ".md-search__input"))[0]
         driver.execute_script("arguments[0].focus()", field)
         field.send_keys("insertion")
-        found = until(
+        results = until(
             driver, lambda: driver.find_elements("css selector", ".md-search-result__link")
         )
-        assert any("attention.html" in link.get_attribute("href") for link in found)
+        assert any("attention.html" in link.get_attribute("href") for link in results)
         assert console_errors(driver) == []

@@ -1,34 +1,39 @@
-"""What a step of our training loop costs beside Keras's own `fit`.
+"""The time of a step of our training loop relative to a step of Keras's `fit`.
 
     python benchmarks/train_step.py
 
-Trains MobileNetV2 x0.35 with a NOAH head, 224 px, batch 32, one device, with SGD, by either on the
-same images in memory, in turns, and prints the median time of a step of each and their ratio, by
-the wall's clock and by the processor's, which does not see what other programs take.
+Trains MobileNetV2 x0.35 with a NOAH head (224 px, batch 32, one device, SGD) with both loops in
+turns, on the same images in memory. Prints the median time of a step of each loop and their ratio,
+as wall time and as CPU time, which does not include the time of other programs.
 """
 
 import argparse
 import contextlib
 import io
 import tempfile
+from collections.abc import Callable
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 from turns import seconds_in_turns
 
 from noah_tf.runs import recipe
-from noah_tf.training.loop import build, train_steps
+from noah_tf.training.losses import training_loss
+from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.progress import Progress
+from noah_tf.training.state import build_state
+from noah_tf.training.train_step import make_train_step
 from noah_tf.utils import distribute
 
 CLASSES = 1000
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--steps", type=int, default=10, help="in each turn")
+    parser.add_argument("--steps", type=int, default=10, help="steps in each turn")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
     shape = (arguments.batch_size, arguments.image_size, arguments.image_size, 3)
@@ -47,13 +52,13 @@ def main():
     print(f"TensorFlow {tf.__version__}, {arguments.repeats} turns of {arguments.steps} steps")
     for name, turn in times.items():
         wall, processor = 1000 * np.median(turn, axis=0)
-        print(f"{name:10} {wall:8.1f} ms a step, {processor:8.1f} ms of processors, medians")
+        print(f"{name:10} {wall:8.1f} ms per step, {processor:8.1f} ms of CPU time, medians")
     wall, processor = np.median(times["noah_tf"] / times["keras fit"], axis=0)
-    print(f"ratio of a turn, median: {wall:.3f}, of processors {processor:.3f}")
+    print(f"median ratio of a turn: {wall:.3f} in wall time, {processor:.3f} in CPU time")
 
 
-def configuration(batch_size, image_size):
-    """The recipe of the trained model, for both."""
+def configuration(batch_size: int, image_size: int) -> ml_collections.ConfigDict:
+    """Returns the recipe of the model that both loops train."""
     config, _ = recipe.imagenet("noah_mobilenetv2_035", ("mobilenetv2_035",))
     config.preprocess.image_size = (image_size, image_size)
     config.train.batch_size = batch_size
@@ -61,10 +66,11 @@ def configuration(batch_size, image_size):
     return config
 
 
-def keras_turn(images, labels, steps):
-    """A function that does steps by `fit`."""
-    config = configuration(len(images), images.shape[1])
-    model = build(config, tf.distribute.get_strategy(), CLASSES, steps).model
+def keras_turn(images: np.ndarray, labels: np.ndarray, steps: int) -> Callable[[], None]:
+    """Returns a function that does the steps with `fit`."""
+    strategy = tf.distribute.get_strategy()
+    plan = TrainingPlan.from_config(configuration(len(images), images.shape[1]), strategy)
+    model = build_state(plan, CLASSES, steps).model
     model.compile(
         tf.keras.optimizers.SGD(0.1, momentum=0.9),
         tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -82,25 +88,26 @@ def keras_turn(images, labels, steps):
     return turn
 
 
-def our_turn(images, labels, steps):
-    """A function that does steps by our loop's parts."""
+def our_turn(images: np.ndarray, labels: np.ndarray, steps: int) -> Callable[[], None]:
+    """Returns a function that does the steps with the parts of our loop."""
     strategy = distribute.make_strategy("single")
-    config = configuration(len(images), images.shape[1])
-    parts = build(config, strategy, CLASSES, steps)
-    step = train_steps(config, strategy, parts, multi_label=False)(epoch=0)
+    plan = TrainingPlan.from_config(configuration(len(images), images.shape[1]), strategy)
+    state = build_state(plan, CLASSES, steps)
+    loss = training_loss(plan.loss, multi_label=False)
+    step = make_train_step(plan, state, loss, state.freeze_until_start(0))
     weights = np.ones(len(images), np.float32)
     batches = tf.data.Dataset.from_tensors((images, labels, weights)).repeat(steps)
     writer = tf.summary.create_file_writer(tempfile.mkdtemp())
-    progress = Progress(config.train, steps, writer)
+    progress = Progress(plan.train, steps, writer)
 
     def turn():
         with contextlib.redirect_stdout(io.StringIO()):
             progress.begin_epoch(0)
             distributed = strategy.distribute_datasets_from_function(lambda _: batches)
             for number, batch in enumerate(distributed, 1):
-                progress.add(step(batch), waited=0.0)
-                if number % config.train.log_every == 0:
-                    progress.look(number, parts.optimizer.schedule(number))
+                progress.add(step(batch), wait_seconds=0.0)
+                if number % plan.train.log_every == 0:
+                    progress.log(number, state.optimizer.schedule(number))
             progress.end_epoch(steps, 0.0, {})
 
     return turn

@@ -1,6 +1,7 @@
-"""A recipe small enough to train in seconds, on photos drawn on the spot."""
+"""A recipe small enough to train in seconds, on photos that are drawn for it."""
 
 import runpy
+import types
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +9,7 @@ from shared_data import REPOSITORY
 
 CLASSES = ("blob", "cross", "ring")
 TRAIN_EXAMPLES, TEST_EXAMPLES = 24, 10
-# Flags that leave a stem and one block of quickstart's network.
+# Flags that reduce quickstart's network to a stem and one block.
 SMALL = (
     "--config.model.backbone_args.stackwise_filters=(64,)",
     "--config.model.backbone_args.stackwise_blocks=(1,)",
@@ -17,13 +18,18 @@ SMALL = (
 
 
 def recipe(name, *argument):
-    """The config of configs/NAME.py."""
+    """Returns the config of configs/NAME.py."""
     return runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"](*argument)
 
 
 def quickstart(head="noah"):
-    """The config of configs/quickstart.py."""
+    """Returns the config of configs/quickstart.py."""
     return recipe("quickstart", head)
+
+
+def devices(count):
+    """Returns a stand-in for a strategy with so many replicas, for checks of a recipe."""
+    return types.SimpleNamespace(num_replicas_in_sync=count)
 
 
 def draw_shapes(folder, train_examples=TRAIN_EXAMPLES):
@@ -48,7 +54,7 @@ def draw_shapes(folder, train_examples=TRAIN_EXAMPLES):
 
 
 def small_recipe(shapes, head="noah"):
-    """Quickstart on the shapes: a stem and one block, three steps an epoch, two epochs."""
+    """Returns quickstart on the shapes: a stem and one block, two epochs of three steps."""
     config = quickstart(head)
     config.data.name = "folder"
     config.data.data_dir = str(shapes)

@@ -1,6 +1,6 @@
-"""What all command lines share: quiet libraries, and errors as one sentence.
+"""The code that all command lines share: quiet libraries, and errors as one sentence.
 
-Imported before anything that imports TensorFlow, which reads its log level while it loads.
+A command line imports this module before TensorFlow, which reads its log level at import.
 """
 
 import difflib
@@ -9,32 +9,38 @@ import pathlib
 import re
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 
-# What noah_tf raises for what a user can mend; anything else is a defect, and shows its traceback.
+# The errors that noah_tf raises for mistakes that a user can correct. Any other error is a defect,
+# and shows its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError)
-_WHERE = re.compile("Graph execution error:|Detected at |<stack traces unavailable>|\\s*$")
+# Lines of a TensorFlow message that say where in the graph an error was raised.
+_LOCATION = re.compile("Graph execution error:|Detected at |<stack traces unavailable>|\\s*$")
 
 
-def run(main, required=(), positional=False):
-    """Runs `main` with absl's flags parsed.
+def run(
+    main: Callable[[list[str]], Any], required: Sequence[str] = (), positional: bool = False
+) -> None:
+    """Parses absl's flags, runs `main`, and exits.
 
     Args:
-        main: function of the arguments left over.
-        required: names of the flags that have to be given.
-        positional: whether there may be arguments that are no flags; `main` looks at them.
+        main: function of the arguments that are not flags.
+        required: names of the required flags.
+        positional: whether arguments that are not flags are allowed.
     """
     flags.mark_flags_as_required(required)
 
-    def guarded(arguments):
+    def guarded(arguments: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
-            # app.run has made it INFO, and TFDS warns of its own deprecations.
+            # app.run sets INFO, and TFDS logs warnings about its own deprecations.
             logging.set_verbosity(logging.ERROR)
         if len(arguments) > 1 and not positional:
-            raise app.UsageError(f"Not understood: {' '.join(arguments[1:])}")
+            raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
         from tensorflow import errors
 
         from noah_tf.training.interrupt import Interrupted
@@ -43,15 +49,15 @@ def run(main, required=(), positional=False):
             return main(arguments)
         except Interrupted as interruption:
             print(interruption, flush=True)
-            # As a shell reports a process that a signal ended.
+            # The exit code that a shell reports for a process that a signal ended.
             return 128 + (interruption.signum or signal.SIGTERM)
         except (*_USER_ERRORS, errors.OpError) as error:
             if logging.get_verbosity() >= logging.INFO:
                 raise
             sentence = str(error)
             if isinstance(error, errors.OpError):
-                # Of disk, memory or a file; the first line says which, behind where it was.
-                lines = [line for line in error.message.splitlines() if not _WHERE.match(line)]
+                # Of disk, memory or a file. The first line that is no location names the cause.
+                lines = [line for line in error.message.splitlines() if not _LOCATION.match(line)]
                 sentence = f"{type(error).__name__}: {' '.join(lines[:1])[:500]}"
             print(f"{sentence}\n(--verbosity=0 shows where this was raised.)", file=sys.stderr)
             return 1
@@ -62,22 +68,22 @@ def run(main, required=(), positional=False):
     app.run(guarded, flags_parser=_parse)
 
 
-def class_names(path):
-    """The names in a file, one a line; None without a file."""
+def class_names(path: str | None) -> list[str] | None:
+    """Returns the names in a file with one name per line; None without a file."""
     if not path:
         return None
     try:
         text = pathlib.Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--class_names={path} is no UTF-8 text: {error}.") from error
-    # splitlines() would also cut within a name, at U+2028 for one.
+        raise ValueError(f"--class_names={path} is not UTF-8 text: {error}.") from error
+    # splitlines() would also split names, for example at U+2028.
     return text.removesuffix("\n").split("\n")
 
 
-def _parse(arguments):
-    """Parses the flags; what is wrong with a recipe is one sentence, too.
+def _parse(arguments: list[str]) -> list[str]:
+    """Parses the flags, and reports a mistake in them or in a recipe as one sentence.
 
-    --config.KEY=None unsets a key, which ml_collections has no way to say.
+    --config.KEY=None unsets a key, which ml_collections does not support.
     """
     recipe = _recipe(arguments)
     if recipe and not os.path.exists(recipe.split(":")[0]):
@@ -94,50 +100,50 @@ def _parse(arguments):
             raise
         _fail(unknown)
     except flags.Error as error:
-        # A config file that raises comes with its traceback; a user's mistake in its last line.
+        # If a config file raises, absl's message has the traceback, and the mistake at its end.
         _, mistake, sentence = str(error).rstrip().rpartition("\nValueError: ")
         _fail(sentence if mistake else str(error))
 
 
-def _recipe(arguments):
-    """What --config is given, or None."""
-    found = None
-    for text, after in zip(arguments, [*arguments[1:], None], strict=True):
+def _recipe(arguments: list[str]) -> str | None:
+    """Returns the value of --config, or None."""
+    recipe = None
+    for text, next_text in zip(arguments, [*arguments[1:], None], strict=True):
         if re.fullmatch("--?config", text):
-            found = after
+            recipe = next_text
         elif re.match("--?config=", text):
-            found = text.partition("=")[2]
-    return found
+            recipe = text.partition("=")[2]
+    return recipe
 
 
-def _unset(config, path):
+def _unset(config: Any, path: str) -> None:
     *sections, key = path.split(".")
     for section in sections:
         config = config[section]
-    config[key]  # an unknown one raises
+    config[key]  # raises KeyError if the key is unknown
     with config.ignore_type():
         config[key] = None
 
 
-def _unknown_key(arguments):
-    """A sentence about the first override of a key that the config does not have, or None."""
+def _unknown_key(arguments: list[str]) -> str | None:
+    """Returns a sentence about the first override of a key that the config lacks, or None."""
     recipe = _recipe(arguments)
     for text in arguments:
         path = text.lstrip("-").partition("=")[0].split(".")
         if path[0] != "config" or len(path) == 1 or not recipe:
             continue
-        # The flag itself has no value until all of them are parsed.
+        # The flag has no value yet, because the parsing of all flags failed.
         section = flags.FLAGS["config"].parser.parse(recipe)
-        for place, key in enumerate(path[1:], 1):
+        for index, key in enumerate(path[1:], 1):
             if key not in section:
-                near = difflib.get_close_matches(key, list(section), n=1, cutoff=0)
-                nearest = ".".join([*path[:place], *near, *path[place + 1 :]])
-                hint = f"the nearest is --{nearest}" if near else "nor anything else there"
+                matches = difflib.get_close_matches(key, list(section), n=1, cutoff=0)
+                nearest = ".".join([*path[:index], *matches, *path[index + 1 :]])
+                hint = f"the nearest is --{nearest}" if matches else "the section has no keys"
                 return f"The recipe has no {'.'.join(path[1:])}; {hint}."
             section = section[key]
     return None
 
 
-def _fail(message):
+def _fail(message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(1)

@@ -1,6 +1,8 @@
-"""Trains both heads on handwriting, compares, explains, exports and predicts: about five minutes.
+"""Trains both heads on handwritten digits, compares, explains, exports and predicts.
 
-python trainers/demo.py --workdir runs/demo
+This takes about five minutes on a laptop's CPU.
+
+    python trainers/demo.py --workdir runs/demo
 """
 
 import json
@@ -18,12 +20,12 @@ from noah_tf.training import head_search
 from noah_tf.utils.files import write_text_atomically
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs; resumes what is there.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs, which resumes them.")
 _LEARNING_RATES = flags.DEFINE_list("learning_rates", ["3e-3", "1e-2", "3e-2"], "Rates to try.")
 _SEARCH_EPOCHS = flags.DEFINE_integer("search_epochs", 1, "Epochs of a trial.", lower_bound=1)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     rates = [float(rate) for rate in _LEARNING_RATES.value]
     outcome = head_search.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
@@ -37,11 +39,11 @@ def main(_):
     source = source_from_config(config.data, config.data.eval_split)
     example = next(iter(source.examples(shuffle_seed=0)))
     serve = tf.saved_model.load(str(exported)).signatures["serving_default"]
-    answer = serve(image_bytes=example["image"][None])
-    predicted = answer["labels"][0, 0].numpy().decode()
-    probability = float(answer["probabilities"][0, 0])
+    outputs = serve(image_bytes=example["image"][None])
+    predicted = outputs["labels"][0, 0].numpy().decode()
+    probability = float(outputs["probabilities"][0, 0])
 
-    print(f"\nOn {source.name} {source.split}, {source.num_examples} images:")
+    print(f"\nOn {source.name} {source.split}, {source.num_examples} examples:")
     print(head_search.comparison_table(outcome))
     print(f"Where both looked: {picture}")
     print(

@@ -5,8 +5,8 @@
         --config.train.epochs=20
     python trainers/train.py --config configs/deit.py:noah_deit_tiny_050 --dry_run
 
-With --dry_run it prints the plan and tries two steps on fake photos; the recipes for ImageNet need
-no data set for that, others the size of theirs.
+With --dry_run it describes the run and tries two steps on fake photos. The ImageNet recipes need no
+data set for that; the other recipes open theirs to read its size.
 """
 
 import command_line
@@ -17,10 +17,10 @@ from noah_tf.training import dry_run, loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py or FILE.py:row.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan, try two steps on fake data.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Describe the run and try two steps on fake data.")
 
 
-def main(_):
+def main(_: list[str]) -> None:
     if _DRY_RUN.value:
         print(dry_run.dry_run(_CONFIG.value))
         return

@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.images import preprocessing as preprocess
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.runs.workdir import Workdir
@@ -18,16 +19,16 @@ WEIGHTS = ("last", "ema", "best")
 
 
 class Checkpoints:
-    """The state of a run on disk: weights, random state, step, and what else it is given.
+    """The checkpoints of a run: weights, random state, step, and other objects with variables.
 
-    A checkpoint is written under a temporary name first, so that a kill leaves the one before.
+    A checkpoint is written under a temporary name first, so a kill leaves the previous one intact.
 
     Args:
         workdir: the run's `Workdir`.
         model: the Keras model.
-        keep: how many of the newest stay.
-        **state: further objects that hold variables, such as the optimizer; those that are None
-            are left out.
+        keep: number of newest checkpoints to keep.
+        **state: further objects that hold variables, such as the optimizer. Objects that are None
+            are ignored.
 
     Example:
 
@@ -35,57 +36,59 @@ class Checkpoints:
     >>> step = checkpoints.restore()
     """
 
-    def __init__(self, workdir, model, keep=2, **state):
+    def __init__(
+        self, workdir: Workdir, model: tf.keras.Model, keep: int = 2, **state: Any
+    ) -> None:
         self._folder = workdir.checkpoints
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        parts = {"model": model, "step": self._step}
-        parts.update({name: part for name, part in state.items() if part is not None})
-        for number, random_state in enumerate(random_states(model)):
-            parts[f"random_state_{number}"] = random_state
-        self._checkpoint = tf.train.Checkpoint(**parts)
+        objects = {"model": model, "step": self._step}
+        objects.update({name: value for name, value in state.items() if value is not None})
+        for index, random_state in enumerate(random_states(model)):
+            objects[f"random_state_{index}"] = random_state
+        self._checkpoint = tf.train.Checkpoint(**objects)
         folder = workdir.output / self._folder.name
         try:
             tf.train.get_checkpoint_state(str(folder))
         except (ValueError, tf.errors.OpError):
-            # TensorFlow's list of checkpoints; `restore` looks at the files themselves.
+            # This file is TensorFlow's list of checkpoints. `restore` does not need it.
             (folder / "checkpoint").unlink(missing_ok=True)
-        # Of several workers all have to save, for a weight may be read from all of them.
+        # All workers have to save, because TensorFlow may read a weight from all of them.
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=keep)
-        self._on_disk = None
+        self._on_disk: int | None = None
 
     @property
-    def newest(self):
-        """The newest checkpoint, as words for a message."""
+    def newest(self) -> str:
+        """A clause for messages that names the newest checkpoint."""
         paths = self._paths()
         return f"the last checkpoint is {paths[0]}" if paths else "there is no checkpoint yet"
 
-    def save(self, step):
-        """Saves the state after `step` steps, unless this object has saved or restored it."""
+    def save(self, step: int) -> None:
+        """Saves the state after `step` steps, unless this object has just saved or restored it."""
         if step != self._on_disk:
             self._step.assign(step)
             self._manager.save(checkpoint_number=step)
             self._on_disk = step
 
-    def restore(self):
+    def restore(self) -> int:
         """Restores the newest checkpoint that can be read.
 
-        Resuming from an older one costs time and changes nothing, since every step is a function
-        of the state before it; so a damaged one is logged and passed over.
+        A damaged checkpoint is logged and skipped. Resuming from an older one costs time but does
+        not change the result, because every step is a function of the state before it.
 
         Returns:
-            The number of steps done, 0 if nothing was ever saved.
+            The number of steps done; 0 if there is no checkpoint.
 
         Raises:
-            OSError: there are checkpoints, and none can be read.
+            OSError: there are checkpoints, and none of them can be read.
         """
         paths = self._paths()
         for path in paths:
             try:
                 status = self._checkpoint.restore(path)
                 status.assert_existing_objects_matched()
-                # Without an optimizer to restore, its part of the file stays unread.
+                # If this object has no optimizer, the optimizer in the file is not restored.
                 status.expect_partial()
-            # A short file is an IndexError or an OpError, another model's an AssertionError.
+            # A truncated file raises IndexError or OpError, that of another model AssertionError.
             except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
                 cause = str(error).strip().split("\n")[0][:200]
                 logging.error(
@@ -101,48 +104,58 @@ class Checkpoints:
             )
         return 0
 
-    def _paths(self):
-        """All checkpoints, the newest first, whatever TensorFlow's list of them says."""
-        found = {}
-        for index in self._folder.glob("ckpt-*.index"):
-            number = re.fullmatch(r"ckpt-(\d+)\.index", index.name)
-            if number:
-                found[int(number[1])] = str(index.with_suffix(""))
-        return [found[number] for number in sorted(found, reverse=True)]
+    def _paths(self) -> list[str]:
+        """Returns the paths of all checkpoint files, the newest first."""
+        paths = {}
+        for index_file in self._folder.glob("ckpt-*.index"):
+            match = re.fullmatch(r"ckpt-(\d+)\.index", index_file.name)
+            if match:
+                paths[int(match[1])] = str(index_file.with_suffix(""))
+        return [paths[step] for step in sorted(paths, reverse=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model with what is needed to use it."""
+    """A trained model, and the data that are needed to use it.
+
+    Attributes:
+        workdir: the folder of the run.
+        config: the recipe.
+        model: the Keras model with the loaded weights.
+        preprocessing: the `Preprocessing` of the recipe.
+        class_names: names of the classes, in the order of the logits.
+        multi_label: whether an example can have several classes.
+        step: the step of the run that the weights are of.
+    """
 
     workdir: Workdir
     config: ml_collections.ConfigDict
     model: tf.keras.Model
-    preprocessing: preprocess.Preprocessing
-    class_names: tuple
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
     multi_label: bool
     step: int
 
 
-def load_run(path, weights="last"):
-    """Loads a state of a training run, in the precision it was trained in.
+def load_run(path: Any, weights: str = "last") -> Run:
+    """Loads the model of a training run, in the precision that it was trained in.
 
-    The weights are those of a .weights.h5 file where there is one, which either Keras reads: of
-    the best evaluation so far, and of a run that is complete. Else they are those of the newest
-    checkpoint, which only the Keras that wrote it reads.
+    The best weights, and all weights of a complete run, are in .weights.h5 files, which both Keras
+    2 and 3 read. The weights of other runs are in checkpoints, which only the Keras that wrote them
+    reads.
 
     Args:
-        path: its --workdir.
-        weights: "last", the newest; "ema", their moving average; or "best", those of the best
-            evaluation.
+        path: the folder of the run.
+        weights: "last", the newest weights; "ema", their moving average; or "best", the weights of
+            the best evaluation.
 
     Returns:
         A `Run`.
 
     Raises:
-        FileNotFoundError: no run was begun there, or none of its states was saved.
-        ValueError: it is not complete, and was begun with the other Keras; or it has no such
-            weights.
+        FileNotFoundError: the folder holds no run, or the run has not saved anything yet.
+        ValueError: the run has no such weights, or is not complete and was begun with the other
+            Keras.
         OSError: no checkpoint can be read.
     """
     workdir = Workdir(path)
@@ -151,7 +164,7 @@ def load_run(path, weights="last"):
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
     if weights == "ema" and not config.ema.decay:
         raise ValueError(f"{workdir.path} keeps no moving average (config.ema.decay is 0).")
-    preprocessing = preprocess.Preprocessing.from_dict(config.preprocess.to_dict())
+    preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
     with dtype_policy(config.precision):
         model = model_from_config(config.model, preprocessing.image_size, len(data.class_names))
     result = workdir.result()
@@ -177,12 +190,12 @@ def load_run(path, weights="last"):
     )
 
 
-def check_stack(workdir):
-    """Raises ValueError if the run was begun with the other Keras: its checkpoints differ."""
-    begun = workdir.data().stack
-    if begun != KERAS_NAME:
+def check_stack(workdir: Workdir) -> None:
+    """Raises ValueError if the run was begun with the other Keras, whose checkpoints differ."""
+    stack = workdir.data().stack
+    if stack != KERAS_NAME:
         raise ValueError(
-            f"{workdir.path} was begun with {begun} and this is {KERAS_NAME} (TensorFlow "
+            f"{workdir.path} was begun with {stack} and this is {KERAS_NAME} (TensorFlow "
             f"{tf.__version__}), whose checkpoints differ: finish the run there; a finished one "
             "can be used with either."
         )

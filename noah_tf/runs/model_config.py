@@ -1,32 +1,38 @@
-"""The model that a recipe describes: one of the paper's, or a backbone of a library with a head."""
+"""The model of a recipe: one of the paper's, or a backbone of a library with a head."""
 
+import dataclasses
 import difflib
+from types import ModuleType
+from typing import Any
 
+import ml_collections
 import tensorflow as tf
 
 from noah_tf.models.attach import attach_noah
 from noah_tf.models.backbones import small
 from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.models.zoo import check_weights_options, create_model
+from noah_tf.runs.recipe import from_section
 from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
 
 LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
-def library_backbone(name, **arguments):
-    """A backbone of Keras applications, of KerasCV, or of ours for small images.
+def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
+    """Returns a backbone of Keras applications, of KerasCV, or of ours for small images.
 
     Args:
-        name: where it is, "tf.keras.applications.MobileNetV2", "keras_cv.models.ResNetBackbone" or
-            "noah_tf.models.backbones.small.small_resnet".
-        **arguments: what it is called with.
+        name: full name of the function or class, such as "tf.keras.applications.MobileNetV2",
+            "keras_cv.models.ResNetBackbone" or "noah_tf.models.backbones.small.small_resnet".
+        **arguments: the arguments to call it with.
 
     Returns:
         A Keras model.
 
     Raises:
-        ValueError: the name is of another library, or the library has no such model.
+        ValueError: the library is not supported, the library has no such model, or the model
+            does not take the arguments.
 
     Example:
 
@@ -40,11 +46,11 @@ def library_backbone(name, **arguments):
     except TypeError as error:
         raise ValueError(
             f"{name} does not take these arguments ({error}): set model.backbone_args in the "
-            "recipe's file to what it takes."
+            "recipe's file to arguments that it takes."
         ) from error
 
 
-def _check_backbone(name):
+def _check_backbone(name: str) -> None:
     library, _, model = name.rpartition(".")
     if library not in LIBRARIES:
         raise ValueError(
@@ -54,7 +60,7 @@ def _check_backbone(name):
         raise ValueError(f"{library} has no model {model!r}.")
 
 
-def _namespace(library):
+def _namespace(library: str) -> ModuleType:
     if library == "tf.keras.applications":
         return tf.keras.applications
     if library == "noah_tf.models.backbones.small":
@@ -64,47 +70,171 @@ def _namespace(library):
     return models
 
 
-def check_model_config(config):
-    """Raises ValueError where the `model` section of a recipe contradicts itself."""
-    problems = list(
-        error_messages(
-            lambda: _check_head(config),
-            lambda: _check_weights(config),
-            lambda: _check_architecture(config),
-        )
-    )
-    if problems:
-        raise ValueError("; ".join(problems))
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """The `model` section of a recipe. Constructing it checks the values.
 
+    Attributes:
+        architecture: one of the paper's, a key of `ARCHITECTURES`; None to use `backbone`.
+        drop_path: rate of stochastic depth, for an `architecture`.
+        mlp_dropout: dropout rate of the MLP blocks, for an `architecture`.
+        pre_logits: whether DeiT has its `pre_logits` layer, for an `architecture`; None for the
+            paper's choice.
+        backbone: a name for `library_backbone`.
+        backbone_args: the arguments of the backbone.
+        head: "noah", or "gap" for global average pooling and a linear layer.
+        num_groups: number of groups N of the NOAH head; None for the default.
+        key_ratio: key ratio r of the NOAH head; None for the default.
+        dropout: dropout rate of the head; None for the default.
+        kernel_initializer: name of the Keras initializer of the head's kernels, for a `backbone`;
+            None for the head's own.
+        split_groups: for ablations with a `backbone`, as in `NOAHHead`; None for the default.
+        split_key_value: likewise.
+        uniform_attention: likewise.
+        weights: file or run folder that a new run starts from; None for random weights.
+        weights_head: "load" the head's weights as well, or "skip" them.
+        weights_ema: whether to take the averaged weights of the file or run.
 
-def _check_head(config):
-    if config.head not in ("noah", "gap"):
-        raise ValueError(f"model.head must be 'noah' or 'gap', got {config.head!r}")
-    if config.num_groups is not None:
-        check_positive_int("model.num_groups", config.num_groups)
-    if config.key_ratio is not None:
-        check_key_ratio(config.key_ratio)
-    for name in ("dropout", "drop_path", "mlp_dropout"):
-        if config[name] is not None:
-            check_rate(f"model.{name}", config[name])
-    if config.head == "gap" and not config.num_groups is config.key_ratio is None:
-        raise ValueError(
-            f"model.num_groups={config.num_groups} and model.key_ratio={config.key_ratio} are for "
-            "model.head='noah', got 'gap'"
-        )
-    for name, value in _head_options(config).items():
-        if config.head == "gap" and name in _ABLATIONS:
-            raise ValueError(f"model.{name}={value!r} is for model.head='noah', got 'gap'")
-        if config.architecture is not None:
-            raise ValueError(
-                f"model.{name}={value!r} is for a model.backbone, and {config.architecture} has "
-                "the paper's head: leave it out"
+    Raises:
+        ValueError: values contradict each other; the message names all of them.
+    """
+
+    architecture: str | None = None
+    drop_path: float = 0.0
+    mlp_dropout: float = 0.0
+    pre_logits: bool | None = None
+    backbone: str | None = None
+    backbone_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    head: str = "noah"
+    num_groups: int | None = None
+    key_ratio: float | None = None
+    dropout: float | None = None
+    kernel_initializer: str | None = None
+    split_groups: bool | None = None
+    split_key_value: bool | None = None
+    uniform_attention: bool | None = None
+    weights: str | None = None
+    weights_head: str = "load"
+    weights_ema: bool = False
+
+    def __post_init__(self) -> None:
+        problems = list(
+            error_messages(
+                self._check_head,
+                self._check_head_options,
+                self._check_weights,
+                self._check_architecture,
             )
-        if name == "kernel_initializer":
-            _check_initializer(value)
+        )
+        if problems:
+            raise ValueError("; ".join(problems) + ".")
+
+    @classmethod
+    def from_config(cls, section: ml_collections.ConfigDict) -> "ModelSpec":
+        """Returns the spec of a recipe's `model` section; runs of earlier versions lack keys."""
+        return from_section(cls, section)
+
+    def build(self, image_size: tuple[int, int], num_classes: int) -> tf.keras.Model:
+        """Returns the classifier with random weights.
+
+        Args:
+            image_size: (height, width) in pixels.
+            num_classes: number of classes M.
+
+        Returns:
+            A Keras model, (B, height, width, 3) to logits (B, M).
+        """
+        input_shape = (*image_size, 3)
+        if self.architecture is not None:
+            prefix = "noah_" if self.head == "noah" else ""
+            return create_model(
+                f"{prefix}{self.architecture}",
+                num_classes,
+                input_shape,
+                num_groups=self.num_groups,
+                key_ratio=self.key_ratio,
+                dropout=self.dropout,
+                drop_path=self.drop_path,
+                mlp_dropout=self.mlp_dropout,
+                pre_logits=self.pre_logits,
+            )
+        backbone = library_backbone(
+            str(self.backbone), input_shape=input_shape, **self.backbone_args
+        )
+        return attach_noah(
+            backbone,
+            num_classes=num_classes,
+            num_groups=self.num_groups,
+            key_ratio=self.key_ratio,
+            dropout=self.dropout or 0.0,
+            head=self.head,
+            **self._head_options(),
+        )
+
+    def _head_options(self) -> dict[str, Any]:
+        """The options of the head that are set and that the paper's models do not have."""
+        options = {name: getattr(self, name) for name in ("kernel_initializer", *_ABLATIONS)}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def _check_head(self) -> None:
+        if self.head not in ("noah", "gap"):
+            raise ValueError(f"model.head must be 'noah' or 'gap', got {self.head!r}")
+        if self.num_groups is not None:
+            check_positive_int("model.num_groups", self.num_groups)
+        if self.key_ratio is not None:
+            check_key_ratio(self.key_ratio)
+        for name in ("dropout", "drop_path", "mlp_dropout"):
+            if getattr(self, name) is not None:
+                check_rate(f"model.{name}", getattr(self, name))
+        if self.head == "gap" and not self.num_groups is self.key_ratio is None:
+            raise ValueError(
+                f"model.num_groups={self.num_groups} and model.key_ratio={self.key_ratio} are for "
+                "model.head='noah', got 'gap'"
+            )
+
+    def _check_head_options(self) -> None:
+        for name, value in self._head_options().items():
+            if self.head == "gap" and name in _ABLATIONS:
+                raise ValueError(f"model.{name}={value!r} is for model.head='noah', got 'gap'")
+            if self.architecture is not None:
+                raise ValueError(
+                    f"model.{name}={value!r} is for a model.backbone, and {self.architecture} has "
+                    "the paper's head: leave it out"
+                )
+        if self.kernel_initializer is not None:
+            _check_initializer(self.kernel_initializer)
+
+    def _check_weights(self) -> None:
+        check_weights_options(
+            self.weights, self.weights_head, self.weights_ema, prefix="model.weights_"
+        )
+
+    def _check_architecture(self) -> None:
+        if self.architecture is None:
+            self._check_library_model()
+        elif self.architecture not in ARCHITECTURES:
+            nearest = difflib.get_close_matches(self.architecture, ARCHITECTURES, n=1, cutoff=0)
+            raise ValueError(
+                f"model.architecture must be one of the paper's, such as {nearest[0]!r}, got "
+                f"{self.architecture!r}; model.head says whether it has a NOAH head"
+            )
+
+    def _check_library_model(self) -> None:
+        if self.backbone is None:
+            raise ValueError(
+                "model.architecture and model.backbone are both None: name one of the paper's "
+                "architectures, or a backbone of a library"
+            )
+        _check_backbone(self.backbone)
+        for option in ("drop_path", "mlp_dropout", "pre_logits"):
+            if getattr(self, option):
+                raise ValueError(
+                    f"model.{option} is for the paper's architectures, and {self.backbone} has "
+                    f"no such option: set model.architecture, or leave {option} out"
+                )
 
 
-def _check_initializer(name):
+def _check_initializer(name: str) -> None:
     try:
         tf.keras.initializers.get(name)
     except ValueError:
@@ -114,83 +244,20 @@ def _check_initializer(name):
         ) from None
 
 
-def _head_options(config):
-    """What is set of the head's other options; runs of before have none of them."""
-    options = {name: config.get(name) for name in ("kernel_initializer", *_ABLATIONS)}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _check_weights(config):
-    check_weights_options(
-        config.weights, config.weights_head, config.weights_ema, prefix="model.weights_"
-    )
-
-
-def _check_architecture(config):
-    if config.architecture is None:
-        if config.backbone is None:
-            raise ValueError(
-                "model.architecture and model.backbone are both None: name one of the paper's "
-                "architectures, or a backbone of a library"
-            )
-        _check_backbone(config.backbone)
-        for option in ("drop_path", "mlp_dropout", "pre_logits"):
-            if config[option]:
-                raise ValueError(
-                    f"model.{option} is for the paper's architectures, and {config.backbone} has "
-                    f"no such option: set model.architecture, or leave {option} out"
-                )
-    elif config.architecture not in ARCHITECTURES:
-        near = difflib.get_close_matches(config.architecture, ARCHITECTURES, n=1, cutoff=0)
-        raise ValueError(
-            f"model.architecture must be one of the paper's, such as {near[0]!r}, got "
-            f"{config.architecture!r}; model.head says whether it has a NOAH head"
-        )
-
-
-def model_from_config(config, image_size, num_classes):
-    """The classifier that the `model` section of a recipe describes, with random weights.
+def model_from_config(
+    section: ml_collections.ConfigDict, image_size: tuple[int, int], num_classes: int
+) -> tf.keras.Model:
+    """Returns the classifier that the `model` section of a recipe describes, with random weights.
 
     Args:
-        config: `head` ("noah" or "gap", the standard head), `num_groups`, `key_ratio` and
-            `dropout` (None for the paper's choice); and either `architecture`, a key of
-            `ARCHITECTURES`, with `drop_path`, `mlp_dropout` and `pre_logits`, or, where that is
-            None, `backbone` (a name for `library_backbone`), `backbone_args` (its arguments),
-            `kernel_initializer` (None for the head's own) and, for ablations, `split_groups`,
-            `split_key_value` and `uniform_attention`.
+        section: the section, with the keys of `ModelSpec`.
         image_size: (height, width) in pixels.
-        num_classes: number of classes.
+        num_classes: number of classes M.
 
     Returns:
-        A Keras model, (B, height, width, 3) to logits (B, num_classes).
+        A Keras model, (B, height, width, 3) to logits (B, M).
 
     Raises:
-        ValueError: there is no such architecture, backbone or head.
+        ValueError: values of the section contradict each other.
     """
-    check_model_config(config)
-    input_shape = (*image_size, 3)
-    if config.architecture is not None:
-        is_noah = config.head == "noah"
-        return create_model(
-            f"noah_{config.architecture}" if is_noah else config.architecture,
-            num_classes,
-            input_shape,
-            num_groups=config.num_groups if is_noah else None,
-            key_ratio=config.key_ratio if is_noah else None,
-            dropout=config.dropout,
-            drop_path=config.drop_path,
-            mlp_dropout=config.mlp_dropout,
-            pre_logits=config.pre_logits,
-        )
-    backbone = library_backbone(
-        config.backbone, input_shape=input_shape, **config.backbone_args.to_dict()
-    )
-    return attach_noah(
-        backbone,
-        num_classes=num_classes,
-        num_groups=config.num_groups,
-        key_ratio=config.key_ratio,
-        dropout=config.dropout or 0.0,
-        head=config.head,
-        **_head_options(config),
-    )
+    return ModelSpec.from_config(section).build(image_size, num_classes)

@@ -1,23 +1,25 @@
 """The exponential moving average of a model's weights."""
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.utils.keras_compat import raw_variable
-from noah_tf.utils.validation import is_number
+from noah_tf.utils.validation import check_rate
 
 
 class MovingAverage(tf.Module):
-    """An exponential moving average of all float weights, BatchNorm's statistics too.
+    """An exponential moving average of all float weights, including BatchNorm's statistics.
 
         average = decay * average + (1 - decay) * weight
 
-    It starts at the weights that the model has when it is made; call `reset` after loading
-    others. Make it under the strategy's scope. `tf.train.Checkpoint(average=...)` holds it.
+    It starts at the current weights of the model; call `reset` after loading other weights.
+    Construct it under the strategy's scope. `tf.train.Checkpoint(average=...)` saves it.
 
     Args:
-        model: a built Keras model, with its weights in float32 as under every mixed policy.
+        model: a built Keras model, with weights in float32, as every mixed policy has them.
         decay: share of the old average in the new one, in [0, 1).
 
     Raises:
@@ -33,35 +35,33 @@ class MovingAverage(tf.Module):
     Source: timm's ModelEma (the DeiT and Mixer recipes of arXiv 2402.02377).
     """
 
-    def __init__(self, model, decay):
+    def __init__(self, model: tf.keras.Model, decay: float) -> None:
         super().__init__(name="moving_average")
-        if not is_number(decay) or not 0 <= decay < 1:
-            raise ValueError(f"the decay of a moving average must be in [0, 1), got {decay!r}.")
-        self.decay = float(decay)
+        self.decay = check_rate("the decay of a moving average", decay)
         self._strategy = tf.distribute.get_strategy()
-        shared = {id(weight) for weight in model.trainable_weights}
-        pairs = [(raw_variable(weight), id(weight) in shared) for weight in model.weights]
-        pairs = [(weight, is_shared) for weight, is_shared in pairs if weight.dtype.is_floating]
-        self.averages = [_make_average(weight, is_shared) for weight, is_shared in pairs]
-        # A function hides them: the model's checkpoint holds them, and this one need not.
+        trainable = {id(weight) for weight in model.trainable_weights}
+        pairs = [(raw_variable(weight), id(weight) in trainable) for weight in model.weights]
+        pairs = [(weight, is_trained) for weight, is_trained in pairs if weight.dtype.is_floating]
+        self.averages = [_make_average(weight, is_trained) for weight, is_trained in pairs]
+        # A function, so that checkpoints of the average do not save the model's weights.
         self._weights = lambda: [weight for weight, _ in pairs]
         self.reset()
 
-    def update(self):
+    def update(self) -> None:
         """Moves the average towards the weights. Call it in replica context, after a step."""
         for average, weight in zip(self.averages, self._weights(), strict=True):
             average.assign_sub((average - weight) * (1 - self.decay))
 
-    def reset(self):
-        """Makes the average equal to the weights, as after loading initial weights."""
+    def reset(self) -> None:
+        """Sets the average to the weights. Call it after loading initial weights."""
         self._on_each_copy(lambda average, weight: average.assign(weight))
 
     @contextlib.contextmanager
-    def swapped(self):
-        """Within it the model has the averaged weights, on all replicas the same; then its own.
+    def swapped(self) -> Iterator[None]:
+        """Within it, the model has the averaged weights, the same on all replicas.
 
-        The two change places, so it needs the memory of one weight. Save no checkpoint of the
-        model or the average within it. On several workers all must enter it.
+        Weights and averages are swapped one by one, so this needs the memory of one more weight.
+        Save no checkpoint of the model or of the average within it. All workers must enter it.
         """
         self._synchronize()
         self._on_each_copy(_swap)
@@ -70,39 +70,39 @@ class MovingAverage(tf.Module):
         finally:
             self._on_each_copy(_swap)
 
-    def apply(self):
-        """Gives the model the averaged weights for good."""
+    def apply(self) -> None:
+        """Sets the model's weights to the average."""
         self._on_each_copy(lambda average, weight: weight.assign(average))
 
-    def _synchronize(self):
-        """Gives all replicas the mean of the averages of what each replica keeps for itself."""
+    def _synchronize(self) -> None:
+        """Sets the averages of BatchNorm's statistics to their mean over the replicas."""
         if self._strategy.num_replicas_in_sync > 1:
             for average in self.averages:
                 if average.aggregation == tf.VariableAggregation.MEAN:
                     average.assign(tf.convert_to_tensor(average))
 
-    def _on_each_copy(self, function):
+    def _on_each_copy(self, function: Callable[[Any, Any], Any]) -> None:
         """Calls function(average, weight) with the copies of each replica."""
         with self._strategy.scope():
             for average, weight in zip(self.averages, self._weights(), strict=True):
                 self._strategy.extended.update(average, function, args=(weight,), group=False)
 
 
-def _make_average(weight, is_shared):
-    # Every replica updates its own copy, without a word to the others. What is trained is the same
-    # on all of them. Statistics of BatchNorm are not, though Keras 3 declares them as if they were
-    # (mirrored, so that reading one gives the first replica's): of these reading gives the mean.
+def _make_average(weight: tf.Variable, is_trained: bool) -> tf.Variable:
+    # Every replica updates its own copy without communication. Trained weights are equal on all
+    # replicas, so reading their average takes the first replica's. BatchNorm's statistics differ
+    # between replicas, although Keras 3 declares them as mirrored, so reading takes the mean.
     aggregation = tf.VariableAggregation
     return tf.Variable(
         tf.zeros(weight.shape, weight.dtype),
         trainable=False,
         name=f"average/{weight.name.split(':')[0]}",
         synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=aggregation.ONLY_FIRST_REPLICA if is_shared else aggregation.MEAN,
+        aggregation=aggregation.ONLY_FIRST_REPLICA if is_trained else aggregation.MEAN,
     )
 
 
-def _swap(average, weight):
+def _swap(average: Any, weight: Any) -> None:
     value = tf.identity(weight)
     weight.assign(average)
     average.assign(value)

@@ -1,18 +1,21 @@
-"""Recipes: every key with its default, and what the ImageNet recipes share.
+"""Recipes: every key with its default, and the settings that the ImageNet recipes share.
 
-The files in `configs/` start from `base` or `imagenet` and set what they want otherwise;
-`recipe_checks` says what cannot work.
+The files in `configs/` start from `base` or `imagenet` and change the values that differ.
+`noah_tf.training.plan` checks a recipe.
 """
 
+import dataclasses
 import difflib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from noah_tf.models.zoo import preprocessing_for
 
-# What says how a run is done and not what it computes: it may change when the run is resumed.
+# These keys do not change the result of a run, so a resumed run may have other values.
 RESUMABLE_KEYS = (
     "data.data_dir",
     "data.manual_dir",
@@ -26,67 +29,66 @@ RESUMABLE_KEYS = (
 _IMAGENET_TRAIN_EXAMPLES = 1_281_167
 
 
-def base():
-    """A recipe with every key there is, at its default.
+def base() -> ml_collections.ConfigDict:
+    """Returns a recipe with every key at its default.
 
     Returns:
-        A ConfigDict. Keys of type None are unset, and take values of the type in their comment.
+        A ConfigDict. Keys whose value is None are unset; their comment says what None stands for.
     """
     config = ml_collections.ConfigDict()
-    config.seed = 0  # initial weights, order, augmentation, dropout
+    config.seed = 0  # of the initial weights, the order, the augmentation and the dropout
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
     config.strategy = "auto"  # or single, mirrored, multi_worker, tpu
-    config.jit_compile = False  # XLA for the forward and the backward pass
+    config.jit_compile = False  # whether XLA compiles the forward and the backward pass
 
     model = config.model = ml_collections.ConfigDict()
-    # One of the paper's, such as resnet18; None for the backbone below.
+    # One of the paper's architectures, such as resnet18; None to use the backbone below.
     model.architecture = config_dict.placeholder(str)
-    model.drop_path = 0.0  # these three are for an architecture of the paper
+    model.drop_path = 0.0  # this option and the next two are for an architecture of the paper
     model.mlp_dropout = 0.0
-    model.pre_logits = config_dict.placeholder(bool)
-    # Of Keras applications, KerasCV or noah_tf.models.backbones.small, with its arguments.
+    model.pre_logits = config_dict.placeholder(bool)  # None: the paper's choice
+    # Of Keras applications, KerasCV or noah_tf.models.backbones.small, and its arguments.
     model.backbone = config_dict.placeholder(str)
     model.backbone_args = ml_collections.ConfigDict()
     model.head = "noah"  # or gap, the standard head
     model.num_groups = config_dict.placeholder(int)  # None: the paper's choice
-    model.key_ratio = config_dict.placeholder(float)
-    model.dropout = config_dict.placeholder(float)  # None: the paper's, else 0
-    # These are for a backbone; None: as NOAHHead has them. Keras's name, such as glorot_uniform.
-    model.kernel_initializer = config_dict.placeholder(str)
-    # For ablations.
-    model.split_groups = config_dict.placeholder(bool)
+    model.key_ratio = config_dict.placeholder(float)  # None: the paper's choice
+    model.dropout = config_dict.placeholder(float)  # None: the paper's for an architecture, else 0
+    # The options of the head from here on are for a backbone. None: the default of NOAHHead.
+    model.kernel_initializer = config_dict.placeholder(str)  # a Keras name, as glorot_uniform
+    model.split_groups = config_dict.placeholder(bool)  # for ablations, as are the next two
     model.split_key_value = config_dict.placeholder(bool)
     model.uniform_attention = config_dict.placeholder(bool)
-    # What a new run starts from (.pth, .safetensors, .weights.h5, or the folder of another run); a
-    # resumed one goes on from its own checkpoint, and without either the weights are random.
+    # A new run starts from these weights (.pth, .safetensors, .weights.h5, or the folder of another
+    # run), or from random ones. A resumed run goes on from its own checkpoint.
     model.weights = config_dict.placeholder(str)
     model.weights_head = "load"  # or skip, for another number of classes
-    model.weights_ema = False  # the averaged weights of the file
+    model.weights_ema = False  # whether to take the averaged weights of the file
 
     data = config.data = ml_collections.ConfigDict()
-    data.name = "imagenet2012"  # any TFDS name; folder, for data_dir/SPLIT/CLASS/*.jpg; fake
-    data.data_dir = config_dict.placeholder(str)  # None: TFDS's own
-    data.manual_dir = config_dict.placeholder(str)  # archives that were downloaded by hand
+    data.name = "imagenet2012"  # any TFDS name; folder, for data_dir/SPLIT/CLASS/*.jpg; or fake
+    data.data_dir = config_dict.placeholder(str)  # None: the folder of TFDS
+    data.manual_dir = config_dict.placeholder(str)  # folder of archives downloaded by hand
     data.train_split = "train"
     data.eval_split = "validation"
-    data.image_key = config_dict.placeholder(str)  # None: the only image there is
-    data.label_key = config_dict.placeholder(str)
-    data.num_classes = config_dict.placeholder(int)  # None: what the data has; else it must agree
+    data.image_key = config_dict.placeholder(str)  # None: the only image feature
+    data.label_key = config_dict.placeholder(str)  # None: the only label feature
+    data.num_classes = config_dict.placeholder(int)  # must agree with the data; None: not checked
     data.num_examples = config_dict.placeholder(int)  # of the training split, likewise
-    data.cache = False  # keeps the encoded photos in memory
-    data.shuffle_buffer = 10_000  # examples, where they are not kept
-    data.prefetch = config_dict.placeholder(int)  # batches ahead; None: as many as it takes
-    data.threads = config_dict.placeholder(int)  # of the data pipeline alone; None: shared
-    data.on_corrupt = "error"  # names the photo; or skip, which counts them
+    data.cache = False  # whether to keep the encoded photos in memory
+    data.shuffle_buffer = 10_000  # examples, used only if the photos are not in memory
+    data.prefetch = config_dict.placeholder(int)  # batches made ahead; None: tf.data decides
+    data.threads = config_dict.placeholder(int)  # of the input pipeline; None: TensorFlow's own
+    data.on_corrupt = "error"  # names the corrupt photo; or skip, which counts corrupt photos
 
     preprocess = config.preprocess = ml_collections.ConfigDict()
-    preprocess.image_size = (224, 224)
+    preprocess.image_size = (224, 224)  # height, width
     preprocess.resize_size = config_dict.placeholder(int)  # None: the smaller side
     preprocess.interpolation = "bilinear"  # or bicubic
-    preprocess.stretch = False  # all of the photo, its shape changed, in place of the centre
+    preprocess.stretch = False  # whether to squeeze the whole photo in instead of its center
     preprocess.mean = (0.485, 0.456, 0.406)
     preprocess.std = (0.229, 0.224, 0.225)
-    preprocess.exif_rotation = False  # turns JPEGs upright as their EXIF data say
+    preprocess.exif_rotation = False  # whether to turn JPEGs upright as their EXIF data say
 
     augment = config.augment = ml_collections.ConfigDict()
     augment.crop_scale = config_dict.placeholder(tuple)  # share of the area, as (0.08, 1.0)
@@ -94,7 +96,7 @@ def base():
     augment.crop_interpolation = "same"  # or random: bilinear or bicubic
     augment.crop_antialias = True  # as PIL scales; False is faster: see Preprocessing.random_crop
     augment.flip = False
-    augment.pad = 0  # pixels of translation
+    augment.pad = 0  # largest translation in pixels
     augment.repeats = 1  # copies of an example in a batch (repeated augmentation)
     augment.color_jitter = config_dict.placeholder(tuple)  # brightness, contrast, saturation[, hue]
     augment.rand_augment = config_dict.placeholder(str)  # as rand-m9-mstd0.5-inc1
@@ -103,67 +105,79 @@ def base():
     augment.mixup = 0.0  # alpha
     augment.cutmix = 0.0  # alpha
     augment.mix_probability = 1.0
-    augment.mix_switch = 0.5  # how often it is cutmix, where both are on
+    augment.mix_switch = 0.5  # probability of CutMix if both are on
 
     optimizer = config.optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"  # or adamw, lamb
-    optimizer.learning_rate = 0.1
+    optimizer.learning_rate = 0.1  # the peak of the schedule
     optimizer.momentum = 0.9
     optimizer.nesterov = False
     optimizer.beta_1 = 0.9
     optimizer.beta_2 = 0.999
     optimizer.epsilon = 1e-8
-    optimizer.weight_decay = 0.0  # SGD: in the gradient; the others: decoupled
+    optimizer.weight_decay = 0.0  # in the gradient for SGD, decoupled for the others
     optimizer.exempt_1d = True  # no decay for biases and normalization
-    optimizer.exempt = ()  # nor for weights with these paths, as ("pos_embed/*",)
-    optimizer.clip_norm = config_dict.placeholder(float)  # of all gradients together
-    optimizer.layer_decay = config_dict.placeholder(float)  # of the rate, towards the stem
-    optimizer.layer_decay_groups = 12  # of layers; each has one rate
+    optimizer.exempt = ()  # patterns of other weights without decay, as ("pos_embed/*",)
+    optimizer.clip_norm = config_dict.placeholder(float)  # largest norm of all gradients together
+    optimizer.layer_decay = config_dict.placeholder(float)  # of the learning rate per layer group
+    optimizer.layer_decay_groups = 12  # layer groups of the backbone
 
     schedule = config.schedule = ml_collections.ConfigDict()
     schedule.name = "cosine"  # or step, linear, constant
-    schedule.by = "step"  # or epoch: the rate stays the same for an epoch
-    schedule.end = 0.0  # the last rate of cosine and linear
-    schedule.boundaries = ()  # epochs at which step multiplies the rate by the factor
+    schedule.by = "step"  # or epoch: the learning rate changes once per epoch
+    schedule.end = 0.0  # final learning rate of cosine and linear
+    schedule.boundaries = ()  # epochs at which step multiplies the learning rate by the factor
     schedule.factor = 0.1
     schedule.warmup_epochs = 0.0
-    schedule.warmup_start = 0.0  # the rate that the warm-up starts from
+    schedule.warmup_start = 0.0  # learning rate at the start of the warm-up
 
     config.ema = ml_collections.ConfigDict()
-    config.ema.decay = 0.0  # of the moving average of all weights; 0: none
+    config.ema.decay = 0.0  # of the moving average of all weights; 0: no moving average
 
     train = config.train = ml_collections.ConfigDict()
     train.epochs = 1
     train.batch_size = 256  # over all replicas
-    train.accumulate = 1  # parts that each replica computes its share of a batch in
-    # One of `losses.LOSSES`; auto: binary for several labels an image, else categorical.
+    train.accumulate = 1  # parts in which each replica computes its share of a batch
+    # One of `losses.LOSSES`; auto: binary for multi-label data, categorical for other data.
     train.loss = "auto"
     train.label_smoothing = 0.0
     train.focal_gamma = 2.0  # of binary_focal_crossentropy
-    train.gamma_positive = 0.0  # these three are of asymmetric, see `losses.asymmetric_losses`
+    train.gamma_positive = 0.0  # of asymmetric, as are the next two: `losses.asymmetric_losses`
     train.gamma_negative = 4.0
     train.probability_margin = 0.05
-    train.frozen_epochs = 0  # at the start, in which the head alone is trained
-    train.checkpoint_every = 0  # steps between checkpoints; 0: one an epoch
-    train.checkpoint_minutes = 0.0  # minutes between checkpoints; 0: none for that
+    train.frozen_epochs = 0  # first epochs, in which only the head is trained
+    train.checkpoint_every = 0  # steps between checkpoints; 0: one per epoch
+    train.checkpoint_minutes = 0.0  # minutes between checkpoints; 0: no checkpoints by time
     train.keep_checkpoints = 2
-    train.log_every = 10  # steps between two looks at the loss, each of which waits for the device
+    train.log_every = 10  # steps between two logs of the loss; each log waits for the device
     return config
 
 
-def imagenet(row, architectures):
-    """What the paper's ImageNet recipes share, for one row of its tables.
+def from_section(cls: Any, section: ml_collections.ConfigDict) -> Any:
+    """Returns a dataclass whose fields have the values of the same keys in a section of a recipe.
+
+    Args:
+        cls: a dataclass; constructing it checks the values.
+        section: the section. A field whose key is missing keeps its default.
+    """
+    values = section.to_dict()
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**{name: values[name] for name in names if name in values})
+
+
+def imagenet(row: str, architectures: Iterable[str]) -> tuple[ml_collections.ConfigDict, str]:
+    """Returns the settings that the paper's ImageNet recipes share, for one row of its tables.
 
     Args:
         row: the model's name as in `noah_tf.list_models`, or without the end "_patch16_224" or
-            "_224"; "noah_" in front means with a NOAH head.
-        architectures: the names that the recipe's family has.
+            "_224". A name that starts with "noah_" stands for the model with a NOAH head.
+        architectures: names of the architectures of the recipe's family.
 
     Returns:
         A ConfigDict, and the name of the architecture.
 
     Raises:
-        ValueError: no such row.
+        ValueError: there is no such row.
 
     Example:
 
@@ -172,9 +186,9 @@ def imagenet(row, architectures):
     short = {re.sub(r"(_patch16)?_224$", "", name): name for name in architectures}
     known = {prefix + key for key in {*short, *short.values()} for prefix in ("", "noah_")}
     if row not in known:
-        near = difflib.get_close_matches(str(row), sorted(known), n=1, cutoff=0)
+        nearest = difflib.get_close_matches(str(row), sorted(known), n=1, cutoff=0)
         rows = ", ".join(f"{name} and noah_{name}" for name in short)
-        raise ValueError(f"There is no row {row!r}, perhaps {near[0]!r}; the rows are {rows}.")
+        raise ValueError(f"There is no row {row!r}, perhaps {nearest[0]!r}; the rows are {rows}.")
     name = row.removeprefix("noah_")
     name = short.get(name, name)
     config = base()
@@ -189,16 +203,16 @@ def imagenet(row, architectures):
     return config, name
 
 
-def cnn(config):
-    """Sets what the paper's recipes of convolutional networks share."""
-    # The whole input pipeline then runs at 0.8 of the speed of decoding alone, else at 0.6.
+def cnn(config: ml_collections.ConfigDict) -> None:
+    """Sets the values that the paper's recipes of convolutional networks share."""
+    # The input pipeline runs at 0.8 of the speed of decoding alone, and at 0.6 with antialiasing.
     config.augment.crop_antialias = False
     config.optimizer.name = "sgd"
     config.schedule.by = "epoch"
 
 
-def transformer(config):
-    """Sets what the paper's recipes of DeiT and PVT share."""
+def transformer(config: ml_collections.ConfigDict) -> None:
+    """Sets the values that the paper's recipes of DeiT and PVT share."""
     config.model.drop_path = 0.1
     augment, optimizer, train = config.augment, config.optimizer, config.train
     augment.repeats = 3
@@ -215,8 +229,8 @@ def transformer(config):
     _cosine_with_warmup(config.schedule, epochs=5.0)
 
 
-def mlp(config):
-    """Sets what the paper's recipes of MLP-Mixer and gMLP share."""
+def mlp(config: ml_collections.ConfigDict) -> None:
+    """Sets the values that the paper's recipes of MLP-Mixer and gMLP share."""
     config.model.drop_path = 0.1
     config.model.mlp_dropout = 0.02333
     augment, optimizer, train = config.augment, config.optimizer, config.train
@@ -237,19 +251,9 @@ def mlp(config):
     _cosine_with_warmup(config.schedule, epochs=20.0)
 
 
-def _cosine_with_warmup(schedule, epochs):
+def _cosine_with_warmup(schedule: ml_collections.ConfigDict, epochs: float) -> None:
     schedule.name = "cosine"
     schedule.by = "epoch"
     schedule.end = 1e-5
     schedule.warmup_epochs = epochs
     schedule.warmup_start = 1e-6
-
-
-def normalizes_on_device(config):
-    """Whether images are normalised in the train step; only erasing needs it done before."""
-    return not config.augment.erasing
-
-
-def mixes(config):
-    """Whether a recipe mixes images, so that labels are not whole."""
-    return bool(config.augment.mixup or config.augment.cutmix)

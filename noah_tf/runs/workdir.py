@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: the config as run, the data it saw, the epochs, the results."""
+"""The folder of a run: its config, the size of its data, the rows of its epochs, its results."""
 
 import contextlib
 import csv
@@ -7,8 +7,11 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_collections
+import tensorflow as tf
 
 from noah_tf.utils.files import save_atomically, write_text_atomically
 
@@ -17,38 +20,43 @@ class Workdir:
     """The folder of one run.
 
     Args:
-        path: the folder; made when the run begins.
-        writer: whether this process writes to it. Of several workers one does; the others take
-            part in what has to be done together, and their files go to a folder that is thrown
-            away.
+        path: the folder; it is created when the run begins.
+        writer: whether this process writes into the folder. One of several workers does. The other
+            workers write into a temporary folder, because all workers have to call the functions
+            that save.
 
     Files:
-        config.json the config as run; data.json the classes and the number of examples;
-        epochs.csv one row an epoch; checkpoints/; events/ for TensorBoard; best.weights.h5, the
-        weights of the best evaluation so far, and best.json, that evaluation; and of a finished
-        run model.keras, the trained model for this version of Keras, model.weights.h5, its weights
-        for any, ema.weights.h5, their moving average where there is one, and result.json.
+        config.json has the config of the run; data.json the class names and the number of
+        examples; epochs.csv one row per epoch; checkpoints/ the state of the run; events/ the
+        metrics for TensorBoard; best.weights.h5 the weights of the best evaluation, and best.json
+        its metrics. A complete run also has model.keras, the trained model for this version of
+        Keras; model.weights.h5, its weights for Keras 2 and 3; ema.weights.h5, their moving average
+        if there is one; and result.json.
     """
 
-    def __init__(self, path, writer=True):
+    def __init__(self, path: Any, writer: bool = True) -> None:
         if re.search(r"://|[\[\]*?]", str(path)):
             raise ValueError(
-                f"The workdir must be a folder of this machine, without [, ], * or ? in its name, "
+                f"The workdir must be a folder of this machine without [, ], * or ? in its name, "
                 f"got {path}."
             )
         self.path = pathlib.Path(path).expanduser()
         self.writer = writer
-        self._scratch = None if writer else tempfile.TemporaryDirectory(prefix="noah_tf_worker_")
-        self.output = self.path if writer else pathlib.Path(self._scratch.name)
+        self.output = self.path
+        if not writer:
+            self._scratch = tempfile.TemporaryDirectory(prefix="noah_tf_worker_")
+            self.output = pathlib.Path(self._scratch.name)
         self.checkpoints = self.path / "checkpoints"
 
-    def weights(self, which="model"):
-        """The file of the weights "model", "ema" or "best"."""
-        return self.path / f"{which}.weights.h5"
+    def weights(self, name: str = "model") -> pathlib.Path:
+        """Returns the path of the weights "model", "ema" or "best"."""
+        return self.path / f"{name}.weights.h5"
 
     @contextlib.contextmanager
-    def locked(self):
-        """Keeps other processes from training in the folder; a killed process lets go of it.
+    def locked(self) -> Iterator[None]:
+        """Within it, no other process can train in the folder.
+
+        The lock of a killed process is released.
 
         Raises:
             ValueError: another process trains there.
@@ -72,21 +80,26 @@ class Workdir:
         finally:
             lock.release()
 
-    def begin(self, config, data, resumable=()):
-        """Records config and data, or checks that the run in the folder has the same.
+    def begin(
+        self,
+        config: ml_collections.ConfigDict,
+        data: Mapping[str, Any],
+        resumable: Sequence[str] = (),
+    ) -> None:
+        """Records config and data, or checks that the run in the folder has the same ones.
 
-        A run that has neither checkpoint nor result is begun anew: nothing of it can be lost.
+        A folder with neither checkpoint nor result begins anew, because nothing is lost.
 
         Args:
-            config: the recipe, a ConfigDict.
-            data: plain JSON data: `class_names` in the order of the logits, `multi_label`,
-                whether an image can have several, `train_examples`, how many there are, and
-                `stack`, the Keras that runs, which alone may be another later.
-            resumable: keys of the config, as "data.threads", that may be others as well.
+            config: the recipe.
+            data: data for JSON: `class_names` in the order of the logits; `multi_label`, whether an
+                example can have several classes; `train_examples`, the number of training
+                examples; and `stack`, the version of Keras, which may differ in a resumed run.
+            resumable: keys of the config, such as "data.threads", that may differ as well.
 
         Raises:
-            ValueError: the folder holds a run with another config or other data; its files are
-                left alone.
+            ValueError: the folder holds a run with another config or other data. Its files do not
+                change.
         """
         resumed = self.has_progress()
         if resumed:
@@ -104,22 +117,22 @@ class Workdir:
         if not self.writer:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        # What a killed checkpoint left.
+        # A run that was killed while it saved leaves these folders.
         for leftover in self.checkpoints.glob("ckpt-*_temp"):
             shutil.rmtree(leftover)
         if not resumed:
             (self.path / "epochs.csv").unlink(missing_ok=True)
             write_text_atomically(self.path / "data.json", json.dumps(data, indent=2) + "\n")
-        # Last, for it says that a run was begun.
+        # The config is written last, because its file marks that the run was begun.
         text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
         write_text_atomically(self.path / "config.json", text)
 
-    def has_progress(self):
-        """Whether the folder has a checkpoint or the result of a run."""
+    def has_progress(self) -> bool:
+        """Returns whether the folder has a checkpoint or the result of a run."""
         return self.result() is not None or any(self.checkpoints.glob("ckpt-*.index"))
 
-    def config(self):
-        """The config as run, a ConfigDict.
+    def config(self) -> ml_collections.ConfigDict:
+        """Returns the config of the run.
 
         Raises:
             FileNotFoundError: no run was begun in the folder.
@@ -131,65 +144,65 @@ class Workdir:
             )
         return ml_collections.ConfigDict(_read_json(path))
 
-    def data(self):
-        """The `data` that the run was begun with, a ConfigDict."""
+    def data(self) -> ml_collections.ConfigDict:
+        """Returns the `data` that the run was begun with."""
         return ml_collections.ConfigDict(_read_json(self.path / "data.json"))
 
-    def keep_epochs(self, count):
-        """Forgets the epochs after the first `count`, which a resumed run does again."""
+    def keep_epochs(self, count: int) -> None:
+        """Removes the rows after the first `count`, whose epochs a resumed run repeats."""
         path = self.path / "epochs.csv"
         if self.writer and path.exists():
             lines = path.read_text().splitlines(keepends=True)
             write_text_atomically(path, "".join(lines[: count + 1]))
 
-    def add_epoch(self, row):
-        """Appends a dict of figures to epochs.csv."""
+    def add_epoch(self, row: Mapping[str, Any]) -> None:
+        """Appends a dict of metrics to epochs.csv."""
         with (self.output / "epochs.csv").open("a", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
 
-    def save_weights(self, model, which):
-        """Writes the model's weights, "model", "ema" or "best", for either Keras."""
-        save_atomically(model.save_weights, self.output / self.weights(which).name)
+    def save_weights(self, model: tf.keras.Model, name: str) -> None:
+        """Writes the weights "model", "ema" or "best", which both Keras 2 and 3 read."""
+        save_atomically(model.save_weights, self.output / self.weights(name).name)
 
-    def best(self):
-        """Metrics and step of the best evaluation so far; an empty dict before the first."""
+    def best(self) -> dict[str, Any]:
+        """Returns metrics and step of the best evaluation; an empty dict before the first."""
         path = self.path / "best.json"
         return _read_json(path) if path.exists() else {}
 
-    def save_best(self, model, metrics):
-        """Keeps the model's weights as the best, with their metrics."""
+    def save_best(self, model: tf.keras.Model, metrics: Mapping[str, Any]) -> None:
+        """Writes the model's weights as the best ones, with their metrics."""
         self.save_weights(model, "best")
         self.write_result(metrics, "best.json")
 
-    def finish(self, model, result):
-        """Writes the trained model and the run's result, which says that it is complete."""
+    def finish(self, model: tf.keras.Model, result: Mapping[str, Any]) -> None:
+        """Writes the trained model and the result of the run, which marks it as complete."""
         save_atomically(model.save, self.output / "model.keras")
         self.save_weights(model, "model")
         self.write_result(result)
 
-    def result(self):
-        """The result of the run, or None before it is complete."""
+    def result(self) -> dict[str, Any] | None:
+        """Returns the result of the run, or None before it is complete."""
         path = self.path / "result.json"
         return _read_json(path) if path.exists() else None
 
-    def write_result(self, result, name="result.json"):
-        """Writes a dict of results and returns the path."""
+    def write_result(self, result: Mapping[str, Any], name: str = "result.json") -> pathlib.Path:
+        """Writes a dict of results and returns its path."""
         path = self.output / name
         write_text_atomically(path, json.dumps(result, indent=2) + "\n")
         return path
 
 
-def short_names(paths):
-    """The shortest endings of some paths that tell them apart.
+def short_names(paths: Sequence[Any]) -> list[str]:
+    """Returns the shortest endings of some paths that are different for different paths.
 
     Args:
         paths: paths of folders.
 
     Returns:
-        A list of text, one for each; the last parts, where paths are the same.
+        One name per path. Equal paths have equal names.
 
     Example:
 
@@ -204,7 +217,7 @@ def short_names(paths):
     return []
 
 
-def _read_json(path):
+def _read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -213,12 +226,18 @@ def _read_json(path):
         ) from error
 
 
-def _as_saved(data):
-    """Plain data as it comes back from JSON, where tuples are lists."""
+def _as_saved(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns data as JSON returns them: tuples become lists."""
     return ml_collections.ConfigDict(json.loads(json.dumps(data)))
 
 
-def _differences(old, new, prefix="", ignored=()):
+def _differences(
+    old: ml_collections.ConfigDict,
+    new: ml_collections.ConfigDict,
+    prefix: str = "",
+    ignored: Sequence[str] = (),
+) -> Iterator[str]:
+    """Yields a message for each key whose values differ."""
     for key in sorted({*old.keys(), *new.keys()}):
         before, after = old.get(key), new.get(key)
         if all(isinstance(side, ml_collections.ConfigDict) for side in (before, after)):
@@ -227,6 +246,6 @@ def _differences(old, new, prefix="", ignored=()):
             yield f"{prefix}{key}: {_short(before)} there, {_short(after)} here"
 
 
-def _short(value):
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,96 +1,98 @@
-"""What a recipe will do, before it does it: the plan, and two steps on fake data."""
+"""The dry run of a recipe: a description of the whole run, and two steps on fake data."""
 
+import dataclasses
 import time
+from collections.abc import Callable
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets.registry import open_source, source_from_config
-from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.training import recipe_checks
-from noah_tf.training.loop import batches_of, build, train_steps
-from noah_tf.training.train_step import SUMS
+from noah_tf.training.losses import training_loss
+from noah_tf.training.plan import TrainingPlan
+from noah_tf.training.state import TrainState, build_state
+from noah_tf.training.train_step import SUMS, make_train_step
 from noah_tf.utils import distribute
 
 _STEPS = 2
-_COLUMNS, _BAR = 11, 40
+_PLOT_LINES, _BAR_LENGTH = 11, 40
 
 
-def dry_run(config):
-    """Builds what a recipe trains, does two steps on fake photos, and describes the whole run.
+def dry_run(config: ml_collections.ConfigDict) -> str:
+    """Builds the model of a recipe, does two steps on fake photos, and describes the whole run.
 
-    The data set is opened for its size, and left alone where `data.num_examples` and
-    `data.num_classes` say it.
+    The data set is opened only if the recipe leaves `data.num_examples` or `data.num_classes` out.
 
     Args:
         config: a recipe, see `recipe.base`.
 
     Returns:
-        The plan, lines of text: model, parameters, steps, the learning rate over the epochs,
-        devices, the batch of each, and how many images a second the data must come at.
+        Lines of text: model, parameters, steps, devices, the batch of each device, the images per
+        second that the input pipeline must deliver, and the learning rate over the epochs.
 
     Raises:
         ValueError: the recipe contradicts itself.
         FloatingPointError: the loss is not finite.
     """
-    strategy = recipe_checks.checked_strategy(config)
-    replicas = strategy.num_replicas_in_sync
-    num_classes, num_examples = _data_size(config)
-    batch_size, epochs = config.train.batch_size, config.train.epochs
-    recipe_checks.validate_size(config, num_classes, num_examples)
-    steps_per_epoch = num_examples // batch_size
-    parts = build(config, strategy, num_classes, steps_per_epoch)
-    source = open_source("fake", "train", num_classes=num_classes, num_examples=_STEPS * batch_size)
-    losses, seconds = _try_steps(config, strategy, parts, source)
-
-    per_replica = batch_size // replicas
-    speed = batch_size / seconds
-    total = epochs * steps_per_epoch * batch_size
+    plan = TrainingPlan.from_config(config)
+    num_classes, num_examples = _data_size(plan)
+    recipe_checks.check_data_size(config, num_classes, num_examples)
+    steps_per_epoch = plan.steps_per_epoch(num_examples)
+    state = build_state(plan, num_classes, steps_per_epoch)
+    trial = _try_steps(plan, state, num_classes, plan.train.frozen_epochs * steps_per_epoch)
+    epochs, batch_size = plan.train.epochs, plan.train.batch_size
+    num_images = epochs * steps_per_epoch * batch_size
+    images_per_second = batch_size / trial.seconds
     lines = [
-        f"model       {parts.model.name}, head on {parts.model.noah_feature_layer!r}",
-        f"parameters  {sum(int(np.prod(v.shape)) for v in parts.variables):,} trainable, "
-        f"{parts.model.count_params():,} with BatchNorm's statistics",
+        f"model       {state.model.name}, head on {state.model.noah_feature_layer!r}",
+        f"parameters  {sum(int(np.prod(v.shape)) for v in state.variables):,} trainable, "
+        f"{state.model.count_params():,} with BatchNorm's statistics",
         f"data        {config.data.name} {config.data.train_split}: {num_examples:,} examples, "
         f"{num_classes:,} classes",
         f"steps       {epochs} epochs of {steps_per_epoch:,}: {epochs * steps_per_epoch:,} steps, "
-        f"{total:,} images",
-        f"devices     {replicas} x {_device_type(strategy)}, {type(strategy).__name__}, "
-        f"{config.precision}{', XLA' if config.jit_compile else ''}",
-        f"batch       {batch_size}: {per_replica} a device"
-        + (
-            f", in {config.train.accumulate} parts of {per_replica // config.train.accumulate}"
-            if config.train.accumulate > 1
-            else ""
-        ),
+        f"{num_images:,} images",
+        *_device_lines(plan),
         f"tried       {_STEPS} steps on fake photos, loss "
-        f"{' and '.join(f'{loss:.4g}' for loss in losses)}; the second took {seconds:.3g} s",
-        f"speed       so the data must come at {speed:,.0f} images/s to keep the devices busy, and "
-        f"the run takes {_duration(total / speed)}",
-        f"            (to be done in a day it takes {total / 86400:,.0f} images/s)",
+        f"{' and '.join(f'{loss:.4g}' for loss in trial.losses)}; the second took "
+        f"{trial.seconds:.3g} s",
+        f"speed       the data must come at {images_per_second:,.0f} images/s to keep the devices "
+        f"busy; the run then takes {_duration(num_images / images_per_second)}",
+        f"            (a run of one day takes {num_images / 86400:,.0f} images/s)",
         "learning rate after this many epochs:",
-        *_schedule_plot(parts.optimizer.schedule, epochs, steps_per_epoch),
+        *_schedule_plot(state.optimizer.schedule, epochs, steps_per_epoch),
     ]
     return "\n".join(lines)
 
 
-def _data_size(config):
-    data = config.data
-    if None in (data.num_classes, data.num_examples):
-        source = source_from_config(data, data.train_split)
-        return source.num_classes, source.num_examples
-    return data.num_classes, data.num_examples
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """The mean loss of each step on fake photos, and the seconds of the last step."""
+
+    losses: list[float]
+    seconds: float
 
 
-def _try_steps(config, strategy, parts, source):
-    """The mean losses of the steps, and the seconds of the last one."""
-    preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
-    make_batches = batches_of(config, source, preprocessing, epoch=0, step=0)
-    # Of an epoch in which all weights are trained.
-    step = train_steps(config, strategy, parts, multi_label=False)(config.train.frozen_epochs)
+def _data_size(plan: TrainingPlan) -> tuple[int, int]:
+    """Returns the number of classes and of training examples."""
+    data = plan.data
+    if data.num_classes is not None and data.num_examples is not None:
+        return data.num_classes, data.num_examples
+    source = source_from_config(plan.config.data, plan.config.data.train_split)
+    return source.num_classes, source.num_examples
+
+
+def _try_steps(plan: TrainingPlan, state: TrainState, num_classes: int, start: int) -> _Trial:
+    """Does some steps, with the weights that are trained at the step `start` of the run."""
+    num_examples = _STEPS * plan.train.batch_size
+    source = open_source("fake", "train", num_classes=num_classes, num_examples=num_examples)
+    loss = training_loss(plan.loss, multi_label=False)
+    train_step = make_train_step(plan, state, loss, state.freeze_until_start(start))
     losses = []
-    for batch in distribute.distribute_batches(strategy, make_batches):
+    for batch in distribute.distribute_batches(plan.strategy, plan.epoch_batches(source, 0, 0)):
         started = time.monotonic()
-        sums = dict(zip(SUMS, step(batch).numpy(), strict=True))
+        sums = dict(zip(SUMS, train_step(batch).numpy(), strict=True))
         seconds = time.monotonic() - started
         losses.append(sums["loss"] / sums["examples"])
     if not np.isfinite(losses).all():
@@ -98,25 +100,34 @@ def _try_steps(config, strategy, parts, source):
             f"The loss of the first steps is {', '.join(map(str, losses))}: lower "
             "optimizer.learning_rate, warm up for longer, or use another precision."
         )
-    return losses, seconds
+    return _Trial(losses, seconds)
 
 
-def _schedule_plot(schedule, epochs, steps_per_epoch):
-    """A line for each of some epochs: its learning rate, and a bar of that length."""
-    at = sorted({round(x) for x in np.linspace(0, epochs - 1, _COLUMNS)})
-    rates = [float(schedule(epoch * steps_per_epoch)) for epoch in at]
-    top = max(rates)
+def _device_lines(plan: TrainingPlan) -> list[str]:
+    strategy, accumulate = plan.strategy, plan.train.accumulate
+    replicas = strategy.num_replicas_in_sync
+    device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+    xla = ", XLA" if plan.config.jit_compile else ""
+    per_replica = plan.train.batch_size // replicas
+    parts = f", in {accumulate} parts of {per_replica // accumulate}" if accumulate > 1 else ""
     return [
-        f"  {epoch:>6}  {rate:<10.4g} {'#' * round(_BAR * rate / top)}"
-        for epoch, rate in zip(at, rates, strict=True)
+        f"devices     {replicas} x {device}, {type(strategy).__name__}, {plan.precision}{xla}",
+        f"batch       {plan.train.batch_size}: {per_replica} per device{parts}",
     ]
 
 
-def _device_type(strategy):
-    return tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+def _schedule_plot(schedule: Callable, epochs: int, steps_per_epoch: int) -> list[str]:
+    """Returns a line for each of some epochs: its learning rate, and a bar of that length."""
+    indices = sorted({round(x) for x in np.linspace(0, epochs - 1, _PLOT_LINES)})
+    rates = [float(schedule(epoch * steps_per_epoch)) for epoch in indices]
+    largest = max(rates)
+    return [
+        f"  {epoch:>6}  {rate:<10.4g} {'#' * round(_BAR_LENGTH * rate / largest)}"
+        for epoch, rate in zip(indices, rates, strict=True)
+    ]
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

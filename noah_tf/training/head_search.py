@@ -1,7 +1,11 @@
-"""Two heads on one backbone and data set, each with the same budget."""
+"""Compares two heads on one backbone and data set, each with the same budget."""
 
 import copy
 import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
 
 from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.evaluation.metrics import primary_metric
@@ -11,31 +15,37 @@ HEADS = ("gap", "noah")
 
 
 def compare_heads(
-    config, workdir, learning_rates, search_epochs, select_split="validation", heads=HEADS
-):
-    """Searches each head's learning rate and trains it, all with the same steps, data and order.
+    config: ml_collections.ConfigDict,
+    workdir: Any,
+    learning_rates: Sequence[float],
+    search_epochs: int,
+    select_split: str = "validation",
+    heads: Sequence[str] = HEADS,
+) -> dict[str, dict[str, Any]]:
+    """Searches the learning rate of each head and trains it, all with the same steps and data.
 
     Args:
         config: a recipe; its head and its learning rate are replaced.
-        workdir: folder of the comparison; every run has a folder in it and resumes there.
-        learning_rates: the rates that each head is tried with.
+        workdir: folder of the comparison. Every run has a folder in it, and resumes there.
+        learning_rates: the learning rates to try with each head.
         search_epochs: epochs of a trial.
-        select_split: the split that the rate is chosen on, and that runs are evaluated on while
-            they train. The one that `config` evaluates on is looked at once, at the end.
+        select_split: the split that chooses the learning rate, and that evaluates runs while they
+            train. The split that `config` evaluates on is used once, at the end.
         heads: the heads to compare.
 
     Returns:
-        Dict head → dict of "learning_rate", "trials" (rate → metric on `select_split`, without
-        rates that diverged) and "result", metrics, steps and parameters of the full run.
+        Dict head → dict of "learning_rate"; "trials", a dict from each learning rate that did not
+        diverge to its metric on `select_split`; and "result", the metrics, steps and parameters of
+        the full run.
 
     Raises:
-        FloatingPointError: a head diverged with every rate.
+        FloatingPointError: a head diverged with every learning rate.
     """
     workdir = pathlib.Path(workdir)
     test_split = config.data.eval_split
-    outcome = {}
+    outcome: dict[str, dict[str, Any]] = {}
     for head in heads:
-        trials = {}
+        trials: dict[float, float] = {}
         for rate in learning_rates:
             print(f"\n{head}: trying learning rate {rate:g}, epochs: {search_epochs}")
             trial = _variant(config, head, rate, select_split)
@@ -51,7 +61,7 @@ def compare_heads(
                 f"{head} diverges with every learning rate of {list(learning_rates)}: try lower "
                 "ones."
             )
-        best = max(trials, key=trials.get)
+        best = max(trials, key=lambda rate: trials[rate])
         print(f"\n{head}: training with learning rate {best:g}, epochs: {config.train.epochs}")
         result = train(_variant(config, head, best, select_split), workdir / head)
         test, _ = evaluate_run(workdir / head, test_split, config.train.batch_size)
@@ -59,20 +69,22 @@ def compare_heads(
     return outcome
 
 
-def comparison_table(outcome):
-    """The outcome of `compare_heads` as lines of text."""
+def comparison_table(outcome: dict[str, dict[str, Any]]) -> str:
+    """Returns the outcome of `compare_heads` as lines of text."""
     metric = primary_metric(next(iter(outcome.values()))["result"])
     lines = [f"{'head':6} {metric:>7} {'loss':>7} {'parameters':>11} {'learning rate':>14}"]
-    for head, figures in outcome.items():
-        result = figures["result"]
+    for head, row in outcome.items():
+        result = row["result"]
         lines.append(
             f"{head:6} {result[metric]:7.2%} {result['loss']:7.3f} "
-            f"{result['parameters']:11,} {figures['learning_rate']:14g}"
+            f"{result['parameters']:11,} {row['learning_rate']:14g}"
         )
     return "\n".join(lines)
 
 
-def _variant(config, head, learning_rate, eval_split):
+def _variant(
+    config: ml_collections.ConfigDict, head: str, learning_rate: float, eval_split: str
+) -> ml_collections.ConfigDict:
     variant = copy.deepcopy(config)
     variant.model.head = head
     if head == "gap":

@@ -1,4 +1,4 @@
-"""What a new run starts from: a file of weights, or another run."""
+"""The initial weights of a new run: those of a file, or of another run."""
 
 import pathlib
 
@@ -6,53 +6,55 @@ import tensorflow as tf
 
 from noah_tf.models.zoo import load_weights_file
 from noah_tf.runs.checkpoint import load_run
+from noah_tf.runs.model_config import ModelSpec
 from noah_tf.training.param_groups import backbone_layers, weight_path
 
 
-def check_initial_weights(config):
-    """Raises FileNotFoundError where the `model` section names weights that are not there."""
-    if config.weights and not pathlib.Path(config.weights).expanduser().exists():
-        raise FileNotFoundError(f"There are no weights at model.weights={config.weights}.")
+def check_initial_weights(spec: ModelSpec) -> None:
+    """Raises FileNotFoundError if the weights that a recipe names do not exist."""
+    if spec.weights and not pathlib.Path(spec.weights).expanduser().exists():
+        raise FileNotFoundError(f"There are no weights at model.weights={spec.weights}.")
 
 
-def load_initial_weights(model, config):
+def load_initial_weights(model: tf.keras.Model, spec: ModelSpec) -> None:
     """Loads the weights that the `model` section of a recipe names, if it names any.
 
     Args:
-        model: what `model_from_config` made of the section.
-        config: the section: `weights`, None or the path of a file as `create_model` takes it, or
-            of the folder of another run; `weights_head` ("load" or "skip") and `weights_ema`.
+        model: the model that was built from the section.
+        spec: the section: `weights` is None, the path of a file that `create_model` takes, or the
+            folder of another run; `weights_head` is "load" or "skip"; `weights_ema` takes the
+            averaged weights.
 
     Raises:
-        ValueError: the weights are not the model's.
+        ValueError: the weights do not fit the model.
         FileNotFoundError: there is no such file or run.
     """
-    if not config.weights:
+    if not spec.weights:
         return
-    check_initial_weights(config)
-    path = pathlib.Path(config.weights).expanduser()
+    check_initial_weights(spec)
+    path = pathlib.Path(spec.weights).expanduser()
     if path.is_dir():
-        run = load_run(path, "ema" if config.weights_ema else "last")
-        copy_weights(run.model, model, config.weights_head)
+        run = load_run(path, "ema" if spec.weights_ema else "last")
+        copy_weights(run.model, model, spec.weights_head)
         return
-    if config.architecture is None and not config.weights.endswith(".h5"):
+    if spec.architecture is None and not spec.weights.endswith(".h5"):
         raise ValueError(
-            f"model.weights={config.weights!r} is of the reference implementation, and needs "
-            "model.architecture: give a .weights.h5 file, the folder of a run, or the architecture."
+            f"model.weights={spec.weights!r} is a file of the reference implementation, which "
+            "needs model.architecture: set it, or give a .weights.h5 file or the folder of a run."
         )
-    load_weights_file(model, config.weights, config.weights_head, config.weights_ema)
+    load_weights_file(model, spec.weights, spec.weights_head, spec.weights_ema)
 
 
-def copy_weights(source, model, head="load"):
-    """Gives a model the weights of another one with the same backbone.
+def copy_weights(source: tf.keras.Model, model: tf.keras.Model, head: str = "load") -> None:
+    """Copies the weights of a model into another one with the same backbone.
 
     Args:
         source: a model of `attach_noah` or `create_model`.
-        model: such a model, which gets the weights.
+        model: the model that receives the weights, made in the same way.
         head: "load", or "skip" to leave the model's head as it is, for another number of classes.
 
     Raises:
-        ValueError: the models differ, with the first weight that does.
+        ValueError: the models differ; the message names the first weight that does.
     """
     pairs = [_weights(each, head) for each in (source, model)]
     if len(pairs[0]) != len(pairs[1]):
@@ -71,7 +73,7 @@ def copy_weights(source, model, head="load"):
         new.assign(tf.convert_to_tensor(old))
 
 
-def _weights(model, head):
+def _weights(model: tf.keras.Model, head: str) -> list:
     if head == "load":
         return model.weights
     return [weight for layer in backbone_layers(model) for weight in layer.weights]

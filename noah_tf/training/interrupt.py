@@ -1,9 +1,11 @@
-"""SIGTERM and SIGINT as a wish that a loop can look at, instead of the end of the process."""
+"""SIGTERM and SIGINT as a request that a loop can read, instead of the end of the process."""
 
 import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -12,34 +14,35 @@ class Interrupted(Exception):
     """A run was asked to stop, and has saved its state.
 
     Args:
-        message: what was saved, and how to go on.
+        message: what was saved, and how to resume.
         signum: the signal that asked; None if another worker was asked.
     """
 
-    def __init__(self, message, signum=None):
+    def __init__(self, message: str, signum: int | None = None) -> None:
         super().__init__(message)
         self.signum = signum
 
 
 class StopRequest:
-    """Whether the process was asked to stop.
+    """True once the process was asked to stop.
 
     Attributes:
         signum: the signal that asked, or None.
     """
 
-    def __init__(self):
-        self.signum = None
+    def __init__(self) -> None:
+        self.signum: int | None = None
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.signum is not None
 
 
 @contextlib.contextmanager
-def stop_requests():
-    """Within it, the first SIGTERM or SIGINT is noted in the `StopRequest` that it yields.
+def stop_requests() -> Iterator[StopRequest]:
+    """Within it, the first SIGTERM or SIGINT only sets the `StopRequest` that it yields.
 
-    A second one works as usual. In a thread, where Python does not handle signals, none is noted.
+    A second signal works as usual. Python handles signals in the main thread, so in another thread
+    the request is never set.
 
     Example:
 
@@ -51,24 +54,24 @@ def stop_requests():
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    old_handlers = {signum: signal.getsignal(signum) for signum in _SIGNALS}
 
-    def note(signum, _):
+    def handle(signum: int, _: Any) -> None:
         request.signum = signum
-        # Not print, which fails where the signal came in the middle of another one.
+        # print fails if the signal arrives while another print runs.
         os.write(1, f"\n{signal.Signals(signum).name}: saving after this step.\n".encode())
-        _restore(before)
+        _restore(old_handlers)
 
     for signum in _SIGNALS:
-        signal.signal(signum, note)
+        signal.signal(signum, handle)
     try:
         yield request
     finally:
-        _restore(before)
+        _restore(old_handlers)
 
 
-def _restore(handlers):
+def _restore(handlers: dict) -> None:
     for signum, handler in handlers.items():
-        # None: a handler that was not installed from Python, which cannot be put back.
+        # None is a handler that was not installed from Python, which Python cannot restore.
         if handler is not None:
             signal.signal(signum, handler)

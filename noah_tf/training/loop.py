@@ -1,37 +1,34 @@
 """The training loop."""
 
 import contextlib
-import functools
 import math
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
+import ml_collections
 import tensorflow as tf
 
-from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import naming_corrupt_examples
-from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.registry import source_from_config
+from noah_tf.datasets.source import Source
 from noah_tf.evaluation import metrics
 from noah_tf.evaluation.evaluator import Evaluator
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.images.train_transform import TrainTransform
-from noah_tf.runs import model_config, recipe
+from noah_tf.runs import recipe
 from noah_tf.runs.checkpoint import Checkpoints, check_stack
-from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.runs.workdir import Workdir
-from noah_tf.training import optimizer as optim
 from noah_tf.training import recipe_checks
 from noah_tf.training.initial_weights import check_initial_weights, load_initial_weights
-from noah_tf.training.interrupt import Interrupted, stop_requests
+from noah_tf.training.interrupt import Interrupted, StopRequest, stop_requests
 from noah_tf.training.losses import training_loss
-from noah_tf.training.param_groups import backbone_layers
-from noah_tf.training.progress import Progress
+from noah_tf.training.plan import TrainingPlan
+from noah_tf.training.progress import Progress, Timer
+from noah_tf.training.state import TrainState, build_state
 from noah_tf.training.train_step import make_train_step
 from noah_tf.utils import distribute
-from noah_tf.utils.keras_compat import KERAS_NAME, raw_variable, seed_layers
+from noah_tf.utils.keras_compat import KERAS_NAME
 
-# What a worker meets when another one is gone.
+# The errors that a worker raises when another worker is gone.
 _LOST_WORKER = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -40,43 +37,52 @@ _LOST_WORKER = (
 )
 
 
-def train(config, workdir):
-    """Trains the model of a recipe, or goes on where a run stopped that was killed or interrupted.
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: Any,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Trains the model of a recipe, or resumes a run that was killed or interrupted.
 
-    The weights come from the newest checkpoint in the folder; in a new run from the file
-    `config.model.weights`; without one they are random, by the seed.
+    The initial weights come from, in this order:
 
-    Every batch is a function of (seed, epoch, position) and the checkpoints hold everything else,
-    so a run that was killed goes the same way as one that was not. A run that is complete is
-    left as it is.
+    1. the newest checkpoint in the folder;
+    2. the file or run `config.model.weights`;
+    3. random numbers by the seed.
+
+    Every batch is a function of (seed, epoch, position), and the checkpoints hold all other state,
+    so a run that was killed and resumed ends with the same weights as one that was not. A complete
+    run is left as it is.
 
     Args:
         config: a recipe, see `recipe.base`.
         workdir: the folder of the run; the same folder resumes it.
+        clock: a function that returns seconds, for tests.
 
     Returns:
-        Dict with the last evaluation ("top1" or "mAP", "loss", ...; with "ema_" in front that of
-        the moving average), "best_" of it with its step, "steps" and "parameters", which is also
-        in the folder's result.json.
+        Dict with the last evaluation ("top1" or "mAP", "loss", ...; the prefix "ema_" marks that of
+        the moving average), its best value ("best_top1" or "best_mAP") with its step, "steps" and
+        "parameters". The folder's result.json has the same values.
 
     Raises:
         ValueError: the recipe contradicts itself, the data or the run in the folder, or another
             process trains there.
         FloatingPointError: the loss or the weights are no longer finite.
-        Interrupted: SIGTERM or SIGINT came; the state is saved.
+        Interrupted: SIGTERM or SIGINT was received; the state is saved.
         ConnectionError: another worker is gone.
     """
-    strategy = recipe_checks.checked_strategy(config)
-    workdir = Workdir(workdir, writer=distribute.is_chief(strategy))
+    plan = TrainingPlan.from_config(config)
+    workdir = Workdir(workdir, writer=distribute.is_chief(plan.strategy))
     if not workdir.has_progress():
-        check_initial_weights(config.model)
+        check_initial_weights(plan.model)
     train_source = source_from_config(config.data, config.data.train_split)
     eval_source = source_from_config(config.data, config.data.eval_split)
-    recipe_checks.validate_data(config, train_source, eval_source)
-
-    steps_per_epoch = train_source.num_examples // config.train.batch_size
-    parts = build(config, strategy, train_source.num_classes, steps_per_epoch)
-    with workdir.locked(), stop_requests() as stop, _naming_lost_workers(strategy, workdir):
+    recipe_checks.check_data(config, train_source, eval_source)
+    state = build_state(
+        plan, train_source.num_classes, plan.steps_per_epoch(train_source.num_examples)
+    )
+    with workdir.locked(), stop_requests() as stop, _lost_workers_named(plan.strategy, workdir):
         data = {
             "class_names": train_source.class_names,
             "multi_label": train_source.multi_label,
@@ -85,275 +91,236 @@ def train(config, workdir):
         }
         workdir.begin(config, data, recipe.RESUMABLE_KEYS)
         if workdir.result() is not None:
-            print(f"{workdir.path} is complete already.", flush=True)
+            print(f"{workdir.path} is already complete.", flush=True)
             return workdir.result()
-        # The first worker may not have written that of a new run yet.
+        # In a new run, the first worker may not have written the data yet.
         if workdir.has_progress():
             check_stack(workdir)
-        return _run(config, workdir, strategy, parts, train_source, eval_source, stop)
+        return Trainer(plan, state, workdir, train_source, eval_source, stop, clock).run()
 
 
-class Parts(NamedTuple):
-    """What is trained.
-
-    Attributes:
-        model: the Keras model.
-        variables: those that the optimizer has, in its order.
-        statistics: the float weights that are not trained, BatchNorm's.
-        optimizer: the `optim.Optimizer`.
-        average: the `MovingAverage`, or None.
-        backbone: the layers that `train.frozen_epochs` freezes.
-    """
-
-    model: tf.keras.Model
-    variables: list
-    statistics: list
-    optimizer: optim.Optimizer
-    average: MovingAverage | None
-    backbone: list
-
-
-def build(config, strategy, num_classes, steps_per_epoch):
-    """What a recipe trains, with random weights by its seed.
+class Trainer:
+    """Trains a model, evaluates it after each epoch, and saves checkpoints.
 
     Args:
-        config: the recipe.
-        strategy: the distribution strategy to make it under.
-        num_classes: classes of the data.
-        steps_per_epoch: steps of one epoch.
-
-    Returns:
-        `Parts`.
+        plan: the plan of the run.
+        state: the model, its optimizer and its moving average.
+        workdir: the folder of the run, which has begun.
+        train_source: the source of training examples.
+        eval_source: the source of evaluation examples.
+        stop: True once the process was asked to stop.
+        clock: a function that returns seconds.
     """
-    seed_layers(config.seed)
-    image_size = Preprocessing.from_dict(config.preprocess.to_dict()).image_size
-    with distribute.dtype_policy(config.precision), strategy.scope():
-        model = model_config.model_from_config(config.model, image_size, num_classes)
-        optimizer = optim.make_optimizer(
-            config.optimizer,
-            config.schedule,
-            model,
-            config.train.epochs,
-            steps_per_epoch,
-            config.train.frozen_epochs,
-            loss_scale=config.precision == "mixed_float16",
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        state: TrainState,
+        workdir: Workdir,
+        train_source: Source,
+        eval_source: Source,
+        stop: StopRequest,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan, self.state, self.workdir = plan, state, workdir
+        self.train_source, self.eval_source = train_source, eval_source
+        self.step = 0
+        self.steps_per_epoch = plan.steps_per_epoch(train_source.num_examples)
+        self.total_steps = plan.train.epochs * self.steps_per_epoch
+        writer = tf.summary.create_file_writer(str(workdir.output / "events"))
+        self.progress = Progress(plan.train, self.steps_per_epoch, writer, clock)
+        self.checkpoints = Checkpoints(
+            workdir,
+            state.model,
+            plan.train.keep_checkpoints,
+            optimizer=state.optimizer,
+            average=state.average,
+            progress=self.progress,
         )
-        average = MovingAverage(model, config.ema.decay) if config.ema.decay else None
-    backbone = backbone_layers(model) if config.train.frozen_epochs else []
-    weights = [raw_variable(weight) for weight in model.non_trainable_weights]
-    statistics = [weight for weight in weights if weight.dtype.is_floating]
-    return Parts(model, model.trainable_variables, statistics, optimizer, average, backbone)
+        self.evaluator = Evaluator(state.model, plan.strategy, train_source.multi_label)
+        self._loss = training_loss(plan.loss, train_source.multi_label)
+        self._train_steps: dict[tuple[int, ...], Callable] = {}
+        self._stop, self._clock = stop, clock
+        self._checkpoint_timer = Timer(plan.train.checkpoint_minutes, clock)
+        self._any_worker = distribute.any_worker(plan.strategy)
+        self._is_multi_worker = distribute.is_multi_worker(plan.strategy)
 
+    def run(self) -> dict[str, Any]:
+        """Trains from where the run is to its end, and returns its result."""
+        self.restore()
+        for epoch in range(self.progress.epochs_done, self.plan.train.epochs):
+            self.train_epoch(epoch)
+            # The checkpoint is older than the evaluation, so a run that is killed from here on
+            # repeats the evaluation.
+            evaluations = self.evaluate()
+            self.end_epoch(evaluations)
+        return self.finish(evaluations)
 
-def train_steps(config, strategy, parts, multi_label):
-    """A function from an epoch to the function that does its steps, see `make_train_step`.
+    def restore(self) -> None:
+        """Loads the newest checkpoint, or the initial weights of a new run."""
+        model = self.state.model
+        self.step = self.checkpoints.restore()
+        if self.step == 0:
+            with self.plan.strategy.scope():
+                load_initial_weights(model, self.plan.model)
+            if self.state.average is not None:
+                self.state.average.reset()
+        start = "its checkpoint" if self.step else self.plan.model.weights or "random weights"
+        print(
+            f"{model.name}: {model.count_params():,} parameters, head on "
+            f"{model.noah_feature_layer!r}; {self.step} of {self.total_steps} steps done, "
+            f"starting from {start}",
+            flush=True,
+        )
+        self.workdir.keep_epochs(self.progress.epochs_done)
 
-    Args:
-        config: the recipe.
-        strategy: the distribution strategy.
-        parts: what `build` made.
-        multi_label: whether an image can have several classes.
-    """
-    loss = training_loss(config.train, multi_label)
-    frozen = [weight for layer in parts.backbone for weight in layer.weights]
+    def train_epoch(self, epoch: int) -> None:
+        """Does the steps of an epoch that are not done yet, and saves checkpoints."""
+        first, end = epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch
+        train_step = self._train_step(first)
+        self.progress.begin_epoch(epoch)
+        if self.step == end:
+            return
+        make_batches = self.plan.epoch_batches(self.train_source, epoch, self.step)
+        batches = iter(distribute.distribute_batches(self.plan.strategy, make_batches))
+        while self.step < end:
+            started = self._clock()
+            with naming_corrupt_examples(self.train_source):
+                batch = next(batches)
+            wait_seconds = self._clock() - started
+            self.progress.add(train_step(batch), wait_seconds)
+            self.step += 1
+            is_end = self.step == end
+            is_log_step = is_end or self.step % self.plan.train.log_every == 0
+            if is_log_step:
+                self.log()
+            self.save_or_stop(is_log_step, is_end)
 
-    @functools.cache
-    def step(is_frozen):
-        return make_train_step(
-            config, parts, strategy, loss=loss, frozen=frozen if is_frozen else ()
+    def log(self) -> None:
+        """Shows the loss, and raises FloatingPointError if it is not finite."""
+        loss = self.progress.log(self.step, self._learning_rate())
+        if not math.isfinite(loss):
+            self._raise_not_finite("The loss is not")
+
+    def save_or_stop(self, is_log_step: bool, is_end: bool) -> None:
+        """Saves a checkpoint if one is due, and leaves the run if it was asked to stop."""
+        must_stop, is_due = bool(self._stop), self._checkpoint_timer.is_due
+        if self._is_multi_worker:
+            # All workers save and stop at the same step, and agree on it at the steps that log.
+            agree = self._any_worker if is_log_step else lambda *flags: (False, False)
+            must_stop, is_due = agree(must_stop, is_due)
+        every = self.plan.train.checkpoint_every
+        if must_stop or is_due or is_end or (every and self.step % every == 0):
+            self.save()
+        if must_stop:
+            self.interrupt()
+
+    def save(self) -> None:
+        """Saves a checkpoint, or raises FloatingPointError if a weight is not finite."""
+        started = self._clock()
+        for weight in self.state.model.weights:
+            # Such weights must not replace good checkpoints.
+            if not _is_finite(weight):
+                self._raise_not_finite(f"The weight {weight.name} is not")
+        self.progress.save()
+        self.checkpoints.save(self.step)
+        self.progress.add_save_seconds(self._clock() - started)
+        self._checkpoint_timer.restart()
+
+    def evaluate(self) -> dict[str, dict[str, Any]]:
+        """Evaluates the model and its moving average, and saves the weights of the best evaluation.
+
+        Returns:
+            Dict that maps the prefix "" of the model, or "ema_" of its moving average, to metrics.
+        """
+        evaluations = {"": self._metrics()}
+        if self.state.average is not None:
+            with self._averaged_weights():
+                evaluations["ema_"] = self._metrics()
+        judged = evaluations.get("ema_", evaluations[""])
+        if self.progress.update_best(judged[metrics.primary_metric(judged)], self.step):
+            with self._averaged_weights():
+                self.workdir.save_best(self.state.model, {**judged, "step": self.step})
+        return evaluations
+
+    def end_epoch(self, evaluations: dict[str, dict[str, Any]]) -> None:
+        """Writes the row of the epoch, and leaves the run if it was asked to stop."""
+        row = self.progress.end_epoch(self.step, self._learning_rate(), evaluations)
+        self.workdir.add_epoch(row)
+        if self._any_worker(bool(self._stop))[0] and self.step < self.total_steps:
+            self.interrupt()
+
+    def finish(self, evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Writes the trained model and the result of the run, and returns the result."""
+        model = self.state.model
+        result: dict[str, Any] = {}
+        for prefix, evaluation in evaluations.items():
+            result.update({f"{prefix}{name}": value for name, value in evaluation.items()})
+        best_value, best_step = self.progress.best
+        result[f"best_{metrics.primary_metric(result)}"] = best_value
+        result.update(best_step=best_step, steps=self.step, parameters=model.count_params())
+        if self.state.average is not None:
+            with self._averaged_weights():
+                self.workdir.save_weights(model, "ema")
+        self.workdir.finish(model, result)
+        return result
+
+    def interrupt(self) -> NoReturn:
+        """Leaves the run, whose state is saved, by raising `Interrupted`."""
+        raise Interrupted(
+            f"Stopped after step {self.step} of {self.total_steps} and saved it in "
+            f"{self.workdir.path}: the same command goes on from there.",
+            self._stop.signum,
         )
 
-    def of_epoch(epoch):
-        is_frozen = epoch < config.train.frozen_epochs
-        for layer in parts.backbone:
-            # Which also has its normalization work as in evaluation.
-            layer.trainable = not is_frozen
-        return step(is_frozen)
+    def _train_step(self, step: int) -> Callable:
+        """Returns the function of a train step, traced once for each set of trained weights."""
+        indices = self.state.freeze_until_start(step)
+        if indices not in self._train_steps:
+            self._train_steps[indices] = make_train_step(self.plan, self.state, self._loss, indices)
+        return self._train_steps[indices]
 
-    return of_epoch
+    def _metrics(self) -> dict[str, Any]:
+        # As many examples at once as fit into memory for training; this does not change the result.
+        batch_size = self.plan.train.batch_size // self.plan.train.accumulate
+        return self.evaluator(
+            self.eval_source,
+            self.plan.preprocessing,
+            batch_size,
+            self.plan.data.on_corrupt,
+            self._stop_evaluation,
+        )
 
+    def _stop_evaluation(self) -> None:
+        # The state was saved before the evaluation. One of several workers must not leave alone.
+        if self._stop and not self._is_multi_worker:
+            self.interrupt()
 
-def _run(config, workdir, strategy, parts, train_source, eval_source, stop):
-    model, optimizer, average = parts.model, parts.optimizer, parts.average
-    batch_size, epochs = config.train.batch_size, config.train.epochs
-    steps_per_epoch = train_source.num_examples // batch_size
-    preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
-    writer = tf.summary.create_file_writer(str(workdir.output / "events"))
-    progress = Progress(config.train, steps_per_epoch, writer)
-    state = {"optimizer": optimizer, "average": average, "progress": progress}
-    checkpoints = Checkpoints(workdir, model, config.train.keep_checkpoints, **state)
-
-    # 1. The state: of the newest checkpoint, else of the weights file, else as it was made.
-    step = checkpoints.restore()
-    if step == 0:
-        with strategy.scope():
-            load_initial_weights(model, config.model)
-        if average is not None:
-            average.reset()
-    start = "its checkpoint" if step else config.model.weights or "random weights"
-    print(
-        f"{model.name}: {model.count_params():,} parameters, head on "
-        f"{model.noah_feature_layer!r}; {step} of {epochs * steps_per_epoch} steps done, "
-        f"starting from {start}",
-        flush=True,
-    )
-    workdir.keep_epochs(progress.epochs_done)
-
-    # 2. What is done with it now and then.
-    evaluator = Evaluator(model, strategy, train_source.multi_label)
-    on_any_worker, several = distribute.any_worker(strategy), distribute.is_multi_worker(strategy)
-    timer = _Timer(config.train.checkpoint_minutes)
-
-    def averaged():
+    def _averaged_weights(self) -> contextlib.AbstractContextManager:
+        """Returns a context in which the model has the averaged weights, if there are any."""
+        average = self.state.average
         return contextlib.nullcontext() if average is None else average.swapped()
 
-    def save():
-        started = time.monotonic()
-        for weight in model.weights:
-            # Out of checkpoints, where they would replace good ones.
-            if not _is_finite(weight):
-                _raise_not_finite(f"The weight {weight.name} is not", step, optimizer, checkpoints)
-        progress.save()
-        checkpoints.save(step)
-        progress.add_save(time.monotonic() - started)
-        timer.restart()
+    def _learning_rate(self) -> float:
+        """Returns the learning rate of the last step."""
+        return float(self.state.optimizer.schedule(self.step - 1))
 
-    def evaluate():
-        # As many images at once as fit for training; it does not change the result.
-        arguments = (eval_source, preprocessing, batch_size // config.train.accumulate)
-        arguments += (config.data.on_corrupt, stop_evaluation)
-        found = {"": evaluator(*arguments)}
-        if average is not None:
-            with averaged():
-                found["ema_"] = evaluator(*arguments)
-        judged = found.get("ema_", found[""])
-        if progress.is_best(judged[metrics.primary_metric(judged)], step):
-            with averaged():
-                workdir.save_best(model, {**judged, "step": step})
-        return found
-
-    def interrupt():
-        raise Interrupted(
-            f"Stopped after step {step} of {epochs * steps_per_epoch} and saved it in "
-            f"{workdir.path}: the same command goes on from there.",
-            stop.signum,
+    def _raise_not_finite(self, subject: str) -> NoReturn:
+        raise FloatingPointError(
+            f"{subject} finite after step {self.step}, with the learning rate "
+            f"{self._learning_rate():.3g}; {self.checkpoints.newest}. Lower "
+            "optimizer.learning_rate, warm up for longer, or use another precision."
         )
 
-    def stop_evaluation():
-        # The state is saved before. Of several workers none may leave alone.
-        if stop and not several:
-            interrupt()
 
-    # 3. The epochs, the first of them from where the run is.
-    steps_of = train_steps(config, strategy, parts, train_source.multi_label)
-    for epoch in range(progress.epochs_done, epochs):
-        train_step, end = steps_of(epoch), (epoch + 1) * steps_per_epoch
-        progress.begin_epoch(epoch)
-        make_batches = batches_of(config, train_source, preprocessing, epoch, step)
-        batches = (
-            iter(distribute.distribute_batches(strategy, make_batches)) if step < end else None
-        )
-        while step < end:
-            asked = time.monotonic()
-            with naming_corrupt_examples(train_source):
-                batch = next(batches)
-            waited = time.monotonic() - asked
-            progress.add(train_step(batch), waited)
-            step += 1
-            looks = step % config.train.log_every == 0 or step == end
-            if looks and not math.isfinite(progress.look(step, optimizer.schedule(step - 1))):
-                _raise_not_finite("The loss is not", step, optimizer, checkpoints)
-            stops, saves = bool(stop), timer.is_due
-            if several:
-                # Workers save and stop together, which they agree on when they look.
-                stops, saves = on_any_worker(stops, saves) if looks else (False, False)
-            every = config.train.checkpoint_every
-            if stops or saves or step == end or (every and step % every == 0):
-                save()
-            if stops:
-                interrupt()
-        # Saved before, not after: a kill in the evaluation, or later, has it done again.
-        found = evaluate()
-        workdir.add_epoch(progress.end_epoch(step, optimizer.schedule(step - 1), found))
-        if on_any_worker(bool(stop))[0] and epoch + 1 < epochs:
-            interrupt()
-
-    # 4. The result.
-    result = {}
-    for prefix, evaluation in found.items():
-        result.update({f"{prefix}{name}": value for name, value in evaluation.items()})
-    result[f"best_{metrics.primary_metric(result)}"], result["best_step"] = progress.best
-    result.update(steps=step, parameters=model.count_params())
-    if average is not None:
-        with averaged():
-            workdir.save_weights(model, "ema")
-    workdir.finish(model, result)
-    return result
-
-
-def batches_of(config, source, preprocessing, epoch, step):
-    """The rest of an epoch's batches, as a function for `distribute.distributed`.
-
-    Args:
-        config: the recipe.
-        source: the `Source` of training examples.
-        preprocessing: the recipe's `Preprocessing`.
-        epoch: the epoch, from 0.
-        step: steps of the run that are done.
-    """
-    steps_per_epoch = source.num_examples // config.train.batch_size
-    transform = TrainTransform.from_config(
-        config.augment.to_dict(), preprocessing, normalize=not recipe.normalizes_on_device(config)
-    )
-    options = BatchOptions(
-        config.train.batch_size,
-        shuffle_buffer=config.data.shuffle_buffer,
-        cache=config.data.cache,
-        on_corrupt=config.data.on_corrupt,
-        prefetch=config.data.prefetch,
-        threads=config.data.threads,
-    )
-    return functools.partial(
-        train_batches,
-        source,
-        transform,
-        options,
-        seed=config.seed,
-        epoch=epoch,
-        skip_batches=step - epoch * steps_per_epoch,
-    )
-
-
-def _is_finite(weight):
+def _is_finite(weight: Any) -> bool:
     values = tf.convert_to_tensor(weight)
     return not values.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(values)))
 
 
-def _raise_not_finite(what, step, optimizer, checkpoints):
-    raise FloatingPointError(
-        f"{what} finite after step {step}, with the learning rate "
-        f"{float(optimizer.schedule(step - 1)):.3g}; {checkpoints.newest}. Lower "
-        "optimizer.learning_rate, warm up for longer, or use another precision."
-    )
-
-
-class _Timer:
-    """Whether so many minutes have passed; 0 of them never do."""
-
-    def __init__(self, minutes):
-        self._seconds = 60 * minutes or math.inf
-        self.restart()
-
-    def restart(self):
-        self._started = time.monotonic()
-
-    @property
-    def is_due(self):
-        return time.monotonic() - self._started >= self._seconds
-
-
 @contextlib.contextmanager
-def _naming_lost_workers(strategy, workdir):
+def _lost_workers_named(strategy: tf.distribute.Strategy, workdir: Workdir) -> Iterator[None]:
+    """Within it, the loss of another worker raises ConnectionError."""
     try:
         yield
     except tf.errors.OpError as error:

@@ -1,10 +1,14 @@
-"""The losses that a recipe trains with, of each example of a batch."""
+"""The losses that a recipe can train with, for each example of a batch."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from noah_tf.evaluation.metrics import binary_targets, example_losses
+from noah_tf.training.settings import raise_joined, range_problems
+from noah_tf.utils.validation import check_rate, error_messages
 
 LOSSES = (
     "auto",
@@ -14,72 +18,112 @@ LOSSES = (
     "binary_focal_crossentropy",
     "asymmetric",
 )
-# Those that take several labels an image.
+# The losses that multi-label data can be trained with.
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "asymmetric")
-# Those that are for these alone; binary cross-entropy serves images of one label as well.
+# The losses for multi-label data only; binary cross-entropy is also for single-label data.
 MULTI_LABEL_LOSSES = ("binary_focal_crossentropy", "asymmetric")
 
 
-def training_loss(config, multi_label):
-    """The loss that a recipe names.
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """The loss that the `train` section of a recipe names, and its options.
+
+    Attributes:
+        loss: one of `LOSSES`.
+        label_smoothing: in [0, 1).
+        focal_gamma: exponent of "binary_focal_crossentropy".
+        gamma_positive: option of "asymmetric", see `asymmetric_losses`.
+        gamma_negative: likewise.
+        probability_margin: likewise.
+
+    Raises:
+        ValueError: the loss is unknown or values are out of range; the message names all of them.
+    """
+
+    loss: str = "auto"
+    label_smoothing: float = 0.0
+    focal_gamma: float = 2.0
+    gamma_positive: float = 0.0
+    gamma_negative: float = 4.0
+    probability_margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.loss not in LOSSES:
+            problems.append(f"train.loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        problems += error_messages(
+            lambda: check_rate("train.label_smoothing", self.label_smoothing),
+            lambda: check_rate("train.probability_margin", self.probability_margin),
+        )
+        gammas = ("focal_gamma", "gamma_positive", "gamma_negative")
+        problems += range_problems("train", self, dict.fromkeys(gammas, 0))
+        raise_joined(problems)
+
+
+def training_loss(settings: LossSettings, multi_label: bool) -> Callable:
+    """Returns the loss that a recipe names, as a function of targets and logits.
 
     Args:
-        config: its `train` section: `loss`, one of `LOSSES`, and `label_smoothing`; `focal_gamma`
-            for "binary_focal_crossentropy"; `gamma_positive`, `gamma_negative` and
-            `probability_margin` for "asymmetric".
-        multi_label: whether an image can have several classes: "auto" is then
-            "binary_crossentropy", and else "categorical_crossentropy".
+        settings: the loss and its options, a `LossSettings`.
+        multi_label: whether an example can have several classes. "auto" is
+            "binary_crossentropy" for multi-label data and "categorical_crossentropy" otherwise.
 
     Returns:
-        A function of targets, class indices (B,) or the share of every class (B, M), and logits
-        (B, M), to losses (B,), float32.
+        A function that maps targets, which are class indices (B,) or the share of every class
+        (B, M), and logits (B, M) to losses (B,), float32.
 
     Example:
 
-    >>> loss = training_loss(config.train, multi_label=True)
+    >>> loss = training_loss(LossSettings("asymmetric"), multi_label=True)
     >>> tf.reduce_mean(loss(targets, model(images)))
     """
-    if config.loss == "asymmetric":
-        options = (config.gamma_positive, config.gamma_negative, config.probability_margin)
-    elif config.loss == "binary_focal_crossentropy":
-        # Not Keras's: its gradient is 0 where Keras 3 clips the probability, so that a class which
-        # is wrong by more than 16 logits would never be learnt.
-        options = (config.focal_gamma, config.focal_gamma, 0.0)
+    if settings.loss == "asymmetric":
+        options = (settings.gamma_positive, settings.gamma_negative, settings.probability_margin)
+    elif settings.loss == "binary_focal_crossentropy":
+        # Keras 3's own focal loss has a gradient of 0 for classes that are wrong by more than 16
+        # logits, because it clips the probability. Such classes would never be learned.
+        options = (settings.focal_gamma, settings.focal_gamma, 0.0)
     else:
         return functools.partial(
             example_losses,
-            binary=multi_label if config.loss == "auto" else config.loss in BINARY_LOSSES,
-            label_smoothing=config.label_smoothing,
+            binary=multi_label if settings.loss == "auto" else settings.loss in BINARY_LOSSES,
+            label_smoothing=settings.label_smoothing,
         )
 
-    def losses(targets, logits):
-        targets = binary_targets(targets, logits.shape[-1], config.label_smoothing)
+    def losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        targets = binary_targets(targets, logits.shape[-1], settings.label_smoothing)
         return asymmetric_losses(targets, logits, *options)
 
     return losses
 
 
 def asymmetric_losses(
-    targets, logits, gamma_positive=0.0, gamma_negative=4.0, probability_margin=0.05
-):
-    """Asymmetric loss of each example of a batch whose images can have several classes.
+    targets: tf.Tensor,
+    logits: tf.Tensor,
+    gamma_positive: float = 0.0,
+    gamma_negative: float = 4.0,
+    probability_margin: float = 0.05,
+) -> tf.Tensor:
+    """Computes the asymmetric loss of each example of a multi-label batch.
 
-    With p the sigmoid of a logit, y its target and q = max(p - probability_margin, 0), it is the
-    mean over the classes of
+    With p the sigmoid of a logit, y its target and q = max(p - probability_margin, 0), the loss is
+    the mean over the classes of
 
         -y * (1 - p) ** gamma_positive * log(p) - (1 - y) * q ** gamma_negative * log(1 - q)
 
-    Of the many classes that an image has not, those that the model is sure of count less and at
-    last nothing. Equal gammas without a margin give the focal loss (arXiv 1708.02002), and gammas
-    of 0 binary cross-entropy. The authors' code adds up over the classes and the batch.
+    An example has few of the classes. Of the many others, those that the model is sure of count
+    less, and those below the margin count nothing. Equal gammas without a margin give the focal
+    loss (arXiv 1708.02002), and gammas of 0 give binary cross-entropy. The authors' code takes the
+    sum over classes and batch instead of the mean.
 
     Args:
         targets: float (B, M), from 0 to 1.
         logits: (B, M).
-        gamma_positive: how much less the classes of an image count that are well recognised, at
-            least 0.
-        gamma_negative: the same for the classes that it has not.
-        probability_margin: in [0, 1), the probability up to which these do not count at all.
+        gamma_positive: exponent of the classes that an example has, at least 0: the larger it is,
+            the less count classes that the model is sure of.
+        gamma_negative: the same for the classes that an example does not have.
+        probability_margin: in [0, 1): classes that an example does not have count nothing up to
+            this probability.
 
     Returns:
         (B,), float32.
@@ -93,16 +137,16 @@ def asymmetric_losses(
     """
     logits = tf.cast(logits, tf.float32)
     log_true, log_false = tf.math.log_sigmoid(logits), tf.math.log_sigmoid(-logits)
-    # A power of 0 has no finite derivative where its exponent is below 1, exp has.
+    # The derivative of x ** gamma is infinite at 0 for gammas below 1; that of exp is finite.
     positive = tf.exp(gamma_positive * log_false) * log_true
     if probability_margin:
         shifted = tf.sigmoid(logits) - probability_margin
-        counts = shifted > 0
-        # Anything above 0, for the derivative of what does not count is multiplied by 0.
-        shifted = tf.where(counts, shifted, 0.5)
-        # 1 - q without the rounding of p to 1, which leaves no logarithm where the margin is small.
+        is_above_margin = shifted > 0
+        # Any value above 0 will do: the gradient of these classes is multiplied by 0 below.
+        shifted = tf.where(is_above_margin, shifted, 0.5)
+        # 1 - q, computed without rounding p to 1: 1 - p + margin could be 0 for a small margin.
         log_rest = tf.math.log(tf.sigmoid(-logits) + probability_margin)
-        negative = tf.where(counts, shifted**gamma_negative * log_rest, 0.0)
+        negative = tf.where(is_above_margin, shifted**gamma_negative * log_rest, 0.0)
     else:
         negative = tf.exp(gamma_negative * log_true) * log_false
     return -tf.reduce_mean(targets * positive + (1 - targets) * negative, axis=-1)

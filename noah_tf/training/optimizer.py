@@ -1,66 +1,140 @@
 """The optimizers of the recipes, on one device or on the replicas of any strategy.
 
-Keras's own clip gradients before they are summed over the replicas, and their LossScaleOptimizer
-takes no other class; `rules` says why the rules are not Keras's either.
+Keras's own optimizers clip gradients before they are summed over the replicas, and Keras's
+LossScaleOptimizer wraps no other class than its own. `update_rules` says how the update rules
+differ from Keras's.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from noah_tf.training.param_groups import backbone_variables, decay_mask, layer_factors
-from noah_tf.training.schedules import make_schedule
+from noah_tf.training.settings import raise_joined
 from noah_tf.training.update_rules import LAMB, SGD, AdamW
 from noah_tf.utils.keras_compat import raw_variable
 from noah_tf.utils.validation import is_number
 
 OPTIMIZERS = ("sgd", "adamw", "lamb")
 
-# Loss scaling as PyTorch's GradScaler and Keras have it, from a start that rarely overflows.
-_FIRST_SCALE, _LAST_SCALE, _STEPS_TO_DOUBLE = 2.0**15, 2.0**126, 2000
+# Loss scaling as in PyTorch's GradScaler and Keras. The first scale rarely overflows.
+_FIRST_SCALE, _LARGEST_SCALE, _STEPS_TO_DOUBLE = 2.0**15, 2.0**126, 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """The `optimizer` section of a recipe without its learning rate, which `Schedule` has.
+
+    Attributes:
+        name: "sgd", "adamw" or "lamb".
+        momentum: of SGD, in [0, 1).
+        nesterov: whether SGD uses Nesterov momentum.
+        beta_1: of AdamW and LAMB, in [0, 1).
+        beta_2: likewise.
+        epsilon: of AdamW and LAMB, above 0.
+        weight_decay: at least 0; in the gradient for SGD, decoupled for the others.
+        exempt_1d: whether biases and normalization are not decayed, see `decay_mask`.
+        exempt: patterns of other weights that are not decayed, see `decay_mask`.
+        clip_norm: largest norm of all gradients together; None for no clipping.
+        layer_decay: factor of the learning rate per layer group, in (0, 1], see `layer_factors`;
+            None for one learning rate.
+        layer_decay_groups: number of layer groups of the backbone.
+
+    Raises:
+        ValueError: values are unknown or out of range; the message names all of them.
+    """
+
+    name: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    exempt_1d: bool = True
+    exempt: tuple = ()
+    clip_norm: float | None = None
+    layer_decay: float | None = None
+    layer_decay_groups: int = 12
+
+    def __post_init__(self) -> None:
+        raise_joined(list(self._problems()))
+
+    @property
+    def rule(self) -> SGD | AdamW | LAMB:
+        """The update rule."""
+        if self.name == "sgd":
+            return SGD(self.momentum, self.nesterov)
+        adam = AdamW if self.name == "adamw" else LAMB
+        return adam(self.beta_1, self.beta_2, self.epsilon)
+
+    def _problems(self) -> Iterator[str]:
+        def problem(name: str, is_allowed: Callable, allowed: str) -> Iterator[str]:
+            value = getattr(self, name)
+            if not is_number(value) or not is_allowed(value):
+                yield f"optimizer.{name} must be {allowed}, got {value!r}"
+
+        if self.name not in OPTIMIZERS:
+            yield f"optimizer.name must be one of {', '.join(OPTIMIZERS)}, got {self.name!r}"
+        if self.name == "sgd":
+            yield from problem("momentum", lambda x: 0 <= x < 1, "in [0, 1)")
+            if self.nesterov and not self.momentum:
+                yield "optimizer.nesterov needs optimizer.momentum above 0, got 0"
+        else:
+            yield from problem("beta_1", lambda x: 0 <= x < 1, "in [0, 1)")
+            yield from problem("beta_2", lambda x: 0 <= x < 1, "in [0, 1)")
+            yield from problem("epsilon", lambda x: 0 < x < math.inf, "above 0")
+        yield from problem("weight_decay", lambda x: 0 <= x < math.inf, "at least 0")
+        if self.clip_norm is not None:
+            yield from problem("clip_norm", lambda x: x > 0, "None or above 0")
+        if self.layer_decay is not None:
+            yield from problem("layer_decay", lambda x: 0 < x <= 1, "None or in (0, 1]")
+        yield from problem("layer_decay_groups", lambda x: x >= 1, "at least 1")
 
 
 class _Weight(NamedTuple):
-    """A weight to train; `phase` is its place among the different starts."""
+    """A trainable weight; `start_index` is the index of its start in `Optimizer._starts`."""
 
     variable: tf.Variable
     is_decayed: bool
     factor: float
-    phase: int
+    start_index: int
 
 
 class Optimizer(tf.Module):
-    """Applies a rule to weights, on one device or on the replicas of any strategy.
+    """Applies an update rule to weights, on one device or on the replicas of any strategy.
 
-    Make it under the strategy's scope. All its state is in variables, so that
-    `tf.train.Checkpoint(optimizer=...)` holds it; slots are filed by the weight's place in the
-    list, for layers may get other names when a model is made again.
+    Construct it under the strategy's scope. All its state is in variables, so
+    `tf.train.Checkpoint(optimizer=...)` saves it. The checkpoint names slots by the index of their
+    weight, because layers may get other names when a model is built again.
 
     Args:
         variables: the weights, `tf.Variable`s or Keras 3's.
         rule: `SGD`, `AdamW` or `LAMB`.
-        schedule: the learning rate as a function of the step, as of `make_schedule`.
-        weight_decay: how strongly the rule shrinks the weights.
-        decayed: for each weight, whether it is shrunk.
-        lr_factors: for each weight, what its learning rate is multiplied by. None: 1.
-        start_steps: for each weight, the step from which it is trained; until then it stays as
-            it is, and give `apply` None for it to save the time. None: 0.
-        clip_norm: gradients whose norm, over all weights together, is greater are scaled down
-            to it. None: never.
-        loss_scale: whether `scale_loss` multiplies, for gradients to stay in float16's range.
+        schedule: the learning rate as a function of the step, see `make_schedule`.
+        weight_decay: strength of weight decay.
+        decayed: for each weight, whether weight decay applies to it.
+        lr_factors: for each weight, the factor of its learning rate. None for 1.
+        start_steps: for each weight, the step from which it is trained. Before that step the weight
+            and its slots do not change, and the bias corrections of Adam count from that step.
+            None for 0.
+        clip_norm: largest norm of all gradients together; larger ones are scaled down. None for no
+            clipping.
+        loss_scale: whether `scale_loss` scales, so that gradients stay in the range of float16.
 
     Attributes:
-        iterations: int64 variable, the calls of `apply`: the step of the run, also where loss
-            scaling left a step out.
+        iterations: int64 variable, the number of calls of `apply`. This is the step of the run,
+            and includes steps that loss scaling skipped.
         schedule: the learning rate as a function of the step.
         start_steps: list of int.
-        slots: {name: list of variables, one a weight}.
+        slots: {name: list of variables, one per weight}.
 
     Raises:
-        ValueError: a list is not as long as the weights'.
+        ValueError: a list has another length than the list of weights.
 
     Example:
 
@@ -79,7 +153,7 @@ class Optimizer(tf.Module):
     def __init__(
         self,
         variables: Sequence[Any],
-        rule: Callable,
+        rule: SGD | AdamW | LAMB,
         schedule: Callable,
         weight_decay: float,
         decayed: Sequence[bool],
@@ -87,7 +161,7 @@ class Optimizer(tf.Module):
         start_steps: Sequence[int] | None = None,
         clip_norm: float | None = None,
         loss_scale: bool = False,
-    ):
+    ) -> None:
         super().__init__(name="optimizer")
         variables = [raw_variable(variable) for variable in variables]
         lr_factors = [1.0] * len(variables) if lr_factors is None else lr_factors
@@ -104,14 +178,15 @@ class Optimizer(tf.Module):
                 variables, decayed, lr_factors, self.start_steps, strict=True
             )
         ]
-        # A function hides them: the model's checkpoint holds them, and this one need not.
+        # A function, so that checkpoints of the optimizer do not save the model's weights.
         self._weights = lambda: weights
         self._rule, self.schedule = rule, schedule
         self._weight_decay, self._clip_norm = weight_decay, clip_norm
         self.iterations = _state(0, tf.int64, "iterations")
-        # Steps applied since each start, without those that loss scaling left out.
+        # Steps applied since each start, without the steps that loss scaling skipped.
         self.applied = _state([0] * len(self._starts), tf.int64, "applied")
-        self.scale = self.finite_steps = None
+        self.scale: Any = None
+        self.finite_steps: Any = None
         if loss_scale:
             self.scale = _state(_FIRST_SCALE, tf.float32, "scale")
             self.finite_steps = _state(0, tf.int64, "finite_steps")
@@ -120,38 +195,41 @@ class Optimizer(tf.Module):
         }
 
     @property
-    def learning_rate(self):
-        """The rate of the next step, a float32 scalar, before the weights' own factors."""
+    def learning_rate(self) -> tf.Tensor:
+        """Learning rate of the next step, a float32 scalar, without the factors of the weights."""
         return self.schedule(self.iterations)
 
-    def scale_loss(self, loss):
-        """The loss to differentiate: multiplied by the scale where there is one."""
+    def trained_indices(self, step: int) -> tuple[int, ...]:
+        """Returns the indices of the weights that are trained at a step: `start_steps` decide."""
+        return tuple(index for index, start in enumerate(self.start_steps) if start <= step)
+
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """Returns the loss to differentiate, multiplied by the loss scale if there is one."""
         return loss if self.scale is None else loss * tf.cast(self.scale, loss.dtype)
 
-    def apply(self, gradients):
+    def apply(self, gradients: Sequence[Any]) -> tf.Tensor:
         """Makes one step. Call it in replica context, inside `strategy.run`.
 
-        The gradients are summed over the replicas, divided by the scale, clipped, and applied. If
-        the loss is scaled and their norm is not finite, nothing changes but the scale, which is
-        halved; it doubles after 2000 finite steps in a row.
+        The gradients are summed over the replicas, divided by the loss scale, clipped, and
+        applied. If the loss is scaled and the norm of the gradients is not finite, the step is
+        skipped and the scale is halved. The scale doubles after 2000 finite steps in a row.
 
         Args:
-            gradients: for each weight its gradient, of the scaled loss of this replica's part of
-                the batch divided by the whole batch's size; or None: then neither the weight nor
-                its slots change.
+            gradients: for each weight the gradient of this replica's part of the loss, which is
+                divided by the size of the whole batch and scaled. None leaves the weight and its
+                slots as they are.
 
         Returns:
-            The norm of all gradients together before clipping, a float32 scalar. It costs one
-            pass over the gradients and is always computed.
+            The norm of all gradients together before clipping, a float32 scalar.
 
         Raises:
-            ValueError: there is not one gradient a weight, or all are None.
+            ValueError: the number of gradients is not that of the weights, or all are None.
             RuntimeError: it is not called in replica context.
         """
-        places, gradients = self._given(gradients)
+        indices, gradients = self._dense_gradients(gradients)
         context = tf.distribute.get_replica_context()
         if context is None:
-            raise RuntimeError("Optimizer.apply belongs into the function that strategy.run calls.")
+            raise RuntimeError("Call Optimizer.apply inside the function that strategy.run calls.")
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         inverse = 1.0 if self.scale is None else 1.0 / self.scale
         norm = inverse * tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients])
@@ -168,37 +246,41 @@ class Optimizer(tf.Module):
         if self.scale is not None:
             state.update(self._next_scale(is_finite))
         values = (self.learning_rate, trains, applied)
-        # In a tf.cond there may be no merge_call, so a step is left out by selection.
+        # tf.cond allows no merge_call inside, so `_step` selects the old values to skip a step.
         context.merge_call(
             tf.autograph.experimental.do_not_convert(self._merge),
-            args=(dict(zip(places, gradients, strict=True)), values, state),
+            args=(dict(zip(indices, gradients, strict=True)), values, state),
         )
         return norm
 
-    def _given(self, gradients):
-        """Places and dense gradients, in their weights' precision, of the weights that have one."""
+    def _dense_gradients(self, gradients: Sequence[Any]) -> tuple[list[int], list[tf.Tensor]]:
+        """Returns the indices of the weights with a gradient, and these in the weights' dtypes."""
         gradients = list(gradients)
-        if len(gradients) != len(self._weights()):
-            raise ValueError(f"{len(gradients)} gradients for {len(self._weights())} weights.")
-        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
-        if not places:
+        weights = self._weights()
+        if len(gradients) != len(weights):
+            raise ValueError(
+                f"apply needs one gradient per weight, got {len(gradients)} gradients for "
+                f"{len(weights)} weights."
+            )
+        indices = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        if not indices:
             raise ValueError("all gradients are None: the loss does not depend on the weights.")
-        dtypes = [weight.variable.dtype for weight in self._weights()]
-        dense = [tf.cast(tf.convert_to_tensor(gradients[place]), dtypes[place]) for place in places]
-        return places, dense
+        dtypes = [weight.variable.dtype for weight in weights]
+        dense = [tf.cast(tf.convert_to_tensor(gradients[i]), dtypes[i]) for i in indices]
+        return indices, dense
 
-    def _next_scale(self, is_finite):
+    def _next_scale(self, is_finite: tf.Tensor) -> dict[str, tf.Tensor]:
         finite_steps = (self.finite_steps + 1) * tf.cast(is_finite, tf.int64)
         doubles = finite_steps >= _STEPS_TO_DOUBLE
-        grown = tf.where(doubles, tf.minimum(2 * self.scale, _LAST_SCALE), self.scale)
-        scale = tf.where(is_finite, grown, tf.maximum(self.scale / 2, 1.0))
+        next_scale = tf.where(doubles, tf.minimum(2 * self.scale, _LARGEST_SCALE), self.scale)
+        scale = tf.where(is_finite, next_scale, tf.maximum(self.scale / 2, 1.0))
         return {"scale": scale, "finite_steps": finite_steps * tf.cast(~doubles, tf.int64)}
 
-    def _merge(self, strategy, gradients, values, state):
-        """Updates all variables, each where it lies."""
-        for place, gradient in gradients.items():
-            weight = self._weights()[place]
-            slots = [self.slots[name][place] for name in self._rule.slots]
+    def _merge(self, strategy: Any, gradients: dict, values: tuple, state: dict) -> None:
+        """Updates all variables, in cross-replica context, on the devices that hold them."""
+        for index, gradient in gradients.items():
+            weight = self._weights()[index]
+            slots = [self.slots[name][index] for name in self._rule.slots]
             step = functools.partial(self._step, weight)
             args = (gradient, values, *slots)
             strategy.extended.update(weight.variable, step, args=args, group=False)
@@ -207,121 +289,81 @@ class Optimizer(tf.Module):
                 getattr(self, name), lambda old, new: old.assign(new), args=(value,), group=False
             )
 
-    def _step(self, weight, variable, gradient, values, *slots):
-        """One step of one weight, on one device."""
+    def _step(
+        self,
+        weight: _Weight,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        values: tuple,
+        *slots: tf.Variable,
+    ) -> None:
+        """Makes one step of one weight on one device."""
         rate, trains, applied = values
         old = [tf.convert_to_tensor(value) for value in (variable, *slots)]
         new, new_slots = self._rule(
             old[0],
             gradient,
             old[1:],
-            tf.maximum(applied[weight.phase], 1),
+            tf.maximum(applied[weight.start_index], 1),
             tf.cast(rate * weight.factor, variable.dtype),
             self._weight_decay if weight.is_decayed else None,
         )
-        may_stay = self.scale is not None or self._starts[weight.phase] > 0
+        may_skip = self.scale is not None or self._starts[weight.start_index] > 0
+        is_trained = trains[weight.start_index]
         for target, before, after in zip((variable, *slots), old, (new, *new_slots), strict=True):
-            target.assign(tf.where(trains[weight.phase], after, before) if may_stay else after)
+            target.assign(tf.where(is_trained, after, before) if may_skip else after)
 
 
 def make_optimizer(
-    config, schedule_config, model, epochs, steps_per_epoch, frozen_epochs=0, loss_scale=False
-):
-    """The optimizer of a recipe.
+    settings: OptimizerSettings,
+    schedule: Callable,
+    model: tf.keras.Model,
+    frozen_steps: int = 0,
+    loss_scale: bool = False,
+) -> Optimizer:
+    """Returns the optimizer of a recipe for a model.
 
     Args:
-        config: the `optimizer` section: `name` ("sgd", "adamw" or "lamb"), `learning_rate` (the
-            peak), `weight_decay`, `exempt_1d` and `exempt` (what is not decayed, see
-            `decay_mask`), `clip_norm` (None or a number), `layer_decay` (None or a number in
-            (0, 1], see `layer_factors`) and `layer_decay_groups`; for SGD `momentum` and
-            `nesterov`, for the others `beta_1`, `beta_2` and `epsilon`.
-        schedule_config: the `schedule` section, see `schedules.make_schedule`.
+        settings: the `optimizer` section, an `OptimizerSettings`.
+        schedule: the learning rate as a function of the step, see `make_schedule`.
         model: the model, of `attach_noah` or `create_model`.
-        epochs: epochs of the run.
-        steps_per_epoch: steps of one epoch.
-        frozen_epochs: epochs in which the head alone is trained; `apply` then wants None for the
-            weights whose `start_steps` are above the step.
-        loss_scale: whether to scale the loss, as under mixed_float16.
+        frozen_steps: first steps of the run, in which only the head is trained.
+        loss_scale: whether to scale the loss, as mixed_float16 needs it.
 
     Returns:
         An `Optimizer` of `model.trainable_variables`.
 
     Raises:
-        ValueError: an unknown name or a value that makes no sense, with what would.
+        ValueError: a pattern of `exempt` matches no weight, or the model's head is unknown.
 
     Example:
 
-    >>> optimizer = make_optimizer(config.optimizer, config.schedule, model, 300, 1251)
+    >>> schedule = make_schedule(config.schedule, 0.1, total_epochs=300, steps_per_epoch=1251)
+    >>> optimizer = make_optimizer(OptimizerSettings("lamb"), schedule, model)
     """
-    check_config(config)
     variables = model.trainable_variables
     lr_factors = None
-    if config.layer_decay is not None:
-        lr_factors = layer_factors(model, config.layer_decay, config.layer_decay_groups)
-    if not is_number(frozen_epochs) or not 0 <= frozen_epochs <= epochs:
-        raise ValueError(
-            f"frozen_epochs must be from 0 to the {epochs} epochs, got {frozen_epochs!r}."
-        )
-    frozen = {id(v) for v in backbone_variables(model)} if frozen_epochs else set()
-    start = round(frozen_epochs * steps_per_epoch)
+    if settings.layer_decay is not None:
+        lr_factors = layer_factors(model, settings.layer_decay, settings.layer_decay_groups)
+    frozen = {id(variable) for variable in backbone_variables(model)} if frozen_steps else set()
     return Optimizer(
         variables,
-        _rule(config),
-        make_schedule(schedule_config, config.learning_rate, epochs, steps_per_epoch),
-        config.weight_decay,
-        decay_mask(variables, config.exempt_1d, config.exempt),
+        settings.rule,
+        schedule,
+        settings.weight_decay,
+        decay_mask(variables, settings.exempt_1d, settings.exempt),
         lr_factors=lr_factors,
-        start_steps=[start if id(variable) in frozen else 0 for variable in variables],
-        clip_norm=config.clip_norm,
+        start_steps=[frozen_steps if id(variable) in frozen else 0 for variable in variables],
+        clip_norm=settings.clip_norm,
         loss_scale=loss_scale,
     )
 
 
-def check_config(config):
-    """Raises ValueError where the `optimizer` section of a recipe has values without sense."""
-    problems = list(_problems(config))
-    if problems:
-        raise ValueError("; ".join(problems))
-
-
-def _problems(config):
-    def refused(name, is_allowed, allowed):
-        value = config[name]
-        if not is_number(value) or not is_allowed(value):
-            yield f"optimizer.{name} must be {allowed}, got {value!r}"
-
-    if config.name not in OPTIMIZERS:
-        yield f"optimizer.name must be one of {', '.join(OPTIMIZERS)}, got {config.name!r}"
-    if config.name == "sgd":
-        yield from refused("momentum", lambda x: 0 <= x < 1, "in [0, 1)")
-        if config.nesterov and not config.momentum:
-            yield "optimizer.nesterov needs optimizer.momentum above 0, got 0"
-    else:
-        yield from refused("beta_1", lambda x: 0 <= x < 1, "in [0, 1)")
-        yield from refused("beta_2", lambda x: 0 <= x < 1, "in [0, 1)")
-        yield from refused("epsilon", lambda x: 0 < x < math.inf, "above 0")
-    yield from refused("learning_rate", lambda x: 0 < x < math.inf, "above 0")
-    yield from refused("weight_decay", lambda x: 0 <= x < math.inf, "at least 0")
-    if config.clip_norm is not None:
-        yield from refused("clip_norm", lambda x: x > 0, "None or above 0")
-    if config.layer_decay is not None:
-        yield from refused("layer_decay", lambda x: 0 < x <= 1, "None or in (0, 1]")
-    yield from refused("layer_decay_groups", lambda x: x >= 1, "at least 1")
-
-
-def _state(value, dtype, name):
+def _state(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
     return tf.Variable(tf.constant(value, dtype), trainable=False, name=name)
 
 
-def _slot(variable, name):
+def _slot(variable: tf.Variable, name: str) -> tf.Variable:
     with tf.distribute.get_strategy().extended.colocate_vars_with(variable):
         zeros = tf.zeros(variable.shape, variable.dtype)
         return tf.Variable(zeros, trainable=False, name=f"{name}/{variable.name.split(':')[0]}")
-
-
-def _rule(config):
-    """The rule that the `optimizer` section names."""
-    if config.name == "sgd":
-        return SGD(config.momentum, config.nesterov)
-    adam = AdamW if config.name == "adamw" else LAMB
-    return adam(config.beta_1, config.beta_2, config.epsilon)

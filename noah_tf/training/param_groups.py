@@ -1,15 +1,21 @@
-"""Which weights are decayed, frozen, or trained at a rate of their own."""
+"""Groups of weights: those that decay, those of the backbone, and their learning rates."""
 
 import difflib
 import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
 
 from noah_tf.models.attach import feature_layer_name
 from noah_tf.models.feature_map import weighted_layers
 from noah_tf.utils.keras_compat import weight_path
 
 
-def decay_mask(weights, exempt_1d=True, exempt=()):
-    """Which weights are decayed: `is_decayed` of each, and a check that every pattern is of use.
+def decay_mask(
+    weights: Sequence[Any], exempt_1d: bool = True, exempt: Sequence[str] = ()
+) -> list[bool]:
+    """Returns `is_decayed` of each weight.
 
     Args:
         weights: a model's weights.
@@ -20,7 +26,7 @@ def decay_mask(weights, exempt_1d=True, exempt=()):
         A list of bool.
 
     Raises:
-        ValueError: a pattern matches no weight, with the nearest paths.
+        ValueError: a pattern matches no weight; the message has the nearest paths.
 
     Example:
 
@@ -31,25 +37,22 @@ def decay_mask(weights, exempt_1d=True, exempt=()):
     paths = [weight_path(weight) for weight in weights]
     for pattern in exempt:
         if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
-            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0)
+            nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0)
             raise ValueError(
                 f"the pattern {pattern!r} of optimizer.exempt matches no weight; the nearest are "
-                f"{', '.join(repr(path) for path in near)}."
+                f"{', '.join(repr(path) for path in nearest)}."
             )
     return [is_decayed(weight, exempt_1d, exempt) for weight in weights]
 
 
-def is_decayed(weight, exempt_1d=True, exempt=()):
-    """Whether weight decay shrinks a weight.
+def is_decayed(weight: Any, exempt_1d: bool = True, exempt: Sequence[str] = ()) -> bool:
+    """Returns whether weight decay applies to a weight.
 
     Args:
         weight: a weight of a Keras model.
-        exempt_1d: whether to spare biases (of any rank, by their name) and weights of rank 1,
-            which are those of normalization.
-        exempt: patterns (wildcards as in file names) of the paths of other weights to spare.
-
-    Returns:
-        A bool.
+        exempt_1d: whether biases and weights of rank 1 are exempt. A bias is a weight of any rank
+            with "bias" in its name; the weights of rank 1 are those of normalization.
+        exempt: patterns, with wildcards as in file names, of the paths of other exempt weights.
     """
     path = weight_path(weight)
     if exempt_1d and (len(weight.shape) <= 1 or "bias" in path.split("/")[-1]):
@@ -57,23 +60,23 @@ def is_decayed(weight, exempt_1d=True, exempt=()):
     return not any(fnmatch.fnmatchcase(path, pattern) for pattern in exempt)
 
 
-def layer_factors(model, decay, groups=12):
-    """Layer-wise decay of the learning rate: the nearer to the image, the slower.
+def layer_factors(model: tf.keras.Model, decay: float, groups: int = 12) -> list[float]:
+    """Returns the factors of layer-wise learning-rate decay: layers near the image learn slower.
 
     The head has the factor 1. The backbone's layers with weights, in their order from input to
-    output, are divided into runs of equal length, which stand for the blocks of a transformer: the
-    last run has the factor decay, the one before decay ** 2, the first decay ** groups.
+    output, are divided into groups of equal size, which stand for the blocks of a transformer. The
+    last group has the factor decay, the one before it decay ** 2, and the first decay ** groups.
 
     Args:
         model: a model of `attach_noah` or `create_model`.
         decay: in (0, 1].
-        groups: number of runs; a backbone of fewer layers has one for each.
+        groups: number of groups; a backbone with fewer layers has one group per layer.
 
     Returns:
         A list of floats, one for each of `model.trainable_variables`.
 
     Raises:
-        ValueError: the model's head cannot be told from its backbone.
+        ValueError: the model's head is unknown.
 
     Example:
 
@@ -84,48 +87,44 @@ def layer_factors(model, decay, groups=12):
     layers = backbone_layers(model)
     groups = min(groups, len(layers))
     factors = {}
-    for place, layer in enumerate(layers):
+    for index, layer in enumerate(layers):
         for variable in layer.trainable_variables:
-            factors[id(variable)] = decay ** (groups - place * groups // len(layers))
+            factors[id(variable)] = decay ** (groups - index * groups // len(layers))
     return [factors.get(id(variable), 1.0) for variable in model.trainable_variables]
 
 
-def backbone_variables(model):
-    """The trainable variables in front of the head, for freezing them.
+def backbone_variables(model: tf.keras.Model) -> list:
+    """Returns the trainable variables of the backbone, in the order of `trainable_variables`.
 
     Args:
         model: a model of `attach_noah` or `create_model`.
 
-    Returns:
-        A list, in the order of `model.trainable_variables`.
-
     Raises:
-        ValueError: the model's head cannot be told from its backbone.
+        ValueError: the model's head is unknown.
     """
     layers = backbone_layers(model)
-    ours = {id(variable) for layer in layers for variable in layer.trainable_variables}
-    return [variable for variable in model.trainable_variables if id(variable) in ours]
+    ids = {id(variable) for layer in layers for variable in layer.trainable_variables}
+    return [variable for variable in model.trainable_variables if id(variable) in ids]
 
 
-def backbone_layers(model):
-    """The layers with weights up to the one that feeds the head, those of nested models in turn.
+def backbone_layers(model: tf.keras.Model) -> list:
+    """Returns the layers with weights up to the one that feeds the head, from input to output.
+
+    Nested models are replaced by their layers.
 
     Args:
         model: a model of `attach_noah` or `create_model`.
 
-    Returns:
-        A list, from input to output.
-
     Raises:
-        ValueError: the model's head cannot be told from its backbone.
+        ValueError: the model's head is unknown.
     """
-    # Files do not keep the attribute; its first part names a layer of the model itself.
+    # Model files do not keep the attribute. Its first part is the name of a layer of the model.
     name = getattr(model, "noah_feature_layer", None) or feature_layer_name(model)
     last = [layer.name for layer in model.layers].index(name.split("/")[0])
-    # Layers are in the order of depth, and all that the features need is deeper than they are.
-    ours = {id(weight) for layer in model.layers[: last + 1] for weight in layer.weights}
+    # Keras sorts layers by depth, so the layers that the features depend on come before `last`.
+    ids = {id(weight) for layer in model.layers[: last + 1] for weight in layer.weights}
     return [
         layer
         for _, layer in weighted_layers(model)
-        if any(id(weight) in ours for weight in layer.weights)
+        if any(id(weight) in ids for weight in layer.weights)
     ]

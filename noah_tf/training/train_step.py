@@ -1,92 +1,95 @@
 """One step of training, from a batch on the replicas to new weights."""
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
 from noah_tf.evaluation import metrics
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.runs import recipe
+from noah_tf.training.plan import TrainingPlan
+from noah_tf.training.state import TrainState
 from noah_tf.utils import distribute
 
-# What a step returns, in this order: sums over the batch.
+# The values that a step returns, in this order: sums over the batch.
 SUMS = ("loss", "top1", "top5", "examples", "skipped")
 
 
-def make_train_step(config, parts, strategy, *, loss, frozen=()):
-    """The function that does one step.
+def make_train_step(
+    plan: TrainingPlan, state: TrainState, loss: Callable, trained_indices: Sequence[int]
+) -> Callable:
+    """Returns the function that does one step.
 
     Args:
-        config: the recipe.
-        parts: the model, its trainable variables, their optimizer and their moving average, a
-            `training.Parts`.
-        strategy: the distribution strategy that they were made under.
-        loss: a function of targets and logits, as of `losses.training_loss`.
-        frozen: variables that stay as they are.
+        plan: the plan of the run.
+        state: the model, its optimizer and its moving average, made under the plan's strategy.
+        loss: a function of targets and logits, see `losses.training_loss`.
+        trained_indices: indices of the `state.variables` to differentiate, see
+            `TrainState.freeze_until_start`.
 
     Returns:
-        A function of one distributed batch (images, targets, weights), as `training.batches_of`
-        makes them. It returns `SUMS` as a float32 tensor (5,).
+        A function of one distributed batch (images, targets, weights) of
+        `TrainingPlan.epoch_batches`. It returns `SUMS` as a float32 tensor (5,).
     """
-    batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    shares = strategy.num_replicas_in_sync * accumulate
-    model, variables, statistics, optimizer, average, _ = parts
-    still = {id(variable) for variable in frozen}
-    trained = [place for place, v in enumerate(variables) if id(v) not in still]
-    five = min(5, model.output_shape[-1])
-    normalize = tf.identity
-    if recipe.normalizes_on_device(config):
-        normalize = Preprocessing.from_dict(config.preprocess.to_dict()).normalize
+    batch_size, accumulate = plan.train.batch_size, plan.train.accumulate
+    shares = plan.strategy.num_replicas_in_sync * accumulate
+    model, optimizer = state.model, state.optimizer
+    trained = [state.variables[index] for index in trained_indices]
+    top_k = min(5, model.output_shape[-1])
+    normalize = plan.preprocessing.normalize if plan.normalizes_on_device else tf.identity
 
-    def part_gradients(images, targets, weights):
+    def sums_and_gradients(
+        images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
+    ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             logits = model(normalize(images), training=True)
             losses = weights * loss(targets, logits)
-            # Gradients are summed over replicas: divide by the global batch, and what every
-            # replica adds in full, once in each part of its batch, by their number.
+            # The gradients are summed over the replicas and over the parts of their batches. So
+            # the loss is divided by the size of the whole batch, and the penalties, which do not
+            # depend on the batch, by the number of summands.
             mean = tf.reduce_sum(losses) / batch_size
             penalty = tf.add_n(model.losses) if model.losses else 0.0
             scaled = optimizer.scale_loss(mean + penalty / shares)
-        gradients = tape.gradient(scaled, [variables[i] for i in trained])
-        accuracies = (metrics.top_k_accuracy(targets, logits, k) for k in (1, five))
-        sums = (losses, *(weights * accuracy for accuracy in accuracies), weights, 1 - weights)
+        gradients = tape.gradient(scaled, trained)
+        accuracies = [metrics.top_k_accuracy(targets, logits, k) for k in (1, top_k)]
+        sums = (losses, *(weights * value for value in accuracies), weights, 1 - weights)
         gradients = [
-            tf.zeros_like(variables[i]) if gradient is None else tf.convert_to_tensor(gradient)
-            for i, gradient in zip(trained, gradients, strict=True)
+            tf.zeros_like(variable) if gradient is None else tf.convert_to_tensor(gradient)
+            for variable, gradient in zip(trained, gradients, strict=True)
         ]
         return [tf.stack([tf.reduce_sum(x) for x in sums]), *gradients]
 
-    if config.jit_compile:
-        part_gradients = tf.function(part_gradients, jit_compile=True)
+    if plan.config.jit_compile:
+        sums_and_gradients = tf.function(sums_and_gradients, jit_compile=True)
 
-    def replica_step(*batch):
-        sums, *gradients = _in_parts(part_gradients, batch, accumulate)
-        distribute.synchronize_statistics(statistics)
-        found = dict(zip(trained, gradients, strict=True))
-        optimizer.apply([found.get(i) for i in range(len(variables))])
-        if average is not None:
-            average.update()
+    def replica_step(*batch: tf.Tensor) -> tf.Tensor:
+        sums, *gradients = _sum_over_parts(sums_and_gradients, batch, accumulate)
+        distribute.synchronize_statistics(state.statistics)
+        by_index = dict(zip(trained_indices, gradients, strict=True))
+        optimizer.apply([by_index.get(index) for index in range(len(state.variables))])
+        if state.average is not None:
+            state.average.update()
         return sums
 
     @tf.function
-    def train_step(batch):
-        sums = strategy.run(replica_step, args=batch)
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+    def train_step(batch: tuple) -> tf.Tensor:
+        sums = plan.strategy.run(replica_step, args=batch)
+        return plan.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
     return train_step
 
 
-def _in_parts(function, batch, parts):
-    """The sum over equal parts of a batch of what a function of one returns: tensors in a list."""
-    if parts == 1:
+def _sum_over_parts(function: Callable, batch: tuple, num_parts: int) -> list[tf.Tensor]:
+    """Returns the sum, over equal parts of a batch, of the tensors that a function returns."""
+    if num_parts == 1:
         return function(*batch)
-    split = [tf.reshape(value, (parts, -1, *value.shape[1:])) for value in batch]
+    parts = [tf.reshape(value, (num_parts, -1, *value.shape[1:])) for value in batch]
 
-    def add_part(number, *totals):
-        values = function(*(value[number] for value in split))
-        return number + 1, *(total + value for total, value in zip(totals, values, strict=True))
+    def add_part(index: tf.Tensor, *totals: tf.Tensor) -> tuple:
+        values = function(*(value[index] for value in parts))
+        return index + 1, *(total + value for total, value in zip(totals, values, strict=True))
 
-    first = function(*(value[0] for value in split))
-    # One after the other: memory for one part is the reason to have them.
+    first = function(*(value[0] for value in parts))
+    # Parts are computed one after the other, so that only one of them is in memory.
     _, *totals = tf.while_loop(
-        lambda number, *_: number < parts, add_part, (1, *first), parallel_iterations=1
+        lambda index, *_: index < num_parts, add_part, (1, *first), parallel_iterations=1
     )
     return totals

@@ -13,7 +13,7 @@ from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
 from noah_tf.runs.model_config import model_from_config
-from noah_tf.training import recipe_checks
+from noah_tf.training.plan import TrainingPlan
 
 # At the end of the path, because other folders have modules of the same names.
 sys.path.append(str(REPOSITORY / "benchmarks"))
@@ -63,7 +63,7 @@ def test_recipes_of_both_heads_differ_in_head_and_learning_rate_only(name):
 def test_the_search_does_not_use_the_test_split(name):
     for run in list_runs([name], 5, search=True):
         config = make_recipe(run, "data")
-        recipe_checks.validate(config)
+        TrainingPlan.from_config(config)
         assert "test" not in config.data.train_split + config.data.eval_split
         assert config.data.train_split != config.data.eval_split
         assert run.rate == config.optimizer.learning_rate in SETTINGS[name].searched_rates
@@ -82,7 +82,7 @@ def test_an_ablation_changes_only_its_own_options(variant):
     setting, _, _, changes = VARIANTS["ablations"]
     run = Run(setting, "ablations", variant, 0, 0.01)
     config = make_recipe(run)
-    recipe_checks.validate(config)
+    TrainingPlan.from_config(config)
     head = model_from_config(config.model, (64, 64), 10).get_layer("noah_head").get_config()
     as_usual = make_recipe(run._replace(part="heads", variant="noah")).model
     usual = model_from_config(as_usual, (64, 64), 10)
@@ -97,7 +97,7 @@ def test_a_cause_changes_only_its_own_options(variant):
     setting, usual, _, changes = VARIANTS["causes"]
     run = Run(setting, "causes", variant, 3, 0.01)
     config = make_recipe(run, "data")
-    recipe_checks.validate(config)
+    TrainingPlan.from_config(config)
     same = make_recipe(run._replace(part="heads", variant="noah"), "data")
     same.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
     assert config.to_dict() == same.to_dict()

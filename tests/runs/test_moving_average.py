@@ -95,7 +95,7 @@ def test_a_checkpoint_holds_the_average_alone(tmp_path):
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, True, None])
 def test_decays_out_of_range_are_refused(decay):
-    with pytest.raises(ValueError, match=r"decay of a moving average must be in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=r"of a moving average must be a number in \[0, 1\), got"):
         MovingAverage(make_model(), decay)
 
 
@@ -106,9 +106,9 @@ import numpy as np
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from noah_tf import distribute
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.training.optimizer import SGD, Optimizer, raw_variable
+from noah_tf.utils import distribute
 
 DECAY = 0.8
 rng = np.random.default_rng(0)

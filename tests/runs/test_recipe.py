@@ -4,6 +4,7 @@ import importlib
 import re
 
 import pytest
+from recipes import devices
 from recipes import recipe as load
 from shared_data import REPOSITORY
 
@@ -11,6 +12,7 @@ import noah_tf
 from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.runs import recipe
 from noah_tf.training import recipe_checks
+from noah_tf.training.plan import TrainingPlan
 
 FAMILIES = (
     "resnet",
@@ -50,7 +52,7 @@ def test_every_model_of_the_paper_has_a_row():
 @pytest.mark.parametrize(("family", "row"), ROWS)
 def test_every_row_is_a_valid_recipe_of_its_model(family, row):
     config = load(family, row)
-    recipe_checks.validate(config, replicas=8)
+    TrainingPlan.from_config(config, devices(8))
     assert config.model.architecture == row.removeprefix("noah_")
     assert config.model.head == ("noah" if row.startswith("noah_") else "gap")
     short = re.sub(r"(_patch16)?_224$", "", row)
@@ -59,7 +61,7 @@ def test_every_row_is_a_valid_recipe_of_its_model(family, row):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_recipes_are_valid(name):
-    recipe_checks.validate(load(name))
+    TrainingPlan.from_config(load(name))
 
 
 @pytest.mark.parametrize(
@@ -73,8 +75,8 @@ def test_the_other_recipes_are_valid(name):
 )
 def test_rows_of_coco(row, architecture, head, size):
     config = load("coco", row)
-    recipe_checks.validate(config, replicas=8)
-    recipe_checks.validate_size(config, config.data.num_classes, config.data.num_examples)
+    TrainingPlan.from_config(config, devices(8))
+    recipe_checks.check_data_size(config, config.data.num_classes, config.data.num_examples)
     assert (config.model.architecture, config.model.head) == (architecture, head)
     assert config.preprocess.image_size == size and config.preprocess.stretch
     assert config.train.loss == "asymmetric" and config.ema.decay == 0.9997
@@ -126,7 +128,8 @@ def test_recipes_of_the_cnns(family):
     assert (optimizer.name, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.9, False)
     assert config.schedule.by == "epoch" and config.schedule.warmup_epochs == 0
     assert config.preprocess.resize_size == 256 and config.preprocess.interpolation == "bilinear"
-    assert not recipe.mixes(config) and config.augment.rand_augment is None
+    assert not config.augment.mixup and not config.augment.cutmix
+    assert config.augment.rand_augment is None
 
 
 @pytest.mark.parametrize("family", ["deit", "pvt"])

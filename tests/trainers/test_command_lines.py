@@ -385,7 +385,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_what_evaluation_does_not_take_is_one_sentence(tmp_path):
     cases = [
         ([], "--workdir is missing: name a run's folder, or give --compare RUN_A RUN_B."),
-        (["stray"], "Not understood: stray"),
+        (["stray"], "Unknown arguments: stray"),
         (["--compare", "one"], "--compare takes two runs, RUN_A RUN_B, without"),
         (["--compare", "a", "b", "--corruptions=all"], "without --workdir and --corruptions"),
         (["--sets=test", "--data=cifar10", "--workdir=run"], "give --sets=DATA:SPLIT for each."),

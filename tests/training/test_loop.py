@@ -1,6 +1,7 @@
 """The loop as a whole: files, resume, refusals."""
 
 import csv
+import itertools
 import json
 import shutil
 
@@ -31,8 +32,8 @@ def kill_after(monkeypatch, steps):
     make = loop.make_train_step
     left = [steps]
 
-    def killing(*arguments, **options):
-        step = make(*arguments, **options)
+    def killing(*arguments):
+        step = make(*arguments)
 
         def counted(batch):
             if not left[0]:
@@ -303,9 +304,9 @@ def first_weights(config, workdir, monkeypatch):
         started = []
         make = loop.make_train_step
 
-        def recording(config, parts, *arguments, **options):
-            started.append(parts.model.get_weights())
-            return make(config, parts, *arguments, **options)
+        def recording(plan, state, *arguments):
+            started.append(state.model.get_weights())
+            return make(plan, state, *arguments)
 
         patch.setattr(loop, "make_train_step", recording)
         kill_after(patch, 0)
@@ -463,10 +464,11 @@ def test_the_last_checkpoints_are_kept(shapes, tmp_path, monkeypatch):
 
 def test_checkpoints_by_the_clock(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
-    config.train.checkpoint_minutes = 1e-9  # always due
+    config.train.checkpoint_minutes = 1.0
+    minutes = itertools.count(step=0.5)  # every reading of the clock
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 2)
-        train(config, tmp_path)
+        train(config, tmp_path, clock=lambda: 60 * next(minutes))
     assert load_run(tmp_path).step == 2
 
 

@@ -26,23 +26,24 @@ import ml_collections
 import numpy as np
 
 config, workdir, seen_path, steps, signum = json.loads(sys.argv[1])
-from noah_tf import interrupt, training
-make = training.make_train_step
+from noah_tf.training import interrupt, loop
+make = loop.make_train_step
 seen = []
 
-def watching(config, parts, strategy, **options):
-    step = make(config, parts, strategy, **options)
+def watching(plan, *arguments):
+    step = make(plan, *arguments)
     def watched(batch):
         if len(seen) == steps:
             os.kill(os.getpid(), signum)
-        images = np.concatenate([x.numpy() for x in strategy.experimental_local_results(batch[0])])
+        local_images = plan.strategy.experimental_local_results(batch[0])
+        images = np.concatenate([x.numpy() for x in local_images])
         seen.append([hashlib.sha1(image.tobytes()).hexdigest() for image in images])
         return step(batch)
     return watched
 
-training.make_train_step = watching
+loop.make_train_step = watching
 try:
-    training.train(ml_collections.ConfigDict(config), workdir)
+    loop.train(ml_collections.ConfigDict(config), workdir)
 except interrupt.Interrupted as interruption:
     print(interruption)
     sys.exit(77)

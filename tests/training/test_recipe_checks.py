@@ -1,16 +1,17 @@
-"""What is refused before any data is touched."""
+"""Recipes that cannot work raise before any data is touched."""
 
 import math
 import re
 import shutil
 
 import pytest
-from recipes import quickstart, small_recipe
+from recipes import devices, quickstart, small_recipe
 from recipes import recipe as load
 
 from noah_tf.datasets.registry import source_from_config
 from noah_tf.training import recipe_checks
 from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
+from noah_tf.training.plan import TrainingPlan
 
 
 def test_all_contradictions_are_named_at_once():
@@ -24,13 +25,13 @@ def test_all_contradictions_are_named_at_once():
     config.augment.rand_augment = "rand-q9"
     config.model.architecture = "deit_tine"
     with pytest.raises(ValueError) as error:
-        recipe_checks.validate(config, replicas=8)
+        TrainingPlan.from_config(config, devices(8))
     text = str(error.value)
     for part in (
         "train.batch_size=30 is not divisible by the 8 replicas: use 32",
         "schedule.warmup_epochs must be at least 0 and less than the 4 epochs",
         "labels that train.loss='sparse_categorical_crossentropy' cannot take",
-        "train.label_smoothing must be in [0, 1), got 1.5",
+        "train.label_smoothing must be a number in [0, 1), got 1.5",
         "precision must be one of float32, mixed_bfloat16, mixed_float16, got 'float8'",
         "optimizer.beta_2 must be in [0, 1), got 1.0",
         "rand-q9",
@@ -45,17 +46,21 @@ def test_all_contradictions_are_named_at_once():
     [
         ("train.epochs", 0, "train.epochs must be at least 1, got 0"),
         ("train.batch_size", -1, "train.batch_size must be at least 1, got -1"),
-        ("train.accumulate", 5, "accumulate=5 does not divide the 64 images"),
-        ("train.frozen_epochs", 3, "frozen_epochs=3 is not shorter"),
+        ("train.accumulate", 5, "accumulate=5 does not divide the 64 examples"),
+        ("train.frozen_epochs", 3, "frozen_epochs=3 must be less than train.epochs=3"),
         ("train.loss", "mse", "train.loss must be one of auto"),
         ("train.loss", "asymetric", "binary_focal_crossentropy, asymmetric, got 'asymetric'"),
         ("train.gamma_negative", -1.0, "train.gamma_negative must be at least 0, got -1.0"),
         ("train.gamma_positive", math.nan, "train.gamma_positive must be at least 0, got nan"),
         ("train.focal_gamma", -2.0, "train.focal_gamma must be at least 0, got -2.0"),
-        ("train.probability_margin", 1.0, "train.probability_margin must be in [0, 1), got 1.0"),
+        (
+            "train.probability_margin",
+            1.0,
+            "train.probability_margin must be a number in [0, 1), got 1.0",
+        ),
         ("preprocess.stretch", 1, "stretch must be True or False; received 1"),
         ("data.on_corrupt", "ignore", "on_corrupt must be one of error, skip, got 'ignore'"),
-        ("ema.decay", 1.0, "ema.decay must be in"),
+        ("ema.decay", 1.0, "ema.decay must be a number in [0, 1), got 1.0"),
         ("strategy", "horovod", "strategy must be one of auto, single"),
         ("optimizer.name", "adam", "optimizer.name must be one of sgd, adamw, lamb, got 'adam'"),
         ("optimizer.learning_rate", -1.0, "learning_rate"),
@@ -65,47 +70,47 @@ def test_all_contradictions_are_named_at_once():
         ("preprocess.image_size", (32, 32, 3), "image_size must be one or two positive ints"),
         ("model.num_groups", 0, "model.num_groups must be a positive integer, got 0"),
         ("model.drop_path", 3.0, "model.drop_path must be a number in [0, 1), got 3.0"),
-        ("seed", 2**32, "seed must be less than 2**32"),
+        ("seed", 2**32, "seed must be at least 0 and less than 2**32"),
         ("model.head", "linear", "model.head must be 'noah' or 'gap'"),
         ("model.backbone", None, "model.architecture and model.backbone are both None"),
         ("model.weights_head", "skip", "need weights, got none"),
         ("augment.repeats", 65, "repeats=65 is more than the batch"),
     ],
 )
-def test_what_cannot_work_is_refused(key, value, message):
+def test_value_that_cannot_work_raises(key, value, message):
     config = quickstart()
     with config.ignore_type():
         section, _, name = key.rpartition(".")
         (config[section] if section else config)[name] = value
     with pytest.raises(ValueError, match=re.escape(message)):
-        recipe_checks.validate(config)
+        TrainingPlan.from_config(config)
 
 
-def test_options_of_noah_are_not_for_the_standard_head():
+def test_noah_options_with_the_standard_head_raise():
     config = quickstart("gap")
     config.model.num_groups = 4
     with pytest.raises(ValueError, match="model.num_groups=4 and .* are for model.head='noah'"):
-        recipe_checks.validate(config)
+        TrainingPlan.from_config(config)
 
 
-def test_one_class_is_nothing_to_tell_apart():
+def test_one_class_raises():
     config = quickstart()
-    recipe_checks.validate_size(config, num_classes=2, num_examples=64)
-    with pytest.raises(ValueError, match="has 1 class, and there is nothing to tell apart"):
-        recipe_checks.validate_size(config, num_classes=1, num_examples=64)
+    recipe_checks.check_data_size(config, num_classes=2, num_examples=64)
+    with pytest.raises(ValueError, match="has 1 class, and a classifier needs at least 2"):
+        recipe_checks.check_data_size(config, num_classes=1, num_examples=64)
     with pytest.raises(ValueError, match="batch_size=64 is more than the 63 examples"):
-        recipe_checks.validate_size(config, num_classes=2, num_examples=63)
+        recipe_checks.check_data_size(config, num_classes=2, num_examples=63)
 
 
-def test_float16_with_xla_is_for_one_replica():
+def test_float16_with_xla_on_two_replicas_raises():
     config = quickstart()
     config.jit_compile, config.precision = True, "mixed_float16"
-    recipe_checks.validate(config, replicas=1)
+    TrainingPlan.from_config(config, devices(1))
     with pytest.raises(ValueError, match="use mixed_bfloat16"):
-        recipe_checks.validate(config, replicas=2)
+        TrainingPlan.from_config(config, devices(2))
 
 
-def test_data_that_are_not_the_recipes_are_refused(shapes):
+def test_data_of_another_size_raise(shapes):
     config = small_recipe(shapes)
     config.data.num_classes = 7
     config.data.num_examples = 25
@@ -113,7 +118,7 @@ def test_data_that_are_not_the_recipes_are_refused(shapes):
     config.train.loss = "categorical_crossentropy"
     train, test = (source_from_config(config.data, split) for split in ("train", "test"))
     with pytest.raises(ValueError) as error:
-        recipe_checks.validate_data(config, train, test)
+        recipe_checks.check_data(config, train, test)
     for part in (
         "data.num_classes=7, and folder has 3",
         "data.num_examples=25, and folder train has 24: set it to that",
@@ -122,20 +127,20 @@ def test_data_that_are_not_the_recipes_are_refused(shapes):
         assert part in str(error.value)
 
 
-def coco(coco_dir, eval_split="validation", **train):
-    """The contradictions between configs/coco.py and the small copy of its data."""
+def check_coco(coco_dir, eval_split="validation", **train):
+    """Checks configs/coco.py, with changes, against the small copy of its data."""
     config = load("coco")
     config.data.data_dir, config.data.num_examples = str(coco_dir), None
     config.data.eval_split, config.train.batch_size = eval_split, 8
     config.train.update(train)
     splits = (config.data.train_split, config.data.eval_split)
     sources = [source_from_config(config.data, split) for split in splits]
-    recipe_checks.validate_data(config, *sources)
+    recipe_checks.check_data(config, *sources)
 
 
 @pytest.mark.parametrize("loss", ["auto", *BINARY_LOSSES])
-def test_losses_of_several_labels_an_image(coco_dir, loss):
-    coco(coco_dir, loss=loss)
+def test_multi_label_losses_take_multi_label_data(coco_dir, loss):
+    check_coco(coco_dir, loss=loss)
 
 
 @pytest.mark.parametrize(
@@ -152,24 +157,24 @@ def test_losses_of_several_labels_an_image(coco_dir, loss):
         ),
     ],
 )
-def test_what_does_not_fit_several_labels_is_refused(coco_dir, options, message):
+def test_option_that_does_not_fit_multi_label_data_raises(coco_dir, options, message):
     with pytest.raises(ValueError) as error:
-        coco(coco_dir, **options)
+        check_coco(coco_dir, **options)
     assert str(error.value) == f"The recipe cannot work: {message}"
 
 
 @pytest.mark.parametrize("loss", MULTI_LABEL_LOSSES)
-def test_losses_of_several_labels_are_not_for_one(shapes, loss):
+def test_multi_label_losses_with_one_label_raise(shapes, loss):
     config = small_recipe(shapes)
     train, test = (source_from_config(config.data, split) for split in ("train", "test"))
     config.train.loss = "binary_crossentropy"
-    recipe_checks.validate_data(config, train, test)
+    recipe_checks.check_data(config, train, test)
     config.train.loss = loss
     with pytest.raises(ValueError) as error:
-        recipe_checks.validate_data(config, train, test)
+        recipe_checks.check_data(config, train, test)
     assert str(error.value) == (
-        f"The recipe cannot work: train.loss={loss!r} is for several labels an image, and one of "
-        "folder has one: use 'auto'."
+        f"The recipe cannot work: train.loss={loss!r} is for several labels per image, and an "
+        "image of folder has one: use 'auto'."
     )
 
 
@@ -178,11 +183,11 @@ def folder_problem(folder, train="train", evaluation="test"):
     config.train.batch_size = 1
     sources = [source_from_config(config.data, split) for split in (train, evaluation)]
     with pytest.raises(ValueError) as error:
-        recipe_checks.validate_data(config, *sources)
+        recipe_checks.check_data(config, *sources)
     return str(error.value)
 
 
-def test_folders_that_cannot_be_learnt_are_refused(shapes, tmp_path):
+def test_folders_without_photos_or_classes_raise(shapes, tmp_path):
     photos = shutil.copytree(shapes, tmp_path / "photos")
     (photos / "train" / "wedge").mkdir()
     (photos / "train" / "wedge" / "1.tiff").write_bytes(b"")
@@ -202,6 +207,6 @@ def test_folders_that_cannot_be_learnt_are_refused(shapes, tmp_path):
     for split in ("train", "test"):
         shutil.copytree(shapes / split / "ring", one / split / "ring")
     assert folder_problem(one) == (
-        "The recipe cannot work: folder has 1 class, and there is nothing to tell apart: check "
+        "The recipe cannot work: folder has 1 class, and a classifier needs at least 2: check "
         "its folders, or data.label_key."
     )

@@ -29,12 +29,12 @@ import tensorflow as tf
 config, workdir, replicas, steps, signum = json.loads(sys.argv[1])
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas)
-from noah_tf import interrupt, training
-make = training.make_train_step
+from noah_tf.training import interrupt, loop
+make = loop.make_train_step
 left = [steps]
 
-def killing(*arguments, **options):
-    step = make(*arguments, **options)
+def killing(*arguments):
+    step = make(*arguments)
     def counted(batch):
         if left[0] == 0:
             os.kill(os.getpid(), signum)
@@ -42,9 +42,9 @@ def killing(*arguments, **options):
         return step(batch)
     return counted
 
-training.make_train_step = killing
+loop.make_train_step = killing
 try:
-    training.train(ml_collections.ConfigDict(config), workdir)
+    loop.train(ml_collections.ConfigDict(config), workdir)
 except interrupt.Interrupted as interruption:
     print(interruption)
     sys.exit(77)

@@ -130,7 +130,7 @@ def test_a_schedule_runs_inside_a_function():
         ({"end": -1.0}, "schedule.end must be at least 0, got -1.0"),
         ({"warmup_epochs": 10}, "less than the 10 epochs of the run, got 10"),
         ({"warmup_epochs": 2, "warmup_start": -1.0}, "schedule.warmup_start must be at least 0"),
-        ({"warmup_epochs": 2}, "schedule.warmup_start must be above 0 where by='epoch'"),
+        ({"warmup_epochs": 2}, "schedule.warmup_start must be above 0 if schedule.by='epoch'"),
     ],
 )
 def test_values_without_sense_are_refused(values, message):
@@ -139,9 +139,9 @@ def test_values_without_sense_are_refused(values, message):
 
 
 def test_arguments_without_sense_are_refused():
-    with pytest.raises(ValueError, match="peak of a schedule must be above 0, got 0"):
+    with pytest.raises(ValueError, match="optimizer.learning_rate must be above 0, got 0"):
         make_schedule(section(), 0, 10, STEPS)
-    with pytest.raises(ValueError, match="epochs of a schedule must be above 0, got 0"):
+    with pytest.raises(ValueError, match="train.epochs must be a number above 0, got 0"):
         make_schedule(section(), 0.1, 0, STEPS)
     with pytest.raises(ValueError, match="steps_per_epoch must be a positive integer, got 0"):
         make_schedule(section(), 0.1, 10, 0)

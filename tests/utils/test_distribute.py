@@ -22,9 +22,12 @@ sys.path.insert(0, tests)
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas)
 import noah_tf
-from noah_tf.runs import moving_average
-from noah_tf.training import loop
-from noah_tf.training import optimizer as optim
+from noah_tf.runs.moving_average import MovingAverage
+from noah_tf.training.losses import training_loss
+from noah_tf.training.optimizer import make_optimizer
+from noah_tf.training.plan import TrainingPlan
+from noah_tf.training.state import TrainState
+from noah_tf.training.train_step import make_train_step
 from noah_tf.utils import distribute
 from recipes import quickstart
 
@@ -35,7 +38,9 @@ config.train.batch_size, config.train.epochs = 8, 5
 config.optimizer.learning_rate = 0.01
 config.optimizer.clip_norm = 1.0
 config.ema.decay = 0.5
+config.augment.erasing = 1.0  # so that the step does not normalize
 config.update_from_flattened_dict(changes)
+plan = TrainingPlan.from_config(config, strategy)
 rng = np.random.default_rng(0)
 with distribute.dtype_policy(config.precision), strategy.scope():
     inputs = tf.keras.Input((6, 6, 3))
@@ -43,12 +48,11 @@ with distribute.dtype_policy(config.precision), strategy.scope():
     model = noah_tf.attach_noah(tf.keras.Model(inputs, features), num_classes=3)
     model.set_weights([rng.normal(size=w.shape) * 0.3 for w in model.get_weights()])
     float16 = config.precision == "mixed_float16"
-    optimizer = optim.make_optimizer(
-        config.optimizer, config.schedule, model, 5, 10, loss_scale=float16)
-    average = moving_average.MovingAverage(model, config.ema.decay)
-parts = loop.Parts(model, model.trainable_variables, [], optimizer, average, [])
-step = loop.train_steps(config, strategy, parts, multi_label=False)(epoch=0)
-config.augment.erasing = 1.0  # With erasing, the step does not normalize the images.
+    optimizer = make_optimizer(
+        plan.optimizer, plan.schedule.for_steps(10), model, loss_scale=float16)
+    state = TrainState(model, optimizer, MovingAverage(model, config.ema.decay))
+loss = training_loss(plan.loss, multi_label=False)
+step = make_train_step(plan, state, loss, state.freeze_until_start(0))
 batch = (rng.normal(size=(8, 6, 6, 3)).astype("float32"), rng.integers(0, 3, 8).astype("int32"),
          np.array([1, 1, 1, 0, 1, 1, 1, 1], "float32"))
 make_batches = lambda shard, replicas: tf.data.Dataset.from_tensors(batch).repeat(3).rebatch(
@@ -56,7 +60,7 @@ make_batches = lambda shard, replicas: tf.data.Dataset.from_tensors(batch).repea
 sums = [step(b).numpy().tolist() for b in distribute.distribute_batches(strategy, make_batches)]
 flat = lambda arrays: np.concatenate([np.ravel(array) for array in arrays]).tolist()
 weights = flat(model.get_weights())
-with average.swapped():
+with state.average.swapped():
     averages = flat(model.get_weights())
 print(json.dumps({"sums": sums, "weights": weights, "averages": averages}))
 """

@@ -1,0 +1,80 @@
+"""The state that training changes: the model, its optimizer, its moving average."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from noah_tf.runs.moving_average import MovingAverage
+from noah_tf.training.optimizer import Optimizer, make_optimizer
+from noah_tf.training.param_groups import backbone_layers
+from noah_tf.training.plan import TrainingPlan
+from noah_tf.utils import distribute
+from noah_tf.utils.keras_compat import raw_variable, seed_layers
+
+
+@dataclasses.dataclass
+class TrainState:
+    """The objects whose variables a train step updates.
+
+    Attributes:
+        model: the Keras model.
+        optimizer: the `Optimizer` of the model's trainable variables.
+        average: the `MovingAverage`, or None.
+        backbone: the layers that are frozen until the optimizer trains all weights.
+        variables: the weights that the optimizer has, in its order.
+        statistics: the float weights that are not trained, which are those of BatchNorm.
+    """
+
+    model: tf.keras.Model
+    optimizer: Optimizer
+    average: MovingAverage | None = None
+    backbone: tuple = ()
+    variables: list = dataclasses.field(init=False)
+    statistics: list = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.variables = self.model.trainable_variables
+        weights = [raw_variable(weight) for weight in self.model.non_trainable_weights]
+        self.statistics = [weight for weight in weights if weight.dtype.is_floating]
+
+    def freeze_until_start(self, step: int) -> tuple[int, ...]:
+        """Freezes the backbone's layers, or unfreezes them once the optimizer trains their weights.
+
+        The optimizer's `start_steps` alone decide what is trained. `layer.trainable` follows them,
+        so that the BatchNorm of frozen layers works as in evaluation.
+
+        Args:
+            step: the next step of the run.
+
+        Returns:
+            The indices of the `variables` that are trained at this step.
+        """
+        indices = self.optimizer.trained_indices(step)
+        for layer in self.backbone:
+            layer.trainable = len(indices) == len(self.variables)
+        return indices
+
+
+def build_state(plan: TrainingPlan, num_classes: int, steps_per_epoch: int) -> TrainState:
+    """Returns the state that a run starts from, with random weights by the recipe's seed.
+
+    Args:
+        plan: the plan of the run.
+        num_classes: number of classes M of the data.
+        steps_per_epoch: steps of one epoch.
+    """
+    seed_layers(plan.seed)
+    frozen_steps = plan.train.frozen_epochs * steps_per_epoch
+    with distribute.dtype_policy(plan.precision), plan.strategy.scope():
+        model = plan.model.build(plan.preprocessing.image_size, num_classes)
+        optimizer = make_optimizer(
+            plan.optimizer,
+            plan.schedule.for_steps(steps_per_epoch),
+            model,
+            frozen_steps,
+            loss_scale=plan.precision == "mixed_float16",
+        )
+        average = MovingAverage(model, plan.ema_decay) if plan.ema_decay else None
+    return TrainState(
+        model, optimizer, average, tuple(backbone_layers(model)) if frozen_steps else ()
+    )

@@ -1,4 +1,4 @@
-"""Small networks for small images on CIFAR-10, or any set of them.
+"""Small networks for small images, on CIFAR-10 or another data set.
 
     python trainers/train.py --config configs/cifar.py --workdir runs/cifar10
     python trainers/train.py --config configs/cifar.py:gap --workdir runs/cifar10_gap
@@ -7,21 +7,23 @@
         --config.data.name=cifar100 --config.data.label_key=label
 
 The argument is the head, noah (the default) or gap, or the backbone, resnet (the default),
-mobilenet_v2 or vit, or both: `configs/cifar.py:vit,gap`. Not a recipe of the paper, which reports
-nothing on CIFAR: SGD as in the ResNet paper, AdamW for the transformer, with the crops and flips
-that are usual there.
+mobilenet_v2 or vit, or both: `configs/cifar.py:vit,gap`. This is not a recipe of the paper, which
+has no results on CIFAR. It uses SGD as in the ResNet paper, AdamW for the transformer, and the
+usual crops and flips.
 
-Cost: 200 epochs of 50,000 images of 32x32 pixels; a GPU takes them in under an hour or so, two CPU
-cores do not. For those, a few epochs of a narrow ResNet, some minutes:
+Cost: 200 epochs of 50,000 images of 32x32 pixels, about an hour on a GPU. On two CPU cores, train a
+narrow ResNet for a few epochs, which takes some minutes:
 
     python trainers/train.py --config configs/cifar.py --workdir runs/cifar10_short \\
         --config.model.backbone_args.filters='(16, 32, 64)' \\
         --config.model.backbone_args.blocks='(1, 1, 1)' --config.train.epochs=3
 """
 
+import ml_collections
+
 from noah_tf.runs import recipe
 
-# Each ends in a map of 8x8, 4x4 and 8x8 positions: the head needs several to choose from.
+# Their feature maps have 8x8, 4x4 and 8x8 positions. On a map of one position NOAH is linear.
 _BACKBONES = {
     "resnet": {"filters": (64, 128, 256), "blocks": (2, 2, 2)},
     "mobilenet_v2": {"width": "100", "strides": (1, 2, 2, 2, 1)},
@@ -29,15 +31,15 @@ _BACKBONES = {
 }
 
 
-def get_config(argument="noah"):
-    """The recipe, with a head and a backbone."""
+def get_config(argument: str = "noah") -> ml_collections.ConfigDict:
+    """Returns the recipe with a head and a backbone."""
     words = argument.split(",")
     heads = [word for word in words if word in ("noah", "gap")]
     backbones = [word for word in words if word in _BACKBONES]
     if len(heads) > 1 or len(backbones) > 1 or len(heads) + len(backbones) < len(words):
         raise ValueError(
-            f"configs/cifar.py takes noah or gap and one of {', '.join(_BACKBONES)}, as vit,gap; "
-            f"got {argument!r}."
+            f"configs/cifar.py takes noah or gap and one of {', '.join(_BACKBONES)}, "
+            f"such as vit,gap; got {argument!r}."
         )
     (backbone,) = backbones or ["resnet"]
     config = recipe.base()

@@ -1,6 +1,6 @@
-"""ResNet-101 and ViT-Large on MS-COCO: which of its 80 classes are in a photo.
+"""ResNet-101 and ViT-Large on MS-COCO, to predict which of its 80 classes are in a photo.
 
-    tfds build coco/2017        # 25 GB; or training does it
+    tfds build coco/2017        # 25 GB; otherwise training builds it
     python trainers/train.py --config configs/coco.py --workdir runs/coco \\
         --config.model.weights=noah_resnet101.pth.tar --config.model.weights_head=skip
     python trainers/evaluate.py --workdir runs/coco --threshold=0.5
@@ -12,36 +12,38 @@
 Rows: noah_resnet101 (the default), resnet101, noah_vit_large, vit_large.
 
 These are the architectures of the NOAH paper (arXiv 2402.02377), whose abstract reports that NOAH
-adds 3.6 points of mAP to ResNet-101 and 1.1 to ViT-Large on MS-COCO. The recipe is not the paper's:
-the released code has no training on several labels, no ViT-Large and no such weights. It follows
-the authors of the asymmetric loss (arXiv 2009.14119) and their script: that loss, Adam with a
-warm-up, a moving average, photos stretched to a square so that no object is cut off, RandAugment,
-and erasing for their cutout. It has been tried on sets of COCO's shape, not on COCO: no mAP is
-claimed.
+adds 3.6 points of mAP to ResNet-101 and 1.1 to ViT-Large on MS-COCO. This recipe is not the
+paper's: the released code has no multi-label training, no ViT-Large, and no weights of them. The
+recipe follows the authors of the asymmetric loss (arXiv 2009.14119) and their script: that loss,
+Adam with a warm-up, a moving average, photos stretched to a square so that no object is cut off,
+RandAugment, and erasing instead of their cutout. It was tested on data sets of COCO's format, not
+on COCO, so it claims no mAP.
 
-A run starts from the weights that `model.weights` names, else from random ones, which is no way to
-reach such figures. Those of ResNet-101 may be the authors' with either head; those of ViT-Large a
-file with DeiT's names, as timm's vit_large_patch16_224 has them. With `weights_head=skip` a NOAH
-model leaves the file's class token out. ViT-Large takes other sizes, too, with positions that are
-interpolated: --config.preprocess.image_size='(448, 448)'.
+Start from pretrained weights with `model.weights`; random weights do not reach such a mAP. For
+ResNet-101, take the authors' weights with either head; for ViT-Large, a file with DeiT's names,
+such as timm's vit_large_patch16_224. With `weights_head=skip` a NOAH model ignores the file's class
+token. ViT-Large accepts other sizes and interpolates its positions:
+--config.preprocess.image_size='(448, 448)'.
 
-A photo has the classes of its objects, also those of crowds; photos without any, some 1 % of them,
-have none. The split "test" has no labels. Sets of other objects or tags work, too, with
+The labels of a photo are the classes of its objects, including crowds. About 1 % of the photos have
+no object and no label. The split "test" has no labels. Other multi-label data sets work with
 --config.data.name=NAME --config.data.num_classes=None --config.data.num_examples=None. Other losses
-are --config.train.loss=binary_focal_crossentropy and auto, plain binary cross-entropy.
+are --config.train.loss=binary_focal_crossentropy, and auto for binary cross-entropy.
 
-Cost: 40 epochs of 118,287 images, each a forward and a backward pass; with 448 pixels a ResNet-101
-has four times the 7.9 billion multiply-adds that it has with 224, ViT-Large with 224 some 60
-billion. The moving average and Adam keep three more copies of the weights.
+Cost: 40 epochs of 118,287 images. A ResNet-101 has 32 billion multiply-adds per image of 448
+pixels, and a ViT-Large some 60 billion per image of 224 pixels. The moving average and Adam keep
+three more copies of the weights.
 """
+
+import ml_collections
 
 from noah_tf.runs import recipe
 
 ROWS = ("noah_resnet101", "resnet101", "noah_vit_large", "vit_large")
 
 
-def get_config(row="noah_resnet101"):
-    """The recipe of one row."""
+def get_config(row: str = "noah_resnet101") -> ml_collections.ConfigDict:
+    """Returns the recipe of one row."""
     if row not in ROWS:
         raise ValueError(f"There is no row {row!r}; the rows are {', '.join(ROWS)}.")
     config = recipe.base()

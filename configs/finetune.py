@@ -6,12 +6,12 @@
         --config.data.name=folder --config.data.data_dir=pets --config.data.eval_split=val
     python trainers/evaluate.py --workdir runs/pets
 
-The second is for photos in pets/train/CLASS/ and pets/val/CLASS/.
+The second command reads the photos pets/train/CLASS/*.jpg and pets/val/CLASS/*.jpg.
 
-At first the backbone is frozen and the head alone is trained; then all of it, with rates that
-decay from the head to the stem (BEiT, arXiv 2106.08254). The argument is the head: noah (the
-default) or gap. Any backbone of Keras applications can be named, and of KerasCV; mind the
-preprocessing that its weights want. The authors' weights:
+In the first epochs the backbone is frozen and only the head is trained. Then all layers are
+trained, with learning rates that decrease from the head to the stem (BEiT, arXiv 2106.08254). The
+argument is the head: noah (the default) or gap. The backbone can be any of Keras applications or
+KerasCV; set the preprocessing that its weights need. This command starts from the authors' weights:
 
     python trainers/train.py --config configs/finetune.py --workdir runs/flowers18 \\
         --config.data.name=oxford_flowers102 --config.data.eval_split=test \\
@@ -19,14 +19,16 @@ preprocessing that its weights want. The authors' weights:
         --config.model.weights_head=skip --config.preprocess.mean='(0.485, 0.456, 0.406)' \\
         --config.preprocess.std='(0.229, 0.224, 0.225)'
 
-Cost: 20 epochs; of a data set with 5,000 images, 100,000 images, minutes on a GPU.
+Cost: 20 epochs. For a data set of 5,000 images that is 100,000 images, minutes on a GPU.
 """
+
+import ml_collections
 
 from noah_tf.runs import recipe
 
 
-def get_config(head="noah"):
-    """The recipe, with one of the two heads."""
+def get_config(head: str = "noah") -> ml_collections.ConfigDict:
+    """Returns the recipe with one of the two heads."""
     config = recipe.base()
     config.model.head = head
     config.model.dropout = 0.1
@@ -34,7 +36,7 @@ def get_config(head="noah"):
     config.model.backbone_args = {"weights": "imagenet", "include_top": False}
     config.data.name = "oxford_flowers102"
     config.preprocess.resize_size = 256
-    config.preprocess.mean = (0.5, 0.5, 0.5)  # what MobileNetV2's weights want
+    config.preprocess.mean = (0.5, 0.5, 0.5)  # as MobileNetV2's weights need it
     config.preprocess.std = (0.5, 0.5, 0.5)
     config.augment.crop_scale = (0.25, 1.0)
     config.augment.flip = True

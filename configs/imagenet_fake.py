@@ -1,21 +1,23 @@
-"""Two steps of the paper's training on fake photos: whether a machine can do it, without ImageNet.
+"""Two steps of the paper's training on fake photos, to test a machine without ImageNet.
 
     python trainers/train.py --config configs/imagenet_fake.py --workdir runs/fake
     python trainers/train.py --config configs/imagenet_fake.py:noah_resnet50 --workdir runs/fake50
 
-The argument is any model of `noah_tf.list_models()`. Everything is done that a run does, with the
-heaviest augmentation: train, evaluate, save, write the result. To see the plan of another recipe
-and try two of its steps, give it the flag --dry_run in place of this file.
+The argument is any model of `noah_tf.list_models()`. The run trains with the heaviest augmentation,
+evaluates, saves, and writes its result, as a run on ImageNet does. To try two steps of another
+recipe, run that recipe with --dry_run.
 
 Cost: 16 images.
 """
+
+import ml_collections
 
 from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.runs import recipe
 
 
-def get_config(row="noah_deit_tiny_050"):
-    """The recipe, with one of the paper's models."""
+def get_config(row: str = "noah_deit_tiny_050") -> ml_collections.ConfigDict:
+    """Returns the recipe with one of the paper's models."""
     config, _ = recipe.imagenet(row, ARCHITECTURES)
     recipe.transformer(config)
     config.model.drop_path = 0.0

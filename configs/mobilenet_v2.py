@@ -3,23 +3,25 @@
     python trainers/train.py --config configs/mobilenet_v2.py:noah_mobilenetv2_050 \\
         --workdir runs/noah_mobilenetv2_050
 
-Rows, with the ImageNet top-1 in percent that the paper reports:
+Rows, with the ImageNet top-1 accuracy in percent that the paper reports:
 
-    row              top-1  row with NOAH         top-1  multiply-adds forward, billions
+    row              top-1  row with NOAH         top-1  billion multiply-adds per image
     mobilenetv2_100  72.02  noah_mobilenetv2_100  73.35  0.37
     mobilenetv2_075  69.65  noah_mobilenetv2_075  71.44  0.28
     mobilenetv2_050  64.30  noah_mobilenetv2_050  67.44  0.16
     mobilenetv2_035  59.62  noah_mobilenetv2_035  63.40  0.12
 
-Cost: 150 epochs of 1.28 million images, and each image a forward and a backward pass.
+Cost: 150 epochs of 1.28 million images.
 """
+
+import ml_collections
 
 from noah_tf.models.backbones.mobilenet_v2 import VARIANTS
 from noah_tf.runs import recipe
 
 
-def get_config(row="noah_mobilenetv2_100"):
-    """The recipe of one row."""
+def get_config(row: str = "noah_mobilenetv2_100") -> ml_collections.ConfigDict:
+    """Returns the recipe of one row."""
     config, _ = recipe.imagenet(row, VARIANTS)
     recipe.cnn(config)
     config.optimizer.learning_rate = 0.05

@@ -3,20 +3,22 @@
     python trainers/train.py --config configs/mobilenet_v3.py:noah_mobilenetv3_small \\
         --workdir runs/noah_mobilenetv3_small
 
-Rows, with the ImageNet top-1 in percent that the paper reports:
+Rows, with the ImageNet top-1 accuracy in percent that the paper reports:
 
-    row                top-1  row with NOAH           top-1  multiply-adds forward, billions
+    row                top-1  row with NOAH           top-1  billion multiply-adds per image
     mobilenetv3_small  67.11  noah_mobilenetv3_small  68.92  0.16
 
-Cost: 150 epochs of 1.28 million images, and each image a forward and a backward pass.
+Cost: 150 epochs of 1.28 million images.
 """
+
+import ml_collections
 
 from noah_tf.models.backbones.mobilenet_v3 import VARIANTS
 from noah_tf.runs import recipe
 
 
-def get_config(row="noah_mobilenetv3_small"):
-    """The recipe of one row."""
+def get_config(row: str = "noah_mobilenetv3_small") -> ml_collections.ConfigDict:
+    """Returns the recipe of one row."""
     config, _ = recipe.imagenet(row, VARIANTS)
     recipe.cnn(config)
     config.optimizer.learning_rate = 0.05

@@ -1,4 +1,4 @@
-"""A small ResNet on digit_scenes: minutes on a laptop's CPU.
+"""A small ResNet on digit_scenes, which trains in minutes on a laptop's CPU.
 
     python trainers/train.py --config configs/quickstart.py --workdir runs/noah
     python trainers/train.py --config configs/quickstart.py:gap --workdir runs/gap
@@ -8,21 +8,23 @@ The argument is the head: noah (the default) or gap. Any other TFDS data set wor
     python trainers/train.py --config configs/quickstart.py --workdir runs/cifar \\
         --config.data.name=cifar10 --config.augment.flip
 
-and so does any model of the paper, here from the authors' weights for ImageNet:
+and any model of the paper, here from the authors' weights for ImageNet:
 
     python trainers/train.py --config configs/quickstart.py --workdir runs/resnet18 \\
         --config.model.architecture=resnet18 --config.model.weights=noah_resnet18.pth \\
         --config.model.weights_head=skip --config.preprocess.mean='(0.485, 0.456, 0.406)' \\
         --config.preprocess.std='(0.229, 0.224, 0.225)'
 
-`noah_tf.runs.recipe.base` says what keys there are.
+`noah_tf.runs.recipe.base` lists all keys.
 """
+
+import ml_collections
 
 from noah_tf.runs import recipe
 
 
-def get_config(head="noah"):
-    """The recipe, with one of the two heads."""
+def get_config(head: str = "noah") -> ml_collections.ConfigDict:
+    """Returns the recipe with one of the two heads."""
     config = recipe.base()
     config.model.head = head
     config.model.backbone = "keras_cv.models.ResNetBackbone"
@@ -39,7 +41,7 @@ def get_config(head="noah"):
     config.preprocess.image_size = (64, 64)
     config.preprocess.mean = (0.5, 0.5, 0.5)
     config.preprocess.std = (0.25, 0.25, 0.25)
-    config.augment.pad = 4  # and no flip: a mirrored digit is another digit
+    config.augment.pad = 4  # no flip, because a mirrored digit is another digit
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-2
     config.optimizer.weight_decay = 0.02

@@ -2,24 +2,26 @@
 
     python trainers/train.py --config configs/resnet.py:noah_resnet18 --workdir runs/noah_resnet18
 
-Rows, with the ImageNet top-1 in percent that the paper reports:
+Rows, with the ImageNet top-1 accuracy in percent that the paper reports:
 
-    row        top-1  row with NOAH   top-1  multiply-adds forward, billions
+    row        top-1  row with NOAH   top-1  billion multiply-adds per image
     resnet18   70.25  noah_resnet18   71.81  1.84
     resnet50   76.23  noah_resnet50   77.25  4.20
     resnet101  77.41  noah_resnet101  78.22  7.92
     resnet152  78.16  noah_resnet152  78.57  11.64
 
-Cost: 100 epochs of 1.28 million images, and each image a forward and a backward pass. The paper's
-batch is 256 on all GPUs together; the learning rate is not scaled with it.
+Cost: 100 epochs of 1.28 million images. The paper's batch is 256 on all GPUs together, and the
+learning rate does not depend on it.
 """
+
+import ml_collections
 
 from noah_tf.models.backbones.resnet import VARIANTS
 from noah_tf.runs import recipe
 
 
-def get_config(row="noah_resnet18"):
-    """The recipe of one row."""
+def get_config(row: str = "noah_resnet18") -> ml_collections.ConfigDict:
+    """Returns the recipe of one row."""
     config, _ = recipe.imagenet(row, VARIANTS)
     recipe.cnn(config)
     config.optimizer.learning_rate = 0.1

@@ -3,20 +3,22 @@
     python trainers/train.py --config configs/shufflenet_v2.py:noah_shufflenetv2_100 \\
         --workdir runs/noah_shufflenetv2_100
 
-Rows, with the ImageNet top-1 in percent that the paper reports:
+Rows, with the ImageNet top-1 accuracy in percent that the paper reports:
 
-    row               top-1  row with NOAH          top-1  multiply-adds forward, billions
+    row               top-1  row with NOAH          top-1  billion multiply-adds per image
     shufflenetv2_100  69.43  noah_shufflenetv2_100  70.72  0.20
 
-Cost: 240 epochs of 1.28 million images, and each image a forward and a backward pass.
+Cost: 240 epochs of 1.28 million images.
 """
+
+import ml_collections
 
 from noah_tf.models.backbones.shufflenet_v2 import VARIANTS
 from noah_tf.runs import recipe
 
 
-def get_config(row="noah_shufflenetv2_100"):
-    """The recipe of one row."""
+def get_config(row: str = "noah_shufflenetv2_100") -> ml_collections.ConfigDict:
+    """Returns the recipe of one row."""
     config, _ = recipe.imagenet(row, VARIANTS)
     recipe.cnn(config)
     config.optimizer.learning_rate = 0.5

@@ -7,7 +7,7 @@ from noah_tf import NOAHHead
 from noah_tf.runs import model_config
 
 
-def test_a_recipe_becomes_a_model_with_its_head():
+def test_recipe_becomes_a_model_with_its_head():
     config = quickstart().model
     config.dropout = 0.25
     model = model_config.model_from_config(config, (64, 64), num_classes=7)
@@ -43,12 +43,12 @@ def test_keras_applications():
         ("noah_tf.models.backbones.small.small_resnet50", "has no model 'small_resnet50'"),
     ],
 )
-def test_names_of_nothing_are_refused(name, message):
+def test_unknown_backbones_raise(name, message):
     with pytest.raises(ValueError, match=message):
         model_config.library_backbone(name)
 
 
-def test_an_architecture_of_the_paper_with_either_head():
+def test_architecture_of_the_paper_with_either_head():
     config = quickstart().model
     config.architecture = "mobilenetv2_035"
     config.drop_path = 0.1
@@ -79,14 +79,14 @@ def test_an_architecture_of_the_paper_with_either_head():
         ({"weights": "a.h5", "weights_head": "no"}, "model.weights_head must be 'load' or 'skip'"),
     ],
 )
-def test_what_is_no_model_is_refused(change, message):
+def test_invalid_model_section_raises(change, message):
     config = quickstart().model
     config.update(change)
     with pytest.raises(ValueError, match=message):
         model_config.model_from_config(config, (64, 64), 7)
 
 
-def test_the_papers_dropout_is_taken_where_none_is_given():
+def test_default_dropout_is_the_papers():
     config = quickstart().model
     plain = model_config.model_from_config(config, (64, 64), 7)
     assert plain.get_layer("noah_head").dropout == 0
@@ -95,7 +95,7 @@ def test_the_papers_dropout_is_taken_where_none_is_given():
     assert paper.get_layer("noah_head").dropout == 0.1
 
 
-def test_options_of_deit_reach_it():
+def test_options_reach_deit():
     config = quickstart().model
     config.architecture, config.mlp_dropout = "deit_tiny_050_patch16_224", 0.25
     names = [layer.name for layer in model_config.model_from_config(config, (32, 32), 7).layers]
@@ -113,7 +113,7 @@ def test_options_for_ablations_reach_the_head():
 
 
 @pytest.mark.parametrize(("head", "layer"), [("noah", "noah_head"), ("gap", "gap_logits")])
-def test_the_kernels_start_as_the_recipe_says(head, layer):
+def test_kernel_initializer_reaches_the_head(head, layer):
     config = quickstart().model
     config.head, config.kernel_initializer = head, "ones"
     weights = model_config.model_from_config(config, (64, 64), 7).get_layer(layer).weights
@@ -121,7 +121,7 @@ def test_the_kernels_start_as_the_recipe_says(head, layer):
     assert kernels and all((kernel == 1).all() for kernel in kernels)
 
 
-def test_a_run_of_before_these_options_still_loads():
+def test_run_from_before_these_options_loads():
     config = quickstart().model
     for name in ("kernel_initializer", "split_groups", "split_key_value", "uniform_attention"):
         del config[name]

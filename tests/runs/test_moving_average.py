@@ -1,4 +1,4 @@
-"""The moving average against NumPy, its exchange with the weights, replicas, checkpoints."""
+"""The moving average against NumPy; swapping it with the weights; replicas; checkpoints."""
 
 import json
 
@@ -25,33 +25,33 @@ def values(weights):
 
 
 def move(model, seed):
-    """Other weights, as a step of training leaves them."""
+    """Sets random weights, as a train step would change them."""
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
 
 
-def assert_equal(found, wanted):
-    for one, other in zip(found, wanted, strict=True):
+def assert_equal(results, expected):
+    for one, other in zip(results, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_follows_the_weights_and_the_statistics(policy):
+def test_average_follows_weights_and_statistics(policy):
     with dtype_policy(policy):
         model = make_model()
     average = MovingAverage(model, 0.9)
-    wanted = [value.astype(np.float64) for value in model.get_weights()]
-    assert len(wanted) == 6  # a kernel and a bias; a scale, an offset and two statistics
+    expected = [value.astype(np.float64) for value in model.get_weights()]
+    assert len(expected) == 6  # a kernel and a bias; a scale, an offset and two statistics
     assert_equal(values(average.averages), model.get_weights())
     update = tf.function(average.update)
     for step in range(20):
         move(model, step)
         update()
-        for place, weight in enumerate(model.get_weights()):
-            wanted[place] = 0.9 * wanted[place] + 0.1 * weight
-    for found, value in zip(values(average.averages), wanted, strict=True):
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+        for index, weight in enumerate(model.get_weights()):
+            expected[index] = 0.9 * expected[index] + 0.1 * weight
+    for result, value in zip(values(average.averages), expected, strict=True):
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, value, rtol=1e-5, atol=1e-6)
 
 
 def test_reset_starts_again_at_the_weights():
@@ -63,7 +63,7 @@ def test_reset_starts_again_at_the_weights():
 
 
 @pytest.mark.parametrize("error", [None, KeyError])
-def test_swapped_gives_the_average_and_takes_it_back(error):
+def test_swapped_sets_the_average_and_restores_the_weights(error):
     model = make_model()
     average = MovingAverage(model, 0.7)
     move(model, 0)
@@ -80,7 +80,7 @@ def test_swapped_gives_the_average_and_takes_it_back(error):
     assert_equal(values(average.averages), averages)
 
 
-def test_a_checkpoint_holds_the_average_alone(tmp_path):
+def test_checkpoint_has_only_the_average(tmp_path):
     model = make_model()
     average = MovingAverage(model, 0.7)
     move(model, 0)
@@ -94,12 +94,12 @@ def test_a_checkpoint_holds_the_average_alone(tmp_path):
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, True, None])
-def test_decays_out_of_range_are_refused(decay):
+def test_decays_out_of_range_raise(decay):
     with pytest.raises(ValueError, match=r"of a moving average must be a number in \[0, 1\), got"):
         MovingAverage(make_model(), decay)
 
 
-# On two replicas, which see different images and so have different BatchNorm statistics.
+# Trains on two replicas, whose BatchNorm statistics differ because their images differ.
 REPLICAS = """
 import json, sys
 import numpy as np
@@ -137,11 +137,11 @@ train_step = tf.function(lambda x: strategy.run(replica_step, args=(x,)))
 read = lambda weights: [tf.convert_to_tensor(w).numpy() for w in weights]
 copies = lambda w: [copy.numpy() for copy in raw_variable(w).values]
 means = lambda: [np.mean(copies(w), axis=0) for w in model.weights]
-wanted = means()
+expected = means()
 data = tf.data.Dataset.from_tensor_slices(rng.normal(size=(40, 4)).astype("float32")).batch(8)
 for x in strategy.experimental_distribute_dataset(data):
     train_step(x)
-    wanted = [DECAY * a + (1 - DECAY) * w for a, w in zip(wanted, means())]
+    expected = [DECAY * a + (1 - DECAY) * w for a, w in zip(expected, means())]
 differs = lambda xs, ys: max(float(abs(x - y).max()) for x, y in zip(xs, ys))
 
 own, averages = [copies(w) for w in model.weights], read(average.averages)
@@ -155,7 +155,7 @@ with average.swapped():
     swapped = read(model.weights)
 after = local()
 result = {
-    "average": differs(averages, wanted),
+    "average": differs(averages, expected),
     "swapped": differs(swapped, averages),
     "replicas_alike": differs(within[:1], within[1:]),
     "moved": differs(within, before),
@@ -181,7 +181,7 @@ def test_two_replicas(tmp_path):
     result = json.loads(process.stdout.splitlines()[-1])
     assert result.pop("moved") > 1e-3 and result.pop("drifted") > 1e-3
     assert result.pop("average") < 1e-6
-    # The mean of the replicas' statistics is taken once more.
+    # These values are means over the replicas, which round.
     for name in ("swapped", "average_after", "restored_mirrored", "restored_single"):
         assert result.pop(name) < 1e-6
     assert set(result.values()) == {0.0}, result

@@ -1,4 +1,4 @@
-"""Recipes: what the files in configs/ say."""
+"""The recipes in configs/."""
 
 import importlib
 import re
@@ -39,7 +39,7 @@ ROWS = [
 ]
 
 
-def test_every_config_is_known_here():
+def test_every_config_is_tested_here():
     names = {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
     assert names == {*FAMILIES, *OTHERS}
 
@@ -60,7 +60,7 @@ def test_every_row_is_a_valid_recipe_of_its_model(family, row):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_other_recipes_are_valid(name):
+def test_other_recipes_are_valid(name):
     TrainingPlan.from_config(load(name))
 
 
@@ -105,7 +105,7 @@ def test_docstrings_have_the_papers_numbers_and_a_command_that_works(family):
     assert load(family, command).model.architecture in variants(family)
 
 
-# REFERENCE: epochs, batch, rate, weight decay, whether biases and normalization are spared.
+# The reference: epochs, batch, learning rate, weight decay, exempt_1d.
 CNNS = {
     "resnet": (100, 256, 0.1, 1e-4, False),
     "mobilenet_v2": (150, 256, 0.05, 4e-5, False),
@@ -181,6 +181,6 @@ def test_recipes_of_the_mlps(family):
     assert tuple(config.preprocess.mean) == (0.5, 0.5, 0.5)
 
 
-def test_an_unknown_row_names_the_nearest():
+def test_unknown_row_names_the_nearest():
     with pytest.raises(ValueError, match="no row 'noah_deit_tinny', perhaps 'noah_deit_tiny'; the"):
         load("deit", "noah_deit_tinny")

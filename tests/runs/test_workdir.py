@@ -1,4 +1,4 @@
-"""What a run writes, and how it refuses to mix two runs."""
+"""The files of a run, and the errors if two runs would share a folder."""
 
 import pytest
 from recipes import quickstart
@@ -14,18 +14,18 @@ DATA = {
 }
 
 
-def test_config_and_classes_come_back(tmp_path):
+def test_config_and_classes_are_read_back(tmp_path):
     workdir = Workdir(tmp_path / "new" / "run")
     workdir.begin(quickstart(), DATA)
     assert workdir.config().train.epochs == quickstart().train.epochs
     assert workdir.config().model.num_groups is None
     assert workdir.data().to_dict() == {**DATA, "class_names": ["a", "b"]}
     workdir.begin(quickstart(), DATA)  # the same run again
-    workdir.begin(quickstart(), {**DATA, "stack": "Keras 2"})  # a finished one may be used there
+    workdir.begin(quickstart(), {**DATA, "stack": "Keras 2"})  # for complete runs
 
 
 def begun(path):
-    """A folder in which a run has saved a checkpoint."""
+    """Returns a folder in which a run has saved a checkpoint."""
     workdir = Workdir(path)
     workdir.begin(quickstart(), DATA)
     workdir.checkpoints.mkdir()
@@ -33,7 +33,7 @@ def begun(path):
     return workdir
 
 
-def test_another_config_is_refused_and_nothing_changes(tmp_path):
+def test_another_config_raises_and_changes_nothing(tmp_path):
     workdir = begun(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     other = quickstart("gap")
@@ -46,7 +46,7 @@ def test_another_config_is_refused_and_nothing_changes(tmp_path):
     assert after == before
 
 
-def test_a_run_that_saved_nothing_makes_way_for_another(tmp_path):
+def test_run_without_progress_is_replaced(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.begin(quickstart(), DATA)
     other = quickstart("gap")
@@ -55,7 +55,7 @@ def test_a_run_that_saved_nothing_makes_way_for_another(tmp_path):
     assert workdir.data().train_examples == 6
 
 
-def test_other_data_is_refused(tmp_path):
+def test_other_data_raises(tmp_path):
     workdir = begun(tmp_path)
     for change, message in (
         ({"class_names": ("a", "c")}, "data: class_names: ['a', 'b'] there, ['a', 'c'] here"),
@@ -77,13 +77,13 @@ def test_one_process_at_a_time(tmp_path):
         pass
 
 
-def test_a_folder_without_a_run_says_so(tmp_path):
+def test_folder_without_a_run_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         Workdir(tmp_path).config()
     assert Workdir(tmp_path).result() is None
 
 
-def test_epochs_done_again_replace_their_rows(tmp_path):
+def test_repeated_epochs_replace_their_rows(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.keep_epochs(0)  # nothing there yet
     for epoch in (1, 2, 3):
@@ -93,7 +93,7 @@ def test_epochs_done_again_replace_their_rows(tmp_path):
     assert (tmp_path / "epochs.csv").read_text().split() == ["epoch,loss", "1,0.5", "2,9"]
 
 
-def test_an_epochs_file_that_a_kill_left_empty_is_no_obstacle(tmp_path):
+def test_empty_epochs_file_of_a_killed_run(tmp_path):
     workdir = Workdir(tmp_path)
     (tmp_path / "epochs.csv").write_text("")
     workdir.keep_epochs(1)
@@ -101,7 +101,7 @@ def test_an_epochs_file_that_a_kill_left_empty_is_no_obstacle(tmp_path):
     assert (tmp_path / "epochs.csv").read_text().split() == ["epoch,loss", "2,9"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
     write_text_atomically(path, "old")
 
@@ -125,6 +125,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         ([], []),
     ],
 )
-def test_names_that_tell_folders_apart(paths, names):
-    found = short_names(paths)
-    assert len(found) == len(paths) and found[: len(names)] == names
+def test_short_names_of_folders(paths, names):
+    result = short_names(paths)
+    assert len(result) == len(paths) and result[: len(names)] == names

@@ -27,7 +27,7 @@ def evaluations(folder):
 
 
 def check_export(folder, run, photo):
-    """Of the photo's bytes the export gives the logits that the evaluation sees."""
+    """Checks that the export computes the logits of evaluation from the bytes of a photo."""
     answer = tf.saved_model.load(str(folder)).signatures["serving_default"](
         image_bytes=tf.constant([photo])
     )
@@ -60,12 +60,12 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
 
     process = command(tmp_path, "evaluate", "--workdir=runs/coco", "--threshold=0.4")
     assert process.returncode == 0, process.stderr
-    found = evaluations(tmp_path / "runs" / "coco" / "evaluations" / "validation")
-    assert [(entry["weights"], entry["examples"]) for entry in found] == [
+    entries = evaluations(tmp_path / "runs" / "coco" / "evaluations" / "validation")
+    assert [(entry["weights"], entry["examples"]) for entry in entries] == [
         ("last", EVAL_EXAMPLES),
         ("ema", EVAL_EXAMPLES),
     ]
-    for entry, prefix in zip(found, ("", "ema_"), strict=True):
+    for entry, prefix in zip(entries, ("", "ema_"), strict=True):
         assert entry["mAP"] == pytest.approx(result[f"{prefix}mAP"], rel=1e-5)
         assert entry["loss"] == pytest.approx(result[f"{prefix}loss"], rel=1e-5)
         for name in ("mAP", "CF1", "OF1", "CF1_top3", "OF1_top3"):
@@ -77,7 +77,7 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
     assert tf.io.decode_png(picture.read_bytes()).shape[2] >= 3
     arrays = np.load(tmp_path / "maps.npz")
     assert arrays["boxes"].shape == (3, 80, 4) and arrays["label"].shape == (3, 80)
-    # All of the photo is seen, and so are all boxes.
+    # The whole photo is visible, and so are all boxes.
     areas = np.prod(arrays["boxes"][..., 2:] - arrays["boxes"][..., :2], axis=-1)
     np.testing.assert_array_equal(areas > 0, arrays["label"] > 0)
 
@@ -90,15 +90,15 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
     source = source_from_config(run.config.data, "validation")
     photo = next(iter(source.examples()))["image"].numpy()
     answer = check_export(tmp_path / "saved_models" / "coco" / "1", run, photo)
-    told = set(answer["classes"][0].numpy()) - {-1}
-    assert told == set(np.flatnonzero(tf.sigmoid(answer["logits"][0]) >= 0.4))
+    predicted = set(answer["classes"][0].numpy()) - {-1}
+    assert predicted == set(np.flatnonzero(tf.sigmoid(answer["logits"][0]) >= 0.4))
 
 
 @pytest.mark.parametrize(
     ("row", "loss"),
     [("noah_vit_large", "asymmetric"), ("vit_large", "binary_focal_crossentropy")],
 )
-def test_the_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monkeypatch, row, loss):
+def test_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monkeypatch, row, loss):
     monkeypatch.setitem(vit.VARIANTS, "vit_large_patch16_224", (48, 3, 2))
     start = noah_tf.create_model("vit_large_patch16_224", 10, (48, 48, 3))
     path = noah_tf.save_official_weights(start, tmp_path / "vit.safetensors")
@@ -121,9 +121,9 @@ def test_the_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monke
     assert model.get_layer("pos_embed").embedding.shape[1] == 4 + (row == "vit_large")
 
 
-# On Keras 2 test_command_lines.py has class folders.
+# On Keras 2, test_command_lines.py tests folders of photos.
 def test_finetune_on_class_folders(shapes, tmp_path):
-    """As ImageNet's are laid out: train/CLASS, val/CLASS."""
+    """The folders are train/CLASS and val/CLASS, as those of ImageNet."""
     shutil.copytree(shapes / "train", tmp_path / "photos" / "train")
     shutil.copytree(shapes / "test", tmp_path / "photos" / "val")
     process = command(
@@ -149,10 +149,10 @@ def test_finetune_on_class_folders(shapes, tmp_path):
 
     process = command(tmp_path, "evaluate", "--workdir=runs/shapes", "--mistakes=2")
     assert process.returncode == 0, process.stderr
-    found = evaluations(tmp_path / "runs" / "shapes" / "evaluations" / "val")
-    assert [entry["weights"] for entry in found] == ["last", "ema"]
-    assert found[0]["loss"] == pytest.approx(result["loss"], rel=1e-5)
-    assert found[1]["loss"] == pytest.approx(result["ema_loss"], rel=1e-5)
+    entries = evaluations(tmp_path / "runs" / "shapes" / "evaluations" / "val")
+    assert [entry["weights"] for entry in entries] == ["last", "ema"]
+    assert entries[0]["loss"] == pytest.approx(result["loss"], rel=1e-5)
+    assert entries[1]["loss"] == pytest.approx(result["ema_loss"], rel=1e-5)
 
     process = command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2")
     assert process.returncode == 0, process.stderr

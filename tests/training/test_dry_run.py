@@ -1,4 +1,4 @@
-"""The plan of a recipe."""
+"""The dry run of a recipe."""
 
 import pytest
 from recipes import quickstart, small_recipe
@@ -7,18 +7,18 @@ from recipes import recipe as load
 from noah_tf.training.dry_run import dry_run
 
 
-def test_the_size_of_the_data_is_that_of_the_source_where_the_recipe_does_not_say_it(shapes):
+def test_data_size_comes_from_the_source_if_the_recipe_has_none(shapes):
     config = small_recipe(shapes)
     config.train.accumulate = 2
-    plan = dry_run(config)
-    assert "folder train: 24 examples, 3 classes" in plan
-    assert "2 epochs of 3: 6 steps, 48 images" in plan
-    assert "batch       8: 8 a device, in 2 parts of 4" in plan
-    losses = plan.split("loss ")[1].split(";")[0].split(" and ")
+    text = dry_run(config)
+    assert "folder train: 24 examples, 3 classes" in text
+    assert "2 epochs of 3: 6 steps, 48 images" in text
+    assert "batch       8: 8 per device, in 2 parts of 4" in text
+    losses = text.split("loss ")[1].split(";")[0].split(" and ")
     assert len(losses) == 2 and all(0 < float(loss) < 10 for loss in losses)
 
 
-def test_the_schedule_is_drawn():
+def test_schedule_is_plotted():
     config = load("resnet", "noah_resnet18")
     config.model.architecture = "mobilenetv2_035"
     config.preprocess.image_size, config.train.batch_size = (32, 32), 2
@@ -31,7 +31,7 @@ def test_the_schedule_is_drawn():
     assert {rate for rate, _ in rates.values()} == {0.1, 0.01, 0.001, 1e-4}
 
 
-def test_what_cannot_work_has_no_plan():
+def test_invalid_recipe_raises():
     config = quickstart()
     config.train.batch_size = 0
     with pytest.raises(ValueError, match="batch_size must be at least 1"):

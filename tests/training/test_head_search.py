@@ -1,4 +1,4 @@
-"""Two heads with the same budget."""
+"""The comparison of two heads with the same budget."""
 
 import json
 
@@ -10,25 +10,25 @@ from noah_tf.training import head_search
 
 
 @slow_on_one_stack
-def test_the_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path):
+def test_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path):
     config = small_recipe(shapes)
     config.train.epochs = 1
-    # The train split stands for a validation split.
+    # The train split is used as the validation split.
     outcome = head_search.compare_heads(config, tmp_path, [1e-3, 1e-2], 1, select_split="train")
     for head in ("gap", "noah"):
-        figures = outcome[head]
-        assert figures["trials"][figures["learning_rate"]] == max(figures["trials"].values())
+        row = outcome[head]
+        assert row["trials"][row["learning_rate"]] == max(row["trials"].values())
         run = json.loads((tmp_path / head / "config.json").read_text())
         assert run["model"]["head"] == head and run["data"]["eval_split"] == "train"
-        assert run["optimizer"]["learning_rate"] == figures["learning_rate"]
-        assert figures["result"]["examples"] == 10  # the test split's
+        assert run["optimizer"]["learning_rate"] == row["learning_rate"]
+        assert row["result"]["examples"] == 10  # the test split's
         assert (tmp_path / head / "eval_test.json").exists()
     table = head_search.comparison_table(outcome)
     assert "gap" in table and f"{outcome['noah']['result']['top1']:.2%}" in table
 
 
 @slow_on_one_stack
-def test_a_rate_that_diverges_is_left_out(shapes, tmp_path):
+def test_rate_that_diverges_is_skipped(shapes, tmp_path):
     config = small_recipe(shapes)
     config.optimizer.name, config.train.epochs = "sgd", 1
     outcome = head_search.compare_heads(

@@ -1,4 +1,4 @@
-"""What a new run starts from."""
+"""The initial weights of a new run."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_another_task_starts_from_a_finished_run_without_its_head(finished_run, shapes):
+def test_other_classes_start_from_a_finished_run_without_its_head(finished_run, shapes):
     config = small_recipe(shapes).model
     config.weights, config.weights_head = str(finished_run), "skip"
     model = model_of(config, num_classes=7)
@@ -39,7 +39,7 @@ def test_another_task_starts_from_a_finished_run_without_its_head(finished_run, 
     assert same(backbone(pooled), backbone(trained))
 
 
-def test_the_same_task_starts_from_the_whole_model(finished_run, shapes):
+def test_same_classes_start_from_the_whole_model(finished_run, shapes):
     config = small_recipe(shapes).model
     config.weights = str(finished_run)
     model = model_of(config, num_classes=3)
@@ -47,7 +47,7 @@ def test_the_same_task_starts_from_the_whole_model(finished_run, shapes):
     assert same(model.get_weights(), load_run(finished_run).model.get_weights())
 
 
-def test_a_run_with_other_classes_or_another_backbone_is_refused(finished_run, shapes):
+def test_run_with_other_classes_or_another_backbone_raises(finished_run, shapes):
     config = small_recipe(shapes).model
     config.weights = str(finished_run)
     model = model_of(config, num_classes=7)
@@ -60,14 +60,14 @@ def test_a_run_with_other_classes_or_another_backbone_is_refused(finished_run, s
         copy_weights(load_run(finished_run).model, other)
 
 
-def test_a_folder_without_a_run_is_no_weights(tmp_path):
+def test_folder_without_a_run_raises(tmp_path):
     config = quickstart().model
     config.weights = str(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no run"):
         load_initial_weights(model_of(config, 7), config)
 
 
-def test_the_authors_weights_need_one_of_their_architectures(tmp_path):
+def test_authors_weights_need_an_architecture(tmp_path):
     config = quickstart().model
     config.weights = str(tmp_path / "noah_resnet18.safetensors")
     with pytest.raises(FileNotFoundError, match="no weights at model.weights=.*safetensors"):

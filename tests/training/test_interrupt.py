@@ -1,4 +1,4 @@
-"""Signals as a wish to stop."""
+"""Signals as a request to stop."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from noah_tf.training.interrupt import stop_requests
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_the_second_works_as_usual(signum, capfd):
+def test_first_signal_sets_the_request_and_the_second_works_as_usual(signum, capfd):
     received = []
     before = signal.signal(signum, lambda *_: received.append(1))
     try:
@@ -28,14 +28,14 @@ def test_the_first_signal_is_noted_and_the_second_works_as_usual(signum, capfd):
     assert f"{signal.Signals(signum).name}: saving after this step" in capfd.readouterr().out
 
 
-def test_handlers_come_back_when_no_signal_came():
+def test_handlers_are_restored_without_a_signal():
     before = signal.getsignal(signal.SIGTERM)
     with stop_requests():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_in_a_thread_signals_are_left_alone():
+def test_handlers_do_not_change_in_a_thread():
     before = signal.getsignal(signal.SIGTERM)
     inside = []
 

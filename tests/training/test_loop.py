@@ -1,5 +1,6 @@
-"""The loop as a whole: files, resume, refusals."""
+"""The training loop: its files, resuming, and errors."""
 
+import collections
 import csv
 import itertools
 import json
@@ -12,12 +13,17 @@ from recipes import TRAIN_EXAMPLES, small_recipe
 
 import noah_tf
 from noah_tf.evaluation.evaluator import evaluate_run
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.checkpoint import Checkpoints, load_run
+from noah_tf.runs.model_config import ModelSpec
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.runs.workdir import Workdir
 from noah_tf.training import loop, update_rules
 from noah_tf.training import optimizer as optim
 from noah_tf.training.loop import train
+from noah_tf.training.optimizer import OptimizerSettings
+from noah_tf.training.schedules import Schedule
+from noah_tf.training.settings import TrainSettings
 
 
 def weights(workdir):
@@ -25,7 +31,7 @@ def weights(workdir):
 
 
 class Killed(Exception):
-    """Stands for a kill: nothing in the package handles it."""
+    """Stands for a kill, because nothing in the package catches it."""
 
 
 def kill_after(monkeypatch, steps):
@@ -46,7 +52,7 @@ def kill_after(monkeypatch, steps):
     monkeypatch.setattr(loop, "make_train_step", killing)
 
 
-def test_a_run_leaves_its_files(finished_run):
+def test_run_writes_its_files(finished_run):
     assert {path.name for path in finished_run.iterdir()} >= {
         "config.json",
         "data.json",
@@ -67,7 +73,7 @@ def test_a_run_leaves_its_files(finished_run):
     assert float(rows[-1]["eval_loss"]) == pytest.approx(result["loss"])
 
 
-def test_tensorboard_has_the_epochs(finished_run):
+def test_tensorboard_has_the_metrics(finished_run):
     (path,) = (finished_run / "events").iterdir()
     tags = set()
     for record in tf.data.TFRecordDataset(str(path)):
@@ -77,14 +83,14 @@ def test_tensorboard_has_the_epochs(finished_run):
     assert {"speed/images_per_second", "speed/data_wait", "eval_loss", "eval_top1"} <= tags
 
 
-def test_the_saved_model_is_the_trained_model(finished_run):
+def test_saved_model_is_the_trained_model(finished_run):
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     saved = tf.keras.models.load_model(finished_run / "model.keras", compile=False)
     run = load_run(finished_run)
     np.testing.assert_allclose(saved(images), run.model(images), atol=1e-6)
 
 
-def test_a_finished_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
+def test_complete_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.epochs = 1
     first = train(config, tmp_path)
@@ -99,11 +105,11 @@ def test_a_finished_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
         pytest.param("gap", 2, 2, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_ends_as_one_that_was_not(
+def test_killed_run_ends_as_a_whole_one(
     shapes, tmp_path, monkeypatch, head, killed_after, checkpoint_every
 ):
     config = small_recipe(shapes, head)
-    config.model.dropout = 0.3  # its random state has to come back as well
+    config.model.dropout = 0.3  # the checkpoint has its random state
     config.train.checkpoint_every = checkpoint_every
     train(config, tmp_path / "whole")
 
@@ -129,13 +135,13 @@ def test_another_seed_gives_other_weights(shapes, tmp_path, finished_run):
     )
 
 
-def test_a_damaged_checkpoint_is_passed_over(shapes, tmp_path, monkeypatch):
+def test_damaged_checkpoint_is_skipped(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 5)
         train(config, tmp_path)
-    # A kill of the machine can leave a file that was renamed but not written.
+    # If the machine fails, a file can be renamed before its data are written.
     newest = tmp_path / "checkpoints" / "ckpt-5.data-00000-of-00001"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert load_run(tmp_path).step == 4
@@ -143,14 +149,14 @@ def test_a_damaged_checkpoint_is_passed_over(shapes, tmp_path, monkeypatch):
         kill_after(context, 1)
         train(config, tmp_path)
     assert load_run(tmp_path).step == 5  # written anew
-    # TensorFlow's own list of checkpoints may be lost as well.
+    # TensorFlow's list of checkpoints may be missing.
     (tmp_path / "checkpoints" / "checkpoint").unlink()
     train(config, tmp_path)
     assert load_run(tmp_path).step == 6
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_run_is_passed_over(shapes, tmp_path, monkeypatch, caplog):
+def test_checkpoint_of_another_run_is_skipped(shapes, tmp_path, monkeypatch, caplog):
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
     for name in ("run", "other"):
@@ -165,7 +171,7 @@ def test_a_checkpoint_of_another_run_is_passed_over(shapes, tmp_path, monkeypatc
     assert "ckpt-5 cannot be read" in caplog.text and "trying an older one" in caplog.text
 
 
-def test_no_readable_checkpoint_is_an_error(shapes, tmp_path, monkeypatch):
+def test_no_readable_checkpoint_raises(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 4)
@@ -176,7 +182,7 @@ def test_no_readable_checkpoint_is_an_error(shapes, tmp_path, monkeypatch):
         train(config, tmp_path)
 
 
-def test_an_unfinished_run_without_checkpoint_cannot_be_loaded(shapes, tmp_path, monkeypatch):
+def test_run_without_checkpoint_cannot_be_loaded(shapes, tmp_path, monkeypatch):
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 1)
         train(small_recipe(shapes), tmp_path)
@@ -184,8 +190,8 @@ def test_an_unfinished_run_without_checkpoint_cannot_be_loaded(shapes, tmp_path,
         load_run(tmp_path)
 
 
-def test_checkpoints_hold_every_state(tmp_path):
-    def parts():
+def test_checkpoints_save_all_state(tmp_path):
+    def make_state():
         layer = tf.keras.layers.BatchNormalization()
         model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3), layer])
         variables = model.trainable_variables
@@ -198,7 +204,7 @@ def test_checkpoints_hold_every_state(tmp_path):
         )
         return model, optimizer, MovingAverage(model, 0.5)
 
-    model, optimizer, average = parts()
+    model, optimizer, average = make_state()
     for weight in model.weights:
         weight.assign(np.random.default_rng(0).random(weight.shape))
     optimizer.apply([tf.ones(v.shape) for v in model.trainable_variables])
@@ -206,7 +212,7 @@ def test_checkpoints_hold_every_state(tmp_path):
     workdir = Workdir(tmp_path)
     Checkpoints(workdir, model, optimizer=optimizer, average=average).save(7)
 
-    other, other_optimizer, other_average = parts()
+    other, other_optimizer, other_average = make_state()
     again = Checkpoints(workdir, other, optimizer=other_optimizer, average=other_average)
     assert again.restore() == 7
     for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
@@ -220,7 +226,7 @@ def test_checkpoints_hold_every_state(tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_loss_that_explodes_stops_the_run(shapes, tmp_path):
+def test_loss_that_is_not_finite_raises(shapes, tmp_path):
     config = small_recipe(shapes)
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate, config.schedule.name = 1e30, "constant"
@@ -243,7 +249,7 @@ def test_weights_that_overflow_do_not_replace_a_checkpoint(shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_of_the_other_keras_says_so(shapes, tmp_path, monkeypatch):
+def test_unfinished_run_of_the_other_keras_raises(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 4)
@@ -255,7 +261,7 @@ def test_an_unfinished_run_of_the_other_keras_says_so(shapes, tmp_path, monkeypa
             use()
 
 
-def test_a_run_is_loaded_in_its_own_precision(shapes, tmp_path):
+def test_run_is_loaded_in_its_own_precision(shapes, tmp_path):
     config = small_recipe(shapes)
     config.precision, config.train.epochs = "mixed_bfloat16", 1
     result = train(config, tmp_path)
@@ -264,7 +270,7 @@ def test_a_run_is_loaded_in_its_own_precision(shapes, tmp_path):
     assert evaluate_run(tmp_path)[0]["loss"] == pytest.approx(result["loss"], rel=1e-6)
 
 
-def test_a_batch_larger_than_the_data_is_refused(shapes, tmp_path):
+def test_batch_larger_than_the_data_raises(shapes, tmp_path):
     config = small_recipe(shapes)
     config.train.batch_size = 1000
     with pytest.raises(ValueError, match="1000 is more than the 24 examples of folder train"):
@@ -272,7 +278,7 @@ def test_a_batch_larger_than_the_data_is_refused(shapes, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_corrupt_photo_is_named(shapes, tmp_path):
+def test_corrupt_photo_is_named(shapes, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(shapes, folder)
     (folder / "train" / "ring" / "002.png").write_bytes(b"no photo")
@@ -281,7 +287,7 @@ def test_a_corrupt_photo_is_named(shapes, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_several_labels_an_image(tfds_dir, tmp_path):
+def test_multi_label_data(tfds_dir, tmp_path):
     config = small_recipe(None)
     config.data.name, config.data.data_dir = "digit_scenes/multi", str(tfds_dir)
     config.train.epochs, config.train.batch_size = 1, 40
@@ -290,8 +296,24 @@ def test_several_labels_an_image(tfds_dir, tmp_path):
     assert load_run(tmp_path).multi_label
 
 
+def test_parts_of_a_recipe_are_built_once(shapes, tmp_path, monkeypatch):
+    counts = collections.Counter()
+    for cls in (Preprocessing, ModelSpec, Schedule, OptimizerSettings, TrainSettings):
+        check = cls.__post_init__
+
+        def counted(self, check=check):
+            counts[type(self)] += 1
+            check(self)
+
+        monkeypatch.setattr(cls, "__post_init__", counted)
+    kill_after(monkeypatch, 0)
+    with pytest.raises(Killed):
+        train(small_recipe(shapes), tmp_path)
+    assert set(counts.values()) == {1} and len(counts) == 5
+
+
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("epochs", 0), ("epochs", -1)])
-def test_sizes_below_one_are_refused(shapes, tmp_path, name, value):
+def test_sizes_below_one_raise(shapes, tmp_path, name, value):
     config = small_recipe(shapes)
     config.train[name] = value
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
@@ -299,7 +321,7 @@ def test_sizes_below_one_are_refused(shapes, tmp_path, name, value):
 
 
 def first_weights(config, workdir, monkeypatch):
-    """The weights that a run starts from: it is killed before its first step."""
+    """Returns the weights that a run starts from, and kills it before its first step."""
     with monkeypatch.context() as patch:
         started = []
         make = loop.make_train_step
@@ -316,7 +338,7 @@ def first_weights(config, workdir, monkeypatch):
 
 
 def paper_recipe(shapes):
-    """A model of the paper on the shapes."""
+    """Returns a recipe of a model of the paper on the shapes."""
     config = small_recipe(shapes)
     config.model.architecture = "mobilenetv2_035"
     config.train.epochs = 1
@@ -349,7 +371,7 @@ def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
         kill_after(patch, 2)
         with pytest.raises(Killed):
             train(config, tmp_path / "given")
-    path.unlink()  # a resumed run does not need it any more
+    path.unlink()  # a resumed run does not need it
     resumed = first_weights(config, tmp_path / "given", monkeypatch)
     assert "starting from its checkpoint" in capsys.readouterr().out
     assert not same(resumed, source.get_weights())
@@ -357,21 +379,21 @@ def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
 
 
 @pytest.mark.slow
-def test_another_number_of_classes_starts_with_a_fresh_head(shapes, tmp_path, monkeypatch):
+def test_another_number_of_classes_starts_with_a_random_head(shapes, tmp_path, monkeypatch):
     config = paper_recipe(shapes)
     source = noah_tf.create_model("noah_mobilenetv2_035", 10, (32, 32, 3))
     config.model.weights = str(tmp_path / "start.safetensors")
     noah_tf.save_official_weights(source, config.model.weights)
     with pytest.raises(ValueError, match="skip"):
         train(config, tmp_path / "run")
-    # Nothing was trained, so the folder takes the mended recipe.
+    # Nothing was trained, so the folder accepts the corrected recipe.
     config.model.weights_head = "skip"
     started = first_weights(config, tmp_path / "run", monkeypatch)
     kernel = source.get_layer("features.0.0").get_weights()[0]
     assert any(np.array_equal(kernel, weight) for weight in started)
 
 
-def test_weights_that_are_not_there_are_named(shapes, tmp_path):
+def test_missing_weights_are_named(shapes, tmp_path):
     config = paper_recipe(shapes)
     config.model.weights = "nowhere.weights.h5"
     with pytest.raises(FileNotFoundError, match="no weights at model.weights=nowhere.weights.h5"):
@@ -379,7 +401,7 @@ def test_weights_that_are_not_there_are_named(shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_frozen_backbone_stays_as_it_is_until_its_epoch(shapes, tmp_path, monkeypatch):
+def test_frozen_backbone_does_not_change_until_its_epoch(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.frozen_epochs = 1
     config.optimizer.layer_decay = 0.5
@@ -388,19 +410,19 @@ def test_a_frozen_backbone_stays_as_it_is_until_its_epoch(shapes, tmp_path, monk
         kill_after(context, 3)  # one epoch
         train(config, tmp_path / "run")
     model = load_run(tmp_path / "run").model
-    of_head = {id(weight) for weight in model.get_layer("noah_head").weights}
+    head_ids = {id(weight) for weight in model.get_layer("noah_head").weights}
     for weight, before in zip(model.weights, started, strict=True):
         moved = not np.array_equal(weight, before)
-        # The key bias has no effect, so no gradient. Statistics of the backbone stay, too.
-        assert moved == (id(weight) in of_head and "key_bias" not in weight.name), weight.name
+        # The key bias has no effect and no gradient. BatchNorm's statistics do not change either.
+        assert moved == (id(weight) in head_ids and "key_bias" not in weight.name), weight.name
     train(config, tmp_path / "run")
     final = weights(tmp_path / "run")
-    still = [np.array_equal(one, other) for one, other in zip(final, started, strict=True)]
-    assert sum(still) <= 1
+    unchanged = [np.array_equal(one, other) for one, other in zip(final, started, strict=True)]
+    assert sum(unchanged) <= 1
 
 
 @pytest.mark.slow
-def test_best_and_average_are_kept(shapes, tmp_path):
+def test_best_and_averaged_weights_are_saved(shapes, tmp_path):
     config = small_recipe(shapes)
     config.ema.decay = 0.5
     result = train(config, tmp_path)
@@ -417,13 +439,13 @@ def test_best_and_average_are_kept(shapes, tmp_path):
         load_run(tmp_path, "first")
 
 
-def test_a_run_without_average_says_so(finished_run):
+def test_run_without_average_raises(finished_run):
     with pytest.raises(ValueError, match="keeps no moving average"):
         load_run(finished_run, "ema")
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_has_its_average_and_its_best(shapes, tmp_path, monkeypatch):
+def test_unfinished_run_has_averaged_and_best_weights(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.ema.decay = 0.5
     with monkeypatch.context() as context, pytest.raises(Killed):
@@ -440,7 +462,7 @@ def read_rows(workdir):
         return list(csv.DictReader(file))
 
 
-def test_corrupt_photos_are_skipped_and_counted_if_the_recipe_says_so(shapes, tmp_path):
+def test_corrupt_photos_are_skipped_and_counted(shapes, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(shapes, folder)
     (folder / "train" / "ring" / "002.png").write_bytes(b"no photo")
@@ -454,15 +476,15 @@ def test_corrupt_photos_are_skipped_and_counted_if_the_recipe_says_so(shapes, tm
 
 
 @pytest.mark.slow
-def test_the_last_checkpoints_are_kept(shapes, tmp_path, monkeypatch):
+def test_newest_checkpoints_are_kept(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_every, config.train.keep_checkpoints = 1, 3
     train(config, tmp_path)
-    found = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.index"))
-    assert found == ["ckpt-4.index", "ckpt-5.index", "ckpt-6.index"]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.index"))
+    assert names == ["ckpt-4.index", "ckpt-5.index", "ckpt-6.index"]
 
 
-def test_checkpoints_by_the_clock(shapes, tmp_path, monkeypatch):
+def test_checkpoints_by_time(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_minutes = 1.0
     minutes = itertools.count(step=0.5)  # every reading of the clock
@@ -473,7 +495,7 @@ def test_checkpoints_by_the_clock(shapes, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_may_have_other_threads_but_no_other_rate(shapes, tmp_path, monkeypatch):
+def test_resumed_run_may_have_other_threads_but_no_other_rate(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 4)
@@ -487,7 +509,7 @@ def test_a_resumed_run_may_have_other_threads_but_no_other_rate(shapes, tmp_path
     assert json.loads((tmp_path / "config.json").read_text())["data"]["threads"] == 2
 
 
-def test_a_run_killed_before_its_last_evaluation_is_finished(shapes, tmp_path, monkeypatch):
+def test_run_killed_before_its_result_finishes(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
 
@@ -510,7 +532,7 @@ def test_a_run_killed_before_its_last_evaluation_is_finished(shapes, tmp_path, m
         {"train.accumulate": 2, "schedule.name": "step", "schedule.boundaries": (1,)},
     ],
 )
-def test_other_regimes_learn(shapes, tmp_path, changes):
+def test_other_recipes_learn(shapes, tmp_path, changes):
     config = small_recipe(shapes)
     config.update_from_flattened_dict(changes)
     config.train.epochs = 8
@@ -520,7 +542,7 @@ def test_other_regimes_learn(shapes, tmp_path, changes):
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkeypatch):
+def test_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
 
@@ -536,7 +558,7 @@ def test_a_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_rows_of_a_run_that_is_begun_anew_are_its_own(shapes, tmp_path, monkeypatch):
+def test_run_that_begins_anew_replaces_the_rows(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 1)
@@ -556,7 +578,7 @@ def test_rows_of_a_run_that_is_begun_anew_are_its_own(shapes, tmp_path, monkeypa
         "data.json",
     ],
 )
-def test_damaged_small_files_are_named_or_done_without(shapes, tmp_path, monkeypatch, name):
+def test_damaged_small_files_are_named_or_ignored(shapes, tmp_path, monkeypatch, name):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):
         kill_after(context, 4)
@@ -570,13 +592,13 @@ def test_damaged_small_files_are_named_or_done_without(shapes, tmp_path, monkeyp
             train(config, tmp_path)
 
 
-def test_what_a_killed_checkpoint_left_is_removed(shapes, tmp_path):
+def test_unfinished_checkpoint_of_a_killed_run_is_removed(shapes, tmp_path):
     (tmp_path / "checkpoints" / "ckpt-3_temp").mkdir(parents=True)
     train(small_recipe(shapes), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("*_temp"))
 
 
 @pytest.mark.parametrize("name", ["gs://bucket/run", "runs/r[1]", "runs/*"])
-def test_a_workdir_that_tensorflow_would_misread_is_refused(name):
+def test_workdir_that_tensorflow_would_misread_raises(name):
     with pytest.raises(ValueError, match="The workdir must be a folder of this machine"):
         Workdir(name)

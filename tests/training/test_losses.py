@@ -1,4 +1,4 @@
-"""Losses against Keras and against their definition, in float64 numpy."""
+"""The losses against Keras, and against their definition in float64 NumPy."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noah_tf.evaluation import metrics
-from noah_tf.runs import recipe
 from noah_tf.training import losses
 
 RNG = np.random.default_rng(0)
@@ -19,20 +18,13 @@ gammas = st.floats(0, 6)
 margins = st.one_of(st.just(0.0), st.floats(1e-9, 0.5))
 
 
-def defined(targets, logits, gamma_positive, gamma_negative, margin):
-    """Arxiv 2009.14119's loss as it is written there."""
+def asymmetric_reference(targets, logits, gamma_positive, gamma_negative, margin):
+    """Returns the loss as arXiv 2009.14119 defines it."""
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     shifted = np.maximum(p - margin, 0)
     positive = (1 - p) ** gamma_positive * np.log(p)
     negative = shifted**gamma_negative * np.log(1 - shifted)
     return -(targets * positive + (1 - targets) * negative).mean(axis=-1)
-
-
-def train_section(loss, **changes):
-    config = recipe.base().train
-    config.loss = loss
-    config.update(changes)
-    return config
 
 
 def gradients(targets, logits, *options):
@@ -45,16 +37,18 @@ def gradients(targets, logits, *options):
 
 @settings(max_examples=60, deadline=None)
 @given(gammas, gammas, margins)
-def test_asymmetric_loss_is_what_the_paper_defines(gamma_positive, gamma_negative, margin):
+def test_asymmetric_loss_is_that_of_the_paper(gamma_positive, gamma_negative, margin):
     options = (gamma_positive, gamma_negative, margin)
     ours = losses.asymmetric_losses(tf.constant(MULTI_HOT), tf.constant(LOGITS), *options)
     assert ours.dtype == tf.float32
-    np.testing.assert_allclose(ours, defined(MULTI_HOT, LOGITS, *options), rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        ours, asymmetric_reference(MULTI_HOT, LOGITS, *options), rtol=2e-5, atol=1e-7
+    )
 
 
-def test_the_example_of_the_docstring():
-    found = losses.asymmetric_losses(tf.constant([[1.0, 0.0]]), tf.constant([[2.0, -1.0]]))
-    assert float(found[0]) == pytest.approx(0.0637479, rel=1e-5)
+def test_docstring_example():
+    result = losses.asymmetric_losses(tf.constant([[1.0, 0.0]]), tf.constant([[2.0, -1.0]]))
+    assert float(result[0]) == pytest.approx(0.0637479, rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.5])
@@ -62,7 +56,9 @@ def test_equal_gammas_without_a_margin_are_keras_focal_loss(gamma):
     keras = tf.keras.losses.BinaryFocalCrossentropy(gamma=gamma, from_logits=True, reduction="none")
     ours = losses.asymmetric_losses(MULTI_HOT, tf.constant(LOGITS), gamma, gamma, 0.0)
     np.testing.assert_allclose(ours, keras(MULTI_HOT, LOGITS), rtol=2e-5)
-    loss = losses.training_loss(train_section("binary_focal_crossentropy", focal_gamma=gamma), True)
+    loss = losses.training_loss(
+        losses.LossSettings("binary_focal_crossentropy", focal_gamma=gamma), True
+    )
     np.testing.assert_array_equal(loss(tf.constant(MULTI_HOT), tf.constant(LOGITS)), ours)
 
 
@@ -73,18 +69,18 @@ def test_gammas_of_zero_without_a_margin_are_binary_crossentropy():
 
 
 @pytest.mark.parametrize("options", [(0.0, 4.0, 0.05), (1.0, 2.0, 0.0), (0.0, 0.0, 0.1)])
-def test_gradients_are_the_definitions(options):
+def test_gradients_are_those_of_the_definition(options):
     step = 1e-5
-    for place in range(7):
+    for index in range(7):
         change = np.zeros(7)
-        change[place] = step
+        change[index] = step
         slopes = [
-            defined(MULTI_HOT, LOGITS.astype(np.float64) + sign * change, *options)
+            asymmetric_reference(MULTI_HOT, LOGITS.astype(np.float64) + sign * change, *options)
             for sign in (1, -1)
         ]
         expected = (slopes[0] - slopes[1]) / (2 * step)
-        found = gradients(MULTI_HOT, LOGITS, *options)[:, place]
-        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-6)
+        result = gradients(MULTI_HOT, LOGITS, *options)[:, index]
+        np.testing.assert_allclose(result, expected, rtol=2e-3, atol=2e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,29 +93,29 @@ def test_any_logit_has_a_finite_loss_and_gradient(gamma_positive, gamma_negative
     assert np.isfinite(gradients(targets, logits, *options)).all()
 
 
-def test_a_class_that_is_far_from_right_is_still_learnt():
+def test_class_with_a_very_wrong_logit_has_a_gradient():
     ones, far = np.ones((1, 1), np.float32), np.full((1, 1), -40.0, np.float32)
     for options in ((0.0, 4.0, 0.05), (2.0, 2.0, 0.0)):
         assert gradients(ones, far, *options)[0, 0] == pytest.approx(-1, abs=1e-3)
     assert gradients(1 - ones, -far, 2.0, 2.0, 0.0)[0, 0] == pytest.approx(1, abs=1e-3)
 
 
-def test_sure_negatives_count_nothing():
+def test_negatives_below_the_margin_have_no_gradient():
     zeros = np.zeros((1, 2), np.float32)
     logits = np.array([[-3.0, -2.9]], np.float32)  # probabilities of 0.047 and 0.052
-    found = gradients(zeros, logits, 0.0, 1.0, 0.05)[0]
-    assert found[0] == 0 and found[1] > 0
+    result = gradients(zeros, logits, 0.0, 1.0, 0.05)[0]
+    assert result[0] == 0 and result[1] > 0
 
 
 @pytest.mark.parametrize("loss", losses.BINARY_LOSSES)
 def test_binary_losses_take_indices_and_shares(loss):
-    loss = losses.training_loss(train_section(loss, label_smoothing=0.1), multi_label=True)
-    of_indices = loss(tf.constant(LABELS), tf.constant(LOGITS))
+    loss = losses.training_loss(losses.LossSettings(loss, label_smoothing=0.1), multi_label=True)
+    index_losses = loss(tf.constant(LABELS), tf.constant(LOGITS))
     one_hot = tf.one_hot(LABELS, 7)
-    np.testing.assert_array_equal(of_indices, loss(one_hot, tf.constant(LOGITS)))
-    # Mixed images: the loss is linear in the targets.
+    np.testing.assert_array_equal(index_losses, loss(one_hot, tf.constant(LOGITS)))
+    # For mixed images, the loss is linear in the targets.
     mixed = loss(0.3 * one_hot + 0.7 * MULTI_HOT, tf.constant(LOGITS))
-    parts = 0.3 * of_indices + 0.7 * loss(tf.constant(MULTI_HOT), tf.constant(LOGITS))
+    parts = 0.3 * index_losses + 0.7 * loss(tf.constant(MULTI_HOT), tf.constant(LOGITS))
     np.testing.assert_allclose(mixed, parts, rtol=1e-5, atol=1e-7)
 
 
@@ -132,23 +128,23 @@ def test_binary_losses_take_indices_and_shares(loss):
         ("categorical_crossentropy", False, False),
     ],
 )
-def test_the_crossentropies(loss, multi_label, binary):
-    found = losses.training_loss(train_section(loss, label_smoothing=0.1), multi_label)
+def test_crossentropies(loss, multi_label, binary):
+    loss = losses.training_loss(losses.LossSettings(loss, label_smoothing=0.1), multi_label)
     expected = metrics.example_losses(tf.constant(LABELS), tf.constant(LOGITS), binary, 0.1)
-    np.testing.assert_array_equal(found(tf.constant(LABELS), tf.constant(LOGITS)), expected)
+    np.testing.assert_array_equal(loss(tf.constant(LABELS), tf.constant(LOGITS)), expected)
 
 
-def test_half_precision_logits_have_the_loss_of_their_values():
+def test_float16_logits_have_the_loss_of_their_values():
     half = tf.cast(LOGITS, tf.float16)
-    loss = losses.training_loss(train_section("asymmetric"), multi_label=True)
-    found = loss(tf.constant(MULTI_HOT), half)
-    assert found.dtype == tf.float32
-    np.testing.assert_array_equal(found, loss(tf.constant(MULTI_HOT), tf.cast(half, tf.float32)))
+    loss = losses.training_loss(losses.LossSettings("asymmetric"), multi_label=True)
+    result = loss(tf.constant(MULTI_HOT), half)
+    assert result.dtype == tf.float32
+    np.testing.assert_array_equal(result, loss(tf.constant(MULTI_HOT), tf.cast(half, tf.float32)))
 
 
 @pytest.mark.parametrize("loss", losses.BINARY_LOSSES)
-def test_a_linear_layer_learns_by_each_loss(loss):
-    loss = losses.training_loss(train_section(loss), multi_label=True)
+def test_linear_layer_learns_with_each_loss(loss):
+    loss = losses.training_loss(losses.LossSettings(loss), multi_label=True)
     rng = np.random.default_rng(1)
     features = rng.normal(size=(60, 12))
     inputs = tf.constant(np.pad(features, ((0, 0), (0, 1)), constant_values=1), tf.float32)

@@ -1,4 +1,4 @@
-"""Two processes on 127.0.0.1 train as one, and survive the loss of one."""
+"""Two processes on 127.0.0.1 train as one, and the loss of one of them costs no result."""
 
 import json
 import signal
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 STEPS = 12  # four epochs of three
 
-# Trains a recipe as the worker of TF_CONFIG. Writes the images that it saw, by step, and may send
-# itself a signal before a step.
+# Trains a recipe as the worker of TF_CONFIG. It writes the hashes of the images of each step, and
+# can send itself a signal before a step.
 RUN = """
 import hashlib, json, os, sys
 import ml_collections
@@ -55,7 +55,10 @@ json.dump(seen, open(seen_path, "w"))
 
 
 def run(config, workdir, workers, stop=None):
-    """Runs the workers; `stop` is (worker, steps, signal). Gives return codes, outputs, images."""
+    """Runs the workers, and returns their return codes, outputs and images.
+
+    `stop` is (worker, steps, signal).
+    """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     processes = []
     for index in range(workers):
@@ -80,12 +83,12 @@ def run(config, workdir, workers, stop=None):
         )
     outputs = [process.communicate(timeout=400)[0] for process in processes]
     codes = [process.returncode for process in processes]
-    found = [workdir.parent / f"{workdir.name}_seen_{index}.json" for index in range(workers)]
-    return codes, outputs, [json.loads(p.read_text()) for p in found if p.exists()]
+    paths = [workdir.parent / f"{workdir.name}_seen_{index}.json" for index in range(workers)]
+    return codes, outputs, [json.loads(p.read_text()) for p in paths if p.exists()]
 
 
 def plain_recipe(shapes):
-    """SGD on a model without BatchNorm and without dropout, with everything else that is random."""
+    """Returns a recipe without BatchNorm and dropout, with all other random options."""
     config = small_recipe(shapes)
     config.model.architecture = "deit_tiny_050_patch16_224"
     config.model.dropout = 0.0
@@ -109,14 +112,14 @@ def assert_close(one, other):
 
 @pytest.fixture(scope="module")
 def two_workers(shapes, tmp_path_factory):
-    """The workdir of an uninterrupted run of two workers, and the images each saw."""
+    """The workdir of an uninterrupted run of two workers, and the images of each worker."""
     workdir = tmp_path_factory.mktemp("workers") / "run"
     codes, outputs, seen = run(plain_recipe(shapes), workdir, workers=2)
     assert codes == [0, 0], outputs
     return workdir, seen
 
 
-def test_they_see_disjoint_data_and_match_one_process(shapes, tmp_path, two_workers):
+def test_two_workers_see_disjoint_data_and_match_one_process(shapes, tmp_path, two_workers):
     workdir, seen = two_workers
     codes, outputs, (alone,) = run(plain_recipe(shapes), tmp_path / "one", workers=1)
     assert codes == [0], outputs
@@ -136,9 +139,7 @@ def test_they_see_disjoint_data_and_match_one_process(shapes, tmp_path, two_work
 
 
 @slow_on_one_stack
-def test_one_is_lost_then_one_is_stopped_and_all_end_as_if_nothing_had_been(
-    shapes, tmp_path, two_workers
-):
+def test_run_with_a_lost_and_a_stopped_worker_ends_as_a_whole_one(shapes, tmp_path, two_workers):
     config, workdir = plain_recipe(shapes), tmp_path / "run"
     codes, outputs, _ = run(config, workdir, workers=2, stop=(1, 5, signal.SIGKILL))
     assert codes == [78, -signal.SIGKILL], outputs

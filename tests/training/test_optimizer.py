@@ -1,4 +1,4 @@
-"""The optimizers' rules against NumPy, PyTorch and TensorFlow Addons; masks; loss scaling."""
+"""The optimizers against NumPy, PyTorch and TensorFlow Addons; masks; loss scaling."""
 
 import json
 
@@ -19,7 +19,7 @@ STEPS = 20
 
 
 def rate_of(step):
-    """A rate that changes with every step."""
+    """Returns a learning rate that changes with every step."""
     return 0.05 * (1 + step % 5)
 
 
@@ -38,7 +38,7 @@ def gradient_values(step):
 
 
 def variables():
-    """Weights as layers of either Keras make them."""
+    """Returns weights that a Keras layer made."""
     layer = tf.keras.layers.Layer(name="layer")
     weights = [
         layer.add_weight(name=name, shape=shape) for name, shape in zip(NAMES, SHAPES, strict=True)
@@ -58,7 +58,7 @@ def make(rule, weights=None, decayed=DECAYED, **options):
 
 
 def run(rule, **options):
-    """The weights after every step."""
+    """Returns the weights after every step."""
     weights, optimizer = make(rule, **options)
     step = tf.function(lambda *gradients: optimizer.apply(gradients))
     history = []
@@ -95,7 +95,7 @@ def lamb(weight, gradient, state, step, rate, decay, b1=0.9, b2=0.999, epsilon=1
 
 
 def expected(rule, factors=(1, 1, 1), starts=(0, 0, 0), clip=None, decayed=DECAYED, **options):
-    """What `run` should give, in float64."""
+    """Returns the expected result of `run`, in float64."""
     weights = [value.astype(np.float64) for value in start_values()]
     states, history = [{} for _ in weights], []
     for number in range(STEPS):
@@ -103,23 +103,23 @@ def expected(rule, factors=(1, 1, 1), starts=(0, 0, 0), clip=None, decayed=DECAY
         if clip is not None:
             norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
             gradients = [gradient * min(clip / (norm + 1e-6), 1) for gradient in gradients]
-        for place, start in enumerate(starts):
+        for index, start in enumerate(starts):
             if number >= start:
-                weights[place] = rule(
-                    weights[place],
-                    gradients[place],
-                    states[place],
+                weights[index] = rule(
+                    weights[index],
+                    gradients[index],
+                    states[index],
                     number - start + 1,
-                    rate_of(number) * factors[place],
-                    DECAY if decayed[place] else None,
+                    rate_of(number) * factors[index],
+                    DECAY if decayed[index] else None,
                     **options,
                 )
         history.append(list(weights))
     return history
 
 
-def assert_same(found, wanted, rtol=2e-5):
-    for step, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
+def assert_same(results, references, rtol=2e-5):
+    for step, (ours, theirs) in enumerate(zip(results, references, strict=True)):
         for our, their in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(our, their, rtol=rtol, atol=rtol, err_msg=f"step {step}")
 
@@ -135,32 +135,32 @@ RULES = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_step_is_the_rule(name):
+def test_every_step_follows_the_rule(name):
     rule, reference, options = RULES[name]
     assert_same(run(rule), expected(reference, **options))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
 @pytest.mark.parametrize("decayed", [(True, True, True), (False, False, False)])
-def test_masks(name, decayed):
-    rule, reference, options = RULES[name]
-    wanted = expected(reference, decayed=decayed, **options)
-    assert_same(run(rule, decayed=decayed), wanted)
+def test_decay_masks(name, decayed):
+    rule, function, options = RULES[name]
+    reference = expected(function, decayed=decayed, **options)
+    assert_same(run(rule, decayed=decayed), reference)
 
 
 @pytest.mark.parametrize("name", ["nesterov", "adamw", "lamb"])
 def test_factors_starts_and_clipping(name):
     rule, reference, options = RULES[name]
     factors, starts = (1.0, 0.5, 0.25), (0, 3, 7)
-    found = run(rule, lr_factors=factors, start_steps=starts, clip_norm=2.0)
-    wanted = expected(reference, factors=factors, starts=starts, clip=2.0, **options)
-    assert_same(found, wanted)
-    np.testing.assert_array_equal(found[6][2], start_values()[2])
+    results = run(rule, lr_factors=factors, start_steps=starts, clip_norm=2.0)
+    reference = expected(reference, factors=factors, starts=starts, clip=2.0, **options)
+    assert_same(results, reference)
+    np.testing.assert_array_equal(results[6][2], start_values()[2])
 
 
-def test_a_norm_below_the_limit_is_left_alone():
+def test_norm_below_the_limit_is_not_clipped():
     unclipped, far = run(optim.SGD()), run(optim.SGD(), clip_norm=1e3)
-    # Not to the last bit: a graph fuses the two differently.
+    # The last bits differ, because TensorFlow fuses the two graphs differently.
     assert_same(unclipped, far, rtol=1e-6)
 
 
@@ -170,9 +170,9 @@ def test_apply_returns_the_norm_before_clipping(loss_scale):
     gradients = gradient_values(0)
     scale = float(optimizer.scale_loss(tf.constant(1.0)))
     norm = optimizer.apply([tf.constant(scale * gradient) for gradient in gradients])
-    wanted = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
+    reference = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
     assert norm.dtype == tf.float32
-    assert float(norm) == pytest.approx(wanted, rel=1e-6)
+    assert float(norm) == pytest.approx(reference, rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", [optim.AdamW(), optim.LAMB()])
@@ -184,7 +184,7 @@ def test_weights_and_gradients_of_zero_stay_finite(rule):
     np.testing.assert_array_equal(values(weights)[0], 0)
 
 
-def test_a_weight_without_gradient_stays_with_its_slots():
+def test_weight_without_gradient_does_not_change():
     weights, optimizer = make(optim.AdamW())
     gradients = [tf.constant(gradient) for gradient in gradient_values(0)]
     optimizer.apply(gradients)
@@ -199,8 +199,8 @@ def test_a_weight_without_gradient_stays_with_its_slots():
     assert int(optimizer.iterations) == 2
 
 
-def test_a_start_is_the_step_that_frozen_weights_begin_at():
-    # With None while frozen, and with a gradient that is not used.
+def test_start_steps_freeze_weights_with_and_without_gradient():
+    # The gradients of frozen weights are None, or are ignored.
     histories = []
     for frozen_gradient in (None, 1.0):
         weights, optimizer = make(optim.AdamW(), start_steps=(0, 2, 2))
@@ -226,7 +226,7 @@ def test_sparse_and_half_precision_gradients():
     assert_same([values(weights)], [values(others)], rtol=0)
 
 
-def test_the_learning_rate_is_that_of_the_next_step():
+def test_learning_rate_is_that_of_the_next_step():
     _, optimizer = make(optim.SGD())
     for number in range(3):
         assert float(optimizer.learning_rate) == pytest.approx(rate_of(number))
@@ -236,7 +236,7 @@ def test_the_learning_rate_is_that_of_the_next_step():
 
 
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "adamw", "adamw_betas"])
-def test_the_same_as_torch(name):
+def test_rules_match_torch(name):
     torch = pytest.importorskip("torch")
     rule, _, _ = RULES[name]
     weights = [torch.nn.Parameter(torch.tensor(value)) for value in start_values()]
@@ -249,7 +249,7 @@ def test_the_same_as_torch(name):
     else:
         betas = (rule.beta_1, rule.beta_2)
         theirs = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=rule.epsilon)
-    wanted = []
+    reference = []
     for number in range(STEPS):
         for group in theirs.param_groups:
             group["lr"] = rate_of(number)
@@ -257,40 +257,40 @@ def test_the_same_as_torch(name):
             weight.grad = torch.tensor(gradient)
         torch.nn.utils.clip_grad_norm_(weights, 2.0)
         theirs.step()
-        wanted.append([weight.detach().numpy().copy() for weight in weights])
-    assert_same(run(rule, clip_norm=2.0), wanted)
+        reference.append([weight.detach().numpy().copy() for weight in weights])
+    assert_same(run(rule, clip_norm=2.0), reference)
 
 
-def test_lamb_as_tensorflow_addons():
+def test_lamb_matches_tensorflow_addons():
     addons = pytest.importorskip("tensorflow_addons")
     weights = [tf.Variable(v, name=n) for v, n in zip(start_values(), NAMES, strict=True)]
     theirs = addons.optimizers.LAMB(1.0, weight_decay=DECAY, exclude_from_weight_decay=["bias"])
-    wanted = []
+    reference = []
     for number in range(STEPS):
         theirs.learning_rate = rate_of(number)
         theirs.apply_gradients(zip(gradient_values(number), weights, strict=True))
-        wanted.append(values(weights))
-    # Addons keeps its bias corrections in float32.
-    assert_same(run(optim.LAMB()), wanted, rtol=3e-4)
+        reference.append(values(weights))
+    # TensorFlow Addons computes the bias corrections in float32.
+    assert_same(run(optim.LAMB()), reference, rtol=3e-4)
 
 
-def test_lamb_as_keras_without_decay():
+def test_lamb_without_decay_matches_keras():
     if not hasattr(tf.keras.optimizers, "Lamb"):
         pytest.skip("Keras 2 has no Lamb")
     weights = variables()
     theirs = tf.keras.optimizers.Lamb(1.0, epsilon=1e-6, weight_decay=None)
-    wanted = []
+    reference = []
     for number in range(STEPS):
         theirs.learning_rate = rate_of(number)
         theirs.apply_gradients(zip(gradient_values(number), weights, strict=True))
-        wanted.append(values(weights))
+        reference.append(values(weights))
     ours = variables()
     optimizer = optim.Optimizer(ours, optim.LAMB(), schedule, 0.0, (True,) * 3)
-    found = []
+    results = []
     for number in range(STEPS):
         optimizer.apply([tf.constant(gradient) for gradient in gradient_values(number)])
-        found.append(values(ours))
-    assert_same(found, wanted, rtol=3e-4)
+        results.append(values(ours))
+    assert_same(results, reference, rtol=3e-4)
 
 
 # Loss scaling.
@@ -302,7 +302,7 @@ def scaled(optimizer, gradients):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
-def test_a_scaled_loss_takes_the_same_steps(name):
+def test_scaled_loss_takes_the_same_steps(name):
     rule = RULES[name][0]
     weights, optimizer = make(rule, loss_scale=True)
     assert float(optimizer.scale_loss(tf.constant(1.0))) == 2.0**15
@@ -310,12 +310,12 @@ def test_a_scaled_loss_takes_the_same_steps(name):
     for number in range(5):
         optimizer.apply(scaled(optimizer, gradient_values(number)))
         history.append(values(weights))
-    # The scale is a power of two; a fused graph may round the last bit otherwise.
+    # The scale is a power of two, but a fused graph can round the last bit differently.
     assert_same(history, run(rule)[:5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
-def test_a_step_that_is_not_finite_changes_nothing_but_the_scale(bad):
+def test_step_that_is_not_finite_changes_only_the_scale(bad):
     weights, optimizer = make(optim.AdamW(), loss_scale=True, clip_norm=1.0)
     step = tf.function(lambda *gradients: optimizer.apply(gradients))
     step(*scaled(optimizer, gradient_values(0)))
@@ -328,7 +328,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_scale(bad):
         np.testing.assert_array_equal(new, old)
     assert float(optimizer.scale) == 2.0**14
     assert int(optimizer.iterations) == 2 and optimizer.applied.numpy().tolist() == [1]
-    # The bias corrections do not count the step that was left out.
+    # The bias corrections do not count the skipped step.
     step(*scaled(optimizer, gradient_values(2)))
     other, unscaled = make(optim.AdamW(), clip_norm=1.0)
     for number in (0, 2):
@@ -337,25 +337,25 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_scale(bad):
     assert_same([values(weights)], [values(other)], rtol=1e-6)
 
 
-def test_the_scale_doubles_after_many_finite_steps_and_ends_at_one():
+def test_scale_doubles_after_many_finite_steps_and_is_at_least_one():
     _, optimizer = make(optim.SGD(), loss_scale=True)
     optimizer.finite_steps.assign(1998)
-    for wanted, finite in ((2.0**15, 1999), (2.0**16, 0), (2.0**16, 1)):
+    for reference, finite in ((2.0**15, 1999), (2.0**16, 0), (2.0**16, 1)):
         optimizer.apply(scaled(optimizer, gradient_values(0)))
-        assert (float(optimizer.scale), int(optimizer.finite_steps)) == (wanted, finite)
-    for start, wanted in ((1.5, 1.0), (1.0, 1.0)):
+        assert (float(optimizer.scale), int(optimizer.finite_steps)) == (reference, finite)
+    for start, reference in ((1.5, 1.0), (1.0, 1.0)):
         optimizer.scale.assign(start)
         optimizer.apply([tf.fill(shape, np.nan) for shape in SHAPES])
-        assert (float(optimizer.scale), int(optimizer.finite_steps)) == (wanted, 0)
+        assert (float(optimizer.scale), int(optimizer.finite_steps)) == (reference, 0)
 
 
-def test_without_scaling_the_loss_is_left_as_it_is():
+def test_loss_without_scaling_does_not_change():
     _, optimizer = make(optim.SGD())
     loss = tf.constant(3.0)
     assert optimizer.scale_loss(loss) is loss
 
 
-def test_float16_models_train_their_float32_weights():
+def test_float16_models_train_float32_weights():
     tf.keras.utils.set_random_seed(0)
     with dtype_policy("mixed_float16"):
         model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3)])
@@ -370,13 +370,13 @@ def test_float16_models_train_their_float32_weights():
     optimizer.apply(tape.gradient(loss, weights))
     for old, new in zip(before, values(weights), strict=True):
         assert new.dtype == np.float32
-        # float16 could not tell these from the old ones.
+        # In float16 these values equal the old ones.
         np.testing.assert_allclose(new, old - 1e-4, rtol=0, atol=1e-7)
 
 
 # Replicas and checkpoints.
 
-# Trains on one replica and on two, in one process; prints what came of it.
+# Trains on one replica and on two, in one process, and prints the results.
 REPLICAS = """
 import json
 import numpy as np
@@ -442,7 +442,7 @@ def test_two_replicas_step_as_one():
             assert result["rate"] == pytest.approx(0.05)
 
 
-def test_a_checkpoint_holds_everything(tmp_path):
+def test_checkpoint_has_all_state(tmp_path):
     def trained(weights, optimizer, numbers):
         for number in numbers:
             optimizer.apply(scaled(optimizer, gradient_values(number)))
@@ -458,9 +458,9 @@ def test_a_checkpoint_holds_everything(tmp_path):
     trained(weights, optimizer, range(3))
     path = checkpoint(weights, optimizer).save(str(tmp_path / "state"))
     names = {name for name, _ in tf.train.list_variables(path) if name.startswith("optimizer")}
-    places = [f"slots/{slot}/{place}" for slot in "mv" for place in range(3)]
-    wanted = ["iterations", "applied", "scale", "finite_steps", *places]
-    assert names == {f"optimizer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in wanted}
+    slots = [f"slots/{slot}/{index}" for slot in "mv" for index in range(3)]
+    variables = ["iterations", "applied", "scale", "finite_steps", *slots]
+    assert names == {f"optimizer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in variables}
 
     further = trained(weights, optimizer, range(3, 6))
     resumed, other = make(optim.AdamW(), **options)
@@ -493,12 +493,12 @@ def small_model():
         ({"name": "lamb", "epsilon": 1e-6}, optim.LAMB(0.9, 0.999, 1e-6)),
     ],
 )
-def test_make_optimizer_takes_what_the_recipe_says(small_model, options, rule):
+def test_make_optimizer_uses_the_settings(small_model, options, rule):
     optimizer = make_by_settings(small_model, 14, **options, clip_norm=1.0, layer_decay=0.5)
     before = values(small_model.trainable_variables)
     assert float(optimizer.learning_rate) == pytest.approx(0.4)
     assert optimizer.start_steps == [14, 14, 0, 0, 0, 0]
-    # The same step by an optimizer whose arguments are spelt out.
+    # An optimizer with explicit arguments makes the same step.
     twins = [tf.Variable(value) for value in before]
     mask = [True, False, True, False, True, False]
     twin = optim.Optimizer(
@@ -535,7 +535,7 @@ def test_make_optimizer_takes_what_the_recipe_says(small_model, options, rule):
         ({"exempt": ("pos_embed/*",)}, "matches no weight"),
     ],
 )
-def test_values_without_sense_are_refused(small_model, options, message):
+def test_invalid_values_raise(small_model, options, message):
     with pytest.raises(ValueError, match=message):
         make_by_settings(small_model, **options)
 

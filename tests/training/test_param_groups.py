@@ -1,4 +1,4 @@
-"""What is decayed, what is frozen, and how fast layers learn."""
+"""Groups of weights: weight decay, the backbone, layer-wise learning rates."""
 
 import numpy as np
 import pytest
@@ -26,43 +26,43 @@ def model_of(name, size=64):
     return noah_tf.create_model(name, num_classes=5, input_shape=(size, size, 3))
 
 
-def test_mobilenetv3_spares_normalization_and_biases():
+def test_mobilenetv3_exempts_normalization_and_biases():
     model = model_of("noah_mobilenetv3_small")
-    spared = exempt_paths(model)
-    assert kinds(spared) == {"gamma", "beta", "bias", "key_bias", "value_bias"}
-    kept = kinds(all_paths(model) - spared)
-    # Keras 2 has a name of its own for depthwise kernels.
-    assert kept - {"depthwise_kernel"} == {"kernel", "key_kernel", "value_kernel"}
+    exempted = exempt_paths(model)
+    assert kinds(exempted) == {"gamma", "beta", "bias", "key_bias", "value_bias"}
+    decayed = kinds(all_paths(model) - exempted)
+    # Depthwise kernels have another name in Keras 2.
+    assert decayed - {"depthwise_kernel"} == {"kernel", "key_kernel", "value_kernel"}
 
 
-def test_resnet_and_mobilenetv2_spare_nothing():
+def test_resnet_and_mobilenetv2_exempt_nothing():
     assert not exempt_paths(model_of("noah_mobilenetv2_035"), exempt_1d=False)
 
 
-def test_deit_spares_positions_and_class_token_too():
+def test_deit_exempts_positions_and_class_token():
     exempt = ("pos_embed/*", "cls_token/*")
     model = model_of("deit_tiny_050_patch16_224")
-    spared = exempt_paths(model, exempt=exempt)
-    assert {"pos_embed/embedding", "cls_token/token"} <= spared
-    assert kinds(spared) == {"gamma", "beta", "bias", "embedding", "token"}
-    assert kinds(all_paths(model) - spared) == {"kernel"}
-    # The NOAH model has no class token, so its recipe has to say so.
+    exempted = exempt_paths(model, exempt=exempt)
+    assert {"pos_embed/embedding", "cls_token/token"} <= exempted
+    assert kinds(exempted) == {"gamma", "beta", "bias", "embedding", "token"}
+    assert kinds(all_paths(model) - exempted) == {"kernel"}
+    # The NOAH model has no class token, so its pattern matches no weight.
     noah = model_of("noah_deit_tiny_050_patch16_224")
     assert "pos_embed/embedding" in exempt_paths(noah, exempt=("pos_embed/*",))
     with pytest.raises(ValueError, match=r"'cls_token/\*' of optimizer.exempt matches no weight"):
         exempt_paths(noah, exempt=exempt)
 
 
-def test_pvt_decays_positions_with_a_noah_head_alone():
+def test_pvt_decays_positions_only_with_a_noah_head():
     noah = model_of("noah_pvt_tiny_050")
     tables = {f"pos_embed{stage}/embedding" for stage in range(1, 5)}
     assert tables <= all_paths(noah) - exempt_paths(noah)
     standard = model_of("pvt_tiny_050")
-    spared = exempt_paths(standard, exempt=("pos_embed*", "cls_token/*"))
-    assert tables | {"cls_token/token"} <= spared
+    exempted = exempt_paths(standard, exempt=("pos_embed*", "cls_token/*"))
+    assert tables | {"cls_token/token"} <= exempted
 
 
-def test_a_layer_with_bias_in_its_name_is_decayed():
+def test_layer_with_bias_in_its_name_is_decayed():
     layer = tf.keras.layers.Dense(3, name="debias")
     layer.build((None, 4))
     assert [param_groups.is_decayed(weight) for weight in layer.weights] == [True, False]
@@ -75,7 +75,7 @@ def test_biases_of_any_rank_are_not_decayed():
     assert not param_groups.is_decayed(bias, exempt_1d=False, exempt=("value_*",))
 
 
-def test_a_pattern_without_a_weight_names_the_nearest():
+def test_pattern_without_a_weight_names_the_nearest():
     layer = tf.keras.layers.Layer(name="layer")
     weights = [layer.add_weight(name="table", shape=(3, 2))]
     with pytest.raises(ValueError, match="'tabel' of optimizer.exempt.*'(layer/)?table'"):
@@ -102,7 +102,7 @@ def layers_of(model, selected):
         ("mobilenetv2_035", ["gap_logits"]),
     ],
 )
-def test_the_head_is_what_stands_behind_the_features(name, head):
+def test_layers_after_the_features_are_the_head(name, head):
     model = model_of(name)
     backbone = param_groups.backbone_variables(model)
     ids = {id(variable) for variable in backbone}
@@ -111,7 +111,7 @@ def test_the_head_is_what_stands_behind_the_features(name, head):
     assert [id(v) for v in model.trainable_variables if id(v) in ids] == [id(v) for v in backbone]
 
 
-def test_layers_learn_the_slower_the_further_from_the_head():
+def test_layers_far_from_the_head_learn_slower():
     model = model_of("noah_deit_tiny_050_patch16_224")
     factors = param_groups.layer_factors(model, 0.5, groups=10)
     paths = [param_groups.weight_path(variable) for variable in model.trainable_variables]
@@ -122,7 +122,7 @@ def test_layers_learn_the_slower_the_further_from_the_head():
     assert layers.pop("noah_head") == 1
     assert layers["patch_embed.proj"] == layers["pos_embed"] == 0.5**10
     assert layers["norm"] == layers["pre_logits.fc"] == 0.5
-    # 12 blocks of 6 layers and 4 others: runs of 7 or 8.
+    # 12 blocks of 6 layers and 4 other layers make groups of 7 or 8.
     exponents = [
         round(-np.log2(layers[layer.name])) for layer in model.layers if layer.name in layers
     ]
@@ -139,12 +139,12 @@ def test_fewer_layers_than_groups_and_nested_models():
     model = noah_tf.attach_noah(tf.keras.Model(inputs, inner(inputs)), num_classes=3)
     assert param_groups.layer_factors(model, 0.5, groups=12) == [0.25] * 2 + [0.5] * 2 + [1.0] * 4
     assert param_groups.layer_factors(model, 0.5, groups=1) == [0.5] * 4 + [1.0] * 4
-    # Files do not keep the attribute.
+    # Model files do not keep the attribute.
     del model.noah_feature_layer
     assert len(param_groups.backbone_variables(model)) == 4
 
 
-def test_a_model_without_our_head_is_refused():
+def test_model_without_our_head_raises():
     model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="attach_noah did not make it"):
         param_groups.layer_factors(model, 0.5)

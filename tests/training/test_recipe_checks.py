@@ -195,7 +195,7 @@ def test_folders_without_photos_or_classes_raise(shapes, tmp_path):
         "The recipe cannot work: folder train has no photo of the class wedge: add some that end "
         "in .jpg, .jpeg, .png, .bmp, .gif, or remove the folder."
     )
-    # Without a split of the name "train", each has its own classes.
+    # Without a split named "train", each split has its own classes.
     (photos / "train").rename(photos / "all")
     (photos / "test" / "wig").mkdir()
     photo = next((photos / "test" / "ring").iterdir())

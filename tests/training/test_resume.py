@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and resumed ends, bit for bit, as one that was not."""
+"""A run that was killed and resumed ends with the same bits as one that was not."""
 
 import csv
 import json
@@ -15,12 +15,12 @@ from stacks import slow_on_one_stack
 from noah_tf.runs import recipe
 from noah_tf.runs.checkpoint import load_run
 
-# Five epochs of twelve; the last checkpoint is of every eighth step, or of the end of an epoch.
+# Five epochs of twelve steps, with a checkpoint after every eighth step and after each epoch.
 STEPS, EPOCH, EVERY = 60, 12, 8
 BATCH = 4
 TIMES = ("images_per_second", "data_wait", "save_seconds")
 
-# Trains a recipe on so many logical CPU devices, and kills itself by a signal after so many steps.
+# Trains a recipe on several logical CPU devices, and sends itself a signal after some steps.
 RUN = """
 import json, os, signal, sys
 import ml_collections
@@ -63,12 +63,12 @@ def more_shapes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def few_shapes(tmp_path_factory):
-    """For an epoch of two steps."""
+    """A folder of photos for an epoch of two steps."""
     return draw_shapes(tmp_path_factory.mktemp("few_shapes"), 2 * BATCH)
 
 
 def rich_recipe(shapes):
-    """Everything that is random, on a model with BatchNorm, dropout and drop path."""
+    """Returns a recipe with all random options, and a model with BatchNorm."""
     config = recipe.base()
     small = small_recipe(shapes)
     config.data, config.preprocess = small.data, small.preprocess
@@ -94,7 +94,7 @@ def rich_recipe(shapes):
 
 
 def state(workdir):
-    """Every array of the newest checkpoint, by name: weights, slots, averages, random states."""
+    """Returns the arrays of the newest checkpoint: weights, slots, averages, random states."""
     reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(workdir / "checkpoints")))
     names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
     return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
@@ -115,7 +115,6 @@ def rows(workdir):
         ]
 
 
-# In test_loop.py a run on two devices is killed, once.
 @slow_on_one_stack.with_args(minutes=2)
 @pytest.mark.parametrize(
     ("replicas", "kills"),
@@ -125,7 +124,7 @@ def rows(workdir):
         pytest.param(2, 3, marks=pytest.mark.exhaustive),
     ],
 )
-def test_a_killed_run_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas, kills):
+def test_killed_run_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas, kills):
     config = rich_recipe(more_shapes)
     config.strategy = "mirrored"
     process = run(config, tmp_path / "whole", replicas)
@@ -149,7 +148,7 @@ def test_a_killed_run_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas,
 
 
 def short(shapes, changes=()):
-    """The rich recipe for one epoch, changed."""
+    """Returns the rich recipe for one epoch, with some changes."""
     config = rich_recipe(shapes)
     config.train.epochs, config.schedule.warmup_epochs = 1, 0.0
     config.update_from_flattened_dict(dict(changes))
@@ -169,7 +168,7 @@ def differ(one, other):
 
 @pytest.fixture
 def eager():
-    """To trace each of many functions would take longer than to run it for a few steps."""
+    """Runs without tracing, which would take longer than the few steps of each run."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -177,7 +176,7 @@ def eager():
 
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("eager")
-def test_each_of_what_is_random_changes_the_weights_and_so_does_the_seed(few_shapes, tmp_path):
+def test_seed_and_each_random_option_change_the_weights(few_shapes, tmp_path):
     base = trained_weights(short(few_shapes), tmp_path / "base")
     assert not differ(base, trained_weights(short(few_shapes), tmp_path / "again"))
     averaged = load_run(tmp_path / "base", "ema").model.get_weights()
@@ -197,7 +196,7 @@ def test_each_of_what_is_random_changes_the_weights_and_so_does_the_seed(few_sha
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(shapes, tmp_path, capsys, signum):
+def test_signal_saves_and_says_how_to_resume(shapes, tmp_path, capsys, signum):
     config = small_recipe(shapes)
     process = run(config, tmp_path, steps=2, signum=signum)
     assert process.returncode == 77, process.stderr[-3000:]

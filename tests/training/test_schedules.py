@@ -1,4 +1,4 @@
-"""The learning rate of every epoch, against NumPy, and of single steps."""
+"""The learning rates against NumPy."""
 
 import ml_collections
 import numpy as np
@@ -31,7 +31,7 @@ def warmed(epoch, rate, peak, start, warmup):
     return np.where(epoch < warmup, start + epoch * (peak - start) / max(warmup, 1), rate)
 
 
-# REFERENCE.md's rows: the section, peak, epochs, and the rate of an array of epochs.
+# The reference recipes: section, peak, epochs, and a function from epochs to learning rates.
 RECIPES = {
     "resnet": (
         section("step", boundaries=(30, 60, 90)),
@@ -66,43 +66,43 @@ def test_every_epoch_of_the_recipes(recipe):
     config, peak, total, expected = RECIPES[recipe]
     schedule = make_schedule(config, peak, total, STEPS)
     epochs = np.arange(total + 1)
-    found = rates(schedule, epochs * STEPS)
-    np.testing.assert_allclose(found, expected(epochs.astype(float)), rtol=2e-7, atol=1e-12)
-    np.testing.assert_array_equal(rates(schedule, epochs[:-1] * STEPS + STEPS - 1), found[:-1])
-    # Behind the end the rate stays.
-    np.testing.assert_array_equal(rates(schedule, [total * STEPS + 5 * STEPS]), found[-1:])
+    results = rates(schedule, epochs * STEPS)
+    np.testing.assert_allclose(results, expected(epochs.astype(float)), rtol=2e-7, atol=1e-12)
+    np.testing.assert_array_equal(rates(schedule, epochs[:-1] * STEPS + STEPS - 1), results[:-1])
+    # After the last epoch the rate does not change.
+    np.testing.assert_array_equal(rates(schedule, [total * STEPS + 5 * STEPS]), results[-1:])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_by_step_goes_through_the_same_rates(recipe):
+def test_by_step_has_the_same_rates(recipe):
     config, peak, total, expected = RECIPES[recipe]
     config = ml_collections.ConfigDict({**config, "by": "step"})
     schedule = make_schedule(config, peak, total, STEPS)
     steps = np.arange(0, total * STEPS, 5)
     times = steps / STEPS
     times = np.where(times < config.warmup_epochs, (steps + 1) / STEPS, times)
-    # The last step of the warm-up is at its end, which `expected` takes for the schedule's.
+    # At the last step of the warm-up, `expected` has the rate of the schedule.
     inside = (times != config.warmup_epochs) | (steps / STEPS == times)
     np.testing.assert_allclose(
         rates(schedule, steps)[inside], expected(times[inside]), rtol=2e-7, atol=1e-12
     )
 
 
-def test_a_warm_up_by_step_from_zero_moves_at_once_and_ends_at_its_peak():
+def test_warm_up_by_step_from_zero_starts_above_zero_and_ends_at_its_peak():
     config = section(by="step", warmup_epochs=0.5, warmup_start=0.0)
-    found = rates(make_schedule(config, 0.4, 3, 10), range(30))
-    np.testing.assert_allclose(found[:5], 0.4 * np.arange(1, 6) / 5, rtol=1e-6)
-    np.testing.assert_allclose(found[5:], cosine(np.arange(5, 30) / 10, 0.4, 0, 3), rtol=1e-6)
+    results = rates(make_schedule(config, 0.4, 3, 10), range(30))
+    np.testing.assert_allclose(results[:5], 0.4 * np.arange(1, 6) / 5, rtol=1e-6)
+    np.testing.assert_allclose(results[5:], cosine(np.arange(5, 30) / 10, 0.4, 0, 3), rtol=1e-6)
 
 
-def test_a_warm_up_that_ends_within_a_step_stays_under_its_peak():
+def test_warm_up_that_ends_within_a_step_does_not_exceed_its_peak():
     config = section("constant", by="step", warmup_epochs=0.25, warmup_start=0.0)
-    found = rates(make_schedule(config, 0.4, 3, 10), range(4))
-    np.testing.assert_allclose(found, [0.4 * 0.1 / 0.25, 0.4 * 0.2 / 0.25, 0.4, 0.4], rtol=1e-6)
+    results = rates(make_schedule(config, 0.4, 3, 10), range(4))
+    np.testing.assert_allclose(results, [0.4 * 0.1 / 0.25, 0.4 * 0.2 / 0.25, 0.4, 0.4], rtol=1e-6)
 
 
-def test_steps_of_a_long_run_are_told_apart():
-    # 2 ** 24 + 1 is no float32.
+def test_steps_of_a_long_run_are_exact():
+    # float32 cannot represent 2 ** 24 + 1.
     config = section("linear", by="step", end=0.0)
     schedule = make_schedule(config, 1.0, 3 * 2**24, 1)
     for step in (2**24 + 1, 2**25 + 3):
@@ -111,7 +111,7 @@ def test_steps_of_a_long_run_are_told_apart():
     assert rates(by_epoch, [2 * (2**24 + 1) - 1, 2 * (2**24 + 1)]).tolist() == [1, np.float32(0.1)]
 
 
-def test_a_schedule_runs_inside_a_function():
+def test_schedule_runs_inside_a_function():
     schedule = make_schedule(RECIPES["deit"][0], 1e-3, 300, STEPS)
     step = tf.Variable(40 * STEPS, dtype=tf.int64)
     rate = tf.function(lambda: schedule(step))()
@@ -133,12 +133,12 @@ def test_a_schedule_runs_inside_a_function():
         ({"warmup_epochs": 2}, "schedule.warmup_start must be above 0 if schedule.by='epoch'"),
     ],
 )
-def test_values_without_sense_are_refused(values, message):
+def test_invalid_values_raise(values, message):
     with pytest.raises(ValueError, match=message):
         make_schedule(section(**values), 0.1, 10, STEPS)
 
 
-def test_arguments_without_sense_are_refused():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="optimizer.learning_rate must be above 0, got 0"):
         make_schedule(section(), 0, 10, STEPS)
     with pytest.raises(ValueError, match="train.epochs must be a number above 0, got 0"):

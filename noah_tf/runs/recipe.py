@@ -40,8 +40,21 @@ def base() -> ml_collections.ConfigDict:
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
     config.strategy = "auto"  # or single, mirrored, multi_worker, tpu
     config.jit_compile = False  # whether XLA compiles the forward and the backward pass
+    config.model = _model()
+    config.data = _data()
+    config.preprocess = _preprocess()
+    config.augment = _augment()
+    config.optimizer = _optimizer()
+    config.schedule = _schedule()
+    config.ema = ml_collections.ConfigDict()
+    config.ema.decay = 0.0  # of the moving average of all weights; 0: no moving average
+    config.train = _train()
+    return config
 
-    model = config.model = ml_collections.ConfigDict()
+
+def _model() -> ml_collections.ConfigDict:
+    """Returns the defaults of the `model` section, see `model_config.ModelSpec`."""
+    model = ml_collections.ConfigDict()
     # One of the paper's architectures, such as resnet18; None to use the backbone below.
     model.architecture = config_dict.placeholder(str)
     model.drop_path = 0.0  # this option and the next two are for an architecture of the paper
@@ -64,8 +77,12 @@ def base() -> ml_collections.ConfigDict:
     model.weights = config_dict.placeholder(str)
     model.weights_head = "load"  # or skip, for another number of classes
     model.weights_ema = False  # whether to take the averaged weights of the file
+    return model
 
-    data = config.data = ml_collections.ConfigDict()
+
+def _data() -> ml_collections.ConfigDict:
+    """Returns the defaults of the `data` section."""
+    data = ml_collections.ConfigDict()
     data.name = "imagenet2012"  # any TFDS name; folder, for data_dir/SPLIT/CLASS/*.jpg; or fake
     data.data_dir = config_dict.placeholder(str)  # None: the folder of TFDS
     data.manual_dir = config_dict.placeholder(str)  # folder of archives downloaded by hand
@@ -80,8 +97,12 @@ def base() -> ml_collections.ConfigDict:
     data.prefetch = config_dict.placeholder(int)  # batches made ahead; None: tf.data decides
     data.threads = config_dict.placeholder(int)  # of the input pipeline; None: TensorFlow's own
     data.on_corrupt = "error"  # names the corrupt photo; or skip, which counts corrupt photos
+    return data
 
-    preprocess = config.preprocess = ml_collections.ConfigDict()
+
+def _preprocess() -> ml_collections.ConfigDict:
+    """Returns the defaults of the `preprocess` section, see `Preprocessing`."""
+    preprocess = ml_collections.ConfigDict()
     preprocess.image_size = (224, 224)  # height, width
     preprocess.resize_size = config_dict.placeholder(int)  # None: the smaller side
     preprocess.interpolation = "bilinear"  # or bicubic
@@ -89,8 +110,12 @@ def base() -> ml_collections.ConfigDict:
     preprocess.mean = (0.485, 0.456, 0.406)
     preprocess.std = (0.229, 0.224, 0.225)
     preprocess.exif_rotation = False  # whether to turn JPEGs upright as their EXIF data say
+    return preprocess
 
-    augment = config.augment = ml_collections.ConfigDict()
+
+def _augment() -> ml_collections.ConfigDict:
+    """Returns the defaults of the `augment` section, see `train_options`."""
+    augment = ml_collections.ConfigDict()
     augment.crop_scale = config_dict.placeholder(tuple)  # share of the area, as (0.08, 1.0)
     augment.crop_ratio = (3 / 4, 4 / 3)  # width / height
     augment.crop_interpolation = "same"  # or random: bilinear or bicubic
@@ -106,8 +131,12 @@ def base() -> ml_collections.ConfigDict:
     augment.cutmix = 0.0  # alpha
     augment.mix_probability = 1.0
     augment.mix_switch = 0.5  # probability of CutMix if both are on
+    return augment
 
-    optimizer = config.optimizer = ml_collections.ConfigDict()
+
+def _optimizer() -> ml_collections.ConfigDict:
+    """Returns the defaults of the `optimizer` section, see `OptimizerSettings`."""
+    optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"  # or adamw, lamb
     optimizer.learning_rate = 0.1  # the peak of the schedule
     optimizer.momentum = 0.9
@@ -121,8 +150,12 @@ def base() -> ml_collections.ConfigDict:
     optimizer.clip_norm = config_dict.placeholder(float)  # largest norm of all gradients together
     optimizer.layer_decay = config_dict.placeholder(float)  # of the learning rate per layer group
     optimizer.layer_decay_groups = 12  # layer groups of the backbone
+    return optimizer
 
-    schedule = config.schedule = ml_collections.ConfigDict()
+
+def _schedule() -> ml_collections.ConfigDict:
+    """Returns the defaults of the `schedule` section, see `Schedule`."""
+    schedule = ml_collections.ConfigDict()
     schedule.name = "cosine"  # or step, linear, constant
     schedule.by = "step"  # or epoch: the learning rate changes once per epoch
     schedule.end = 0.0  # final learning rate of cosine and linear
@@ -130,11 +163,12 @@ def base() -> ml_collections.ConfigDict:
     schedule.factor = 0.1
     schedule.warmup_epochs = 0.0
     schedule.warmup_start = 0.0  # learning rate at the start of the warm-up
+    return schedule
 
-    config.ema = ml_collections.ConfigDict()
-    config.ema.decay = 0.0  # of the moving average of all weights; 0: no moving average
 
-    train = config.train = ml_collections.ConfigDict()
+def _train() -> ml_collections.ConfigDict:
+    """Returns the defaults of the `train` section."""
+    train = ml_collections.ConfigDict()
     train.epochs = 1
     train.batch_size = 256  # over all replicas
     train.accumulate = 1  # parts in which each replica computes its share of a batch
@@ -150,7 +184,7 @@ def base() -> ml_collections.ConfigDict:
     train.checkpoint_minutes = 0.0  # minutes between checkpoints; 0: no checkpoints by time
     train.keep_checkpoints = 2
     train.log_every = 10  # steps between two logs of the loss; each log waits for the device
-    return config
+    return train
 
 
 def from_section(cls: Any, section: ml_collections.ConfigDict) -> Any:

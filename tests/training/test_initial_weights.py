@@ -73,5 +73,5 @@ def test_authors_weights_need_an_architecture(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights at model.weights=.*safetensors"):
         load_initial_weights(model_of(config, 7), config)
     (tmp_path / "noah_resnet18.safetensors").touch()
-    with pytest.raises(ValueError, match="and needs model.architecture"):
+    with pytest.raises(ValueError, match="which needs model.architecture"):
         load_initial_weights(model_of(config, 7), config)

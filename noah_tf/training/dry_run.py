@@ -76,10 +76,10 @@ class _Trial:
 
 def _data_size(plan: TrainingPlan) -> tuple[int, int]:
     """Returns the number of classes and of training examples."""
-    data = plan.data
+    data = plan.config.data
     if data.num_classes is not None and data.num_examples is not None:
         return data.num_classes, data.num_examples
-    source = source_from_config(plan.config.data, plan.config.data.train_split)
+    source = source_from_config(data, data.train_split)
     return source.num_classes, source.num_examples
 
 

@@ -287,7 +287,7 @@ class Trainer:
             self.eval_source,
             self.plan.preprocessing,
             batch_size,
-            self.plan.data.on_corrupt,
+            self.plan.batches.on_corrupt,
             self._stop_evaluation,
         )
 

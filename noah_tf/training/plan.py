@@ -12,16 +12,18 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from noah_tf.datasets.pipeline import train_batches, train_options
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.source import Source
 from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images.train_transform import TrainTransform
 from noah_tf.runs.model_config import ModelSpec
 from noah_tf.runs.recipe import from_section
 from noah_tf.training.losses import LossSettings
 from noah_tf.training.optimizer import OptimizerSettings
 from noah_tf.training.recipe_checks import combination_problems, raise_problems
 from noah_tf.training.schedules import Schedule
-from noah_tf.training.settings import DataSettings, TrainSettings
+from noah_tf.training.settings import TrainSettings
 from noah_tf.utils import distribute
 from noah_tf.utils.validation import check_rate
 
@@ -34,9 +36,8 @@ class TrainingPlan:
         config: the recipe.
         strategy: the distribution strategy.
         model: the model and its initial weights.
-        preprocessing: the `Preprocessing` of training, evaluation and export.
-        batch_options: the arguments of `train_batches` that the `augment` section describes.
-        data: how training examples are read.
+        transform: preprocessing and augmentation of training photos.
+        batches: how training examples become batches.
         train: length, batches and checkpoints of the run.
         loss: the loss.
         optimizer: the optimizer.
@@ -46,9 +47,8 @@ class TrainingPlan:
     config: ml_collections.ConfigDict
     strategy: tf.distribute.Strategy
     model: ModelSpec
-    preprocessing: Preprocessing
-    batch_options: dict[str, Any]
-    data: DataSettings
+    transform: TrainTransform
+    batches: BatchOptions
     train: TrainSettings
     loss: LossSettings
     optimizer: OptimizerSettings
@@ -85,16 +85,14 @@ class TrainingPlan:
         build(_check_seed, config.seed)
         build(check_rate, "ema.decay", config.ema.decay)
         model = build(ModelSpec.from_config, config.model)
-        data = build(from_section, DataSettings, config.data)
         train = build(from_section, TrainSettings, config.train)
         loss = build(from_section, LossSettings, config.train)
         optimizer = build(from_section, OptimizerSettings, config.optimizer)
-        preprocessing = build(Preprocessing.from_dict, config.preprocess.to_dict())
-        batch_options: Any = None
+        transform = build(_transform, config)
+        batches: Any = None
         schedule: Any = None
-        if preprocessing:
-            batch_options = build(train_options, config.augment.to_dict(), preprocessing)
         if train:
+            batches = build(_batch_options, config)
             schedule = build(
                 Schedule.from_config,
                 config.schedule,
@@ -104,18 +102,7 @@ class TrainingPlan:
             replicas = strategy.num_replicas_in_sync if strategy else 1
             problems += combination_problems(config, replicas)
         raise_problems(problems)
-        return cls(
-            config,
-            strategy,
-            model,
-            preprocessing,
-            batch_options,
-            data,
-            train,
-            loss,
-            optimizer,
-            schedule,
-        )
+        return cls(config, strategy, model, transform, batches, train, loss, optimizer, schedule)
 
     @property
     def seed(self) -> int:
@@ -133,13 +120,13 @@ class TrainingPlan:
         return self.config.ema.decay
 
     @property
-    def normalizes_on_device(self) -> bool:
-        """Whether the train step normalizes the images; erasing needs them normalized before."""
-        return not self.config.augment.erasing
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of training, evaluation and export."""
+        return self.transform.preprocessing
 
     def steps_per_epoch(self, num_examples: int) -> int:
         """Returns the number of whole batches of the training examples."""
-        return num_examples // self.train.batch_size
+        return num_examples // self.batches.batch_size
 
     def epoch_batches(self, source: Source, epoch: int, step: int) -> Callable:
         """Returns a function that makes the rest of an epoch's batches.
@@ -154,21 +141,30 @@ class TrainingPlan:
         return functools.partial(
             train_batches,
             source,
-            self.preprocessing,
-            self.train.batch_size,
+            self.transform,
+            self.batches,
             seed=self.seed,
             epoch=epoch,
             skip_batches=step - epoch * self.steps_per_epoch(source.num_examples),
-            shuffle_buffer=self.data.shuffle_buffer,
-            cache=self.data.cache,
-            on_corrupt=self.data.on_corrupt,
-            prefetch=self.data.prefetch,
-            threads=self.data.threads,
-            normalize=not self.normalizes_on_device,
-            **self.batch_options,
         )
 
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be at least 0 and less than 2**32, got {seed}.")
+
+
+def _transform(config: ml_collections.ConfigDict) -> TrainTransform:
+    preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
+    # The train step normalizes the images, except that erasing needs normalized ones.
+    return TrainTransform.from_config(
+        config.augment.to_dict(), preprocessing, normalize=bool(config.augment.erasing)
+    )
+
+
+def _batch_options(config: ml_collections.ConfigDict) -> BatchOptions:
+    names = ("shuffle_buffer", "cache", "on_corrupt", "prefetch", "threads")
+    try:
+        return BatchOptions(config.train.batch_size, **{name: config.data[name] for name in names})
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from error

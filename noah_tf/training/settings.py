@@ -1,11 +1,9 @@
-"""The `train` and `data` sections of a recipe as frozen objects that check their values."""
+"""The `train` section of a recipe as a frozen object that checks its values."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
-
-from noah_tf.datasets.corrupt import ON_CORRUPT
 
 
 def range_problems(section: str, settings: Any, smallest: Mapping[str, float]) -> list[str]:
@@ -13,14 +11,14 @@ def range_problems(section: str, settings: Any, smallest: Mapping[str, float]) -
 
     Args:
         section: name of the recipe's section, for the messages.
-        settings: object with the values as attributes; None is allowed.
+        settings: object with the values as attributes.
         smallest: the smallest value of each attribute.
     """
     values = {name: getattr(settings, name) for name in smallest}
     return [
         f"{section}.{name} must be at least {smallest[name]}, got {value}"
         for name, value in values.items()
-        if value is not None and not smallest[name] <= value < math.inf
+        if not smallest[name] <= value < math.inf
     ]
 
 
@@ -69,38 +67,3 @@ class TrainSettings:
             "log_every": 1,
         }
         raise_joined(range_problems("train", self, smallest))
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """How training examples are read, and the expected size of the data, from the `data` section.
-
-    Attributes:
-        num_classes: number of classes M that the data must have; None for any.
-        num_examples: number of examples that the training split must have; None for any.
-        cache: whether to keep the encoded photos in memory.
-        shuffle_buffer: examples that are shuffled together if the photos are not in memory.
-        on_corrupt: "error" or "skip", see `train_batches`.
-        prefetch: batches made ahead; None leaves the number to tf.data.
-        threads: threads of the input pipeline; None for TensorFlow's own.
-
-    Raises:
-        ValueError: values are out of range; the message names all of them.
-    """
-
-    num_classes: int | None = None
-    num_examples: int | None = None
-    cache: bool = False
-    shuffle_buffer: int = 10_000
-    on_corrupt: str = "error"
-    prefetch: int | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        names = ("num_classes", "num_examples", "shuffle_buffer", "prefetch", "threads")
-        problems = range_problems("data", self, dict.fromkeys(names, 1))
-        if self.on_corrupt not in ON_CORRUPT:
-            problems.append(
-                f"data.on_corrupt must be one of {', '.join(ON_CORRUPT)}, got {self.on_corrupt!r}"
-            )
-        raise_joined(problems)

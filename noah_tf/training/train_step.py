@@ -34,7 +34,7 @@ def make_train_step(
     model, optimizer = state.model, state.optimizer
     trained = [state.variables[index] for index in trained_indices]
     top_k = min(5, model.output_shape[-1])
-    normalize = plan.preprocessing.normalize if plan.normalizes_on_device else tf.identity
+    normalize = tf.identity if plan.transform.normalize else plan.preprocessing.normalize
 
     def sums_and_gradients(
         images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor

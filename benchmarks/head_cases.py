@@ -6,12 +6,12 @@ over positions of the keys, the values summed by it, and a sum over groups.
 """
 
 import collections
-import contextlib
 
 import numpy as np
 import tensorflow as tf
 
-from noah_tf import InferenceForm, NOAHHead
+from noah_tf import NOAHHead
+from noah_tf.head.inference import precomputed_head
 
 Shape = collections.namedtuple("Shape", ["positions", "channels", "classes", "groups", "ratio"])
 
@@ -40,11 +40,11 @@ def products(shape, batch):
 def noah(shape, batch, export=False, **options):
     """(forward, training step) of a NOAHHead, functions without arguments.
 
-    With `export`, the forward pass is in the `noah_tf.InferenceForm`.
+    With `export`, the forward pass is that of the head's inference form.
     """
     head = NOAHHead(shape.classes, shape.groups, shape.ratio, **options)
     head.build((batch, shape.positions, shape.channels))
-    return _steps(head, shape, batch, InferenceForm(head) if export else None)
+    return _steps(head, shape, batch, precomputed_head(head) if export else head)
 
 
 def products_alone(shape, batch):
@@ -77,15 +77,15 @@ def gap(shape, batch):
     return _steps(tf.keras.Sequential(layers), shape, batch)
 
 
-def _steps(layer, shape, batch, form=None):
+def _steps(layer, shape, batch, inference_layer=None):
     features, labels = (tf.constant(array) for array in problem(shape, batch))
     if not layer.built:
         layer.build((batch, shape.positions, shape.channels))
+    inference_layer = inference_layer or layer
 
     @tf.function
     def forward(features):
-        with form.used() if form else contextlib.nullcontext():
-            return layer(features, training=False)
+        return inference_layer(features, training=False)
 
     @tf.function
     def train(features, labels):

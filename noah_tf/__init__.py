@@ -13,20 +13,20 @@ import noah_tf.utils.keras_compat  # noqa: F401
 
 # isort: on
 from noah_tf.export.savedmodel import export_savedmodel
-from noah_tf.head.inference import InferenceForm
 from noah_tf.head.layer import NOAHHead
 from noah_tf.models.attach import attach_noah
+from noah_tf.models.inference import for_inference
 from noah_tf.models.official import load_official_weights, save_official_weights
 from noah_tf.models.zoo import create_model, list_models
 from noah_tf.version import __version__
 
 __all__ = [
-    "InferenceForm",
     "NOAHHead",
     "__version__",
     "attach_noah",
     "create_model",
     "export_savedmodel",
+    "for_inference",
     "list_models",
     "load_official_weights",
     "save_official_weights",

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.explain.cam import PooledHead
+from noah_tf.head.inference import InferenceHead
 from noah_tf.head.layer import NOAHHead
 from noah_tf.utils.validation import class_indices
 
@@ -18,8 +19,9 @@ class Explainer:
     """Maps of where a model saw a class, or found evidence for it.
 
     A model with a NOAHHead has two: "attention", which weighs the places and sums to 1, and
-    "contribution", attention times value, which sums to the logit. One with average pooling and a
-    linear layer has "cam", the class activation map, which sums to the logit without its bias.
+    "contribution", attention times value, which sums to the logit. A model of `for_inference` has
+    "attention" alone. One with average pooling and a linear layer has "cam", the class activation
+    map, which sums to the logit without its bias.
 
     Args:
         model: a functional Keras model, images to logits.
@@ -38,13 +40,13 @@ class Explainer:
     """
 
     def __init__(self, model):
-        heads = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
+        kinds = (NOAHHead, InferenceHead)
+        heads = [layer for layer in model.layers if isinstance(layer, kinds)]
         if heads:
             self._head = heads[-1]
-            self._maps = {
-                "attention": self._head.attention,
-                "contribution": self._head.contributions,
-            }
+            self._maps = {"attention": self._head.attention}
+            if isinstance(self._head, NOAHHead):
+                self._maps["contribution"] = self._head.contributions
         else:
             self._head = PooledHead(model)
             self._maps = {"cam": self._head.class_activation}

@@ -3,16 +3,17 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.models.precision import without_functions
+from noah_tf.export.tracing import inlined_grouped_convolutions
 
 OPSET = 17
 
 
-def onnx_model(answer):
+def onnx_model(answer, model):
     """Converts a function, and has ONNX check the outcome.
 
     Args:
         answer: `tf.function` with an input signature, of batches of any size, to a dict.
+        model: the Keras model that the function calls.
 
     Returns:
         The ONNX model, and a sorted list of the ops that ONNX lacks; if there are any, it cannot
@@ -21,7 +22,7 @@ def onnx_model(answer):
     import onnx
     import tf2onnx
 
-    with without_functions():
+    with inlined_grouped_convolutions(model):
         function = answer.get_concrete_function()
     model, _ = tf2onnx.convert.from_function(
         answer,

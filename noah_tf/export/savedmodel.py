@@ -16,10 +16,11 @@ from noah_tf.export.model_card import CARD_FILE, CardFacts, model_card, running_
 from noah_tf.export.signatures import MAX_PIXELS, ServedModel
 from noah_tf.export.variants import require_onnx
 from noah_tf.export.versions import check_version, new_version
-from noah_tf.head.layer import NOAHHead
+from noah_tf.head.inference import InferenceHead
 from noah_tf.images import headers
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.models.feature_map import is_functional, layer_before
+from noah_tf.models.inference import for_inference
 from noah_tf.models.precision import in_precision
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.utils.validation import check_positive_int, is_number
@@ -123,7 +124,7 @@ def export_savedmodel(
     _check_size(model, preprocessing)
     photos = _readable(photos or (), preprocessing, max_pixels)
     name = pathlib.Path(model_dir).resolve().name
-    computed = in_precision(model, precision)
+    computed = for_inference(in_precision(model, precision))
     options = {
         **{key: value for key, value in answers.items() if key != "kind"},
         "max_pixels": max_pixels,
@@ -388,7 +389,7 @@ def _check_size(model, preprocessing):
 
 def _explainer(model, image_size):
     """The `Explainer` of a model whose attention has a picture, or None."""
-    if not any(isinstance(layer, NOAHHead) for layer in model.layers):
+    if not any(isinstance(layer, InferenceHead) for layer in model.layers):
         return None
     explainer = Explainer(model)
     return explainer if explainer.has_maps(image_size) else None

@@ -5,9 +5,8 @@ import tempfile
 
 import tensorflow as tf
 
-from noah_tf.head.inference import InferenceForm
+from noah_tf.export.tracing import inlined_grouped_convolutions
 from noah_tf.images import headers
-from noah_tf.models.precision import without_functions
 from noah_tf.utils.keras_compat import raw_variable
 
 LABELS_FILE = "labels.txt"  # in the export's assets
@@ -21,7 +20,7 @@ class ServedModel(tf.Module):
     """A model with its preprocessing and the names of its classes, all in TensorFlow's own ops.
 
     Args:
-        model: functional Keras model, images to logits.
+        model: functional Keras model, images to logits, see `for_inference`.
         preprocessing: its `preprocess.Preprocessing`.
         class_names: M strings.
         top_k: how many classes to return, at most M.
@@ -63,12 +62,10 @@ class ServedModel(tf.Module):
             default_value="",
         )
         # Not the model, which Keras 3 cannot load from within a module ("Could not find variable").
-        form = self._inference_form = InferenceForm(model)
-        weights = [raw_variable(weight) for weight in model.weights]
-        self._weights = [weight for weight in weights if id(weight) not in form.replaced]
+        self._weights = [raw_variable(weight) for weight in model.weights]
 
         def logits_of(images):
-            with without_functions(), form.used():
+            with inlined_grouped_convolutions(model):
                 return tf.cast(model(images, training=False), tf.float32)
 
         def serving_default(image_bytes):
@@ -80,7 +77,7 @@ class ServedModel(tf.Module):
 
         def explain(image_bytes):
             images, regions, status = self._photos(image_bytes)
-            with without_functions(), form.used():
+            with inlined_grouped_convolutions(model):
                 features, logits = explainer.forward(images)
                 answer = self._answer(tf.cast(logits, tf.float32), status)
                 classes = answer["classes"]

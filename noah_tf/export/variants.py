@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.export.onnx_model import onnx_model
-from noah_tf.head.inference import InferenceForm
+from noah_tf.models.inference import for_inference
 from noah_tf.models.precision import in_precision
 
 QUANTIZATIONS = ("dynamic", "int8")
@@ -117,11 +117,10 @@ def write_onnx(model, preprocessing, path):
     """
     require_onnx()
     images = tf.TensorSpec((None, *preprocessing.image_size, 3), tf.uint8, name="images")
-    model = in_precision(model, "float32")
-    answer = _answer(model, preprocessing, InferenceForm(model, branches=False))
-    answer = tf.function(answer, input_signature=[images])
+    model = for_inference(in_precision(model, "float32"), branches=False)
+    answer = tf.function(_answer(model, preprocessing), input_signature=[images])
     with _quiet():
-        graph, missing = onnx_model(answer)
+        graph, missing = onnx_model(answer, model)
     if missing:
         raise _unsupported(model, "ONNX has no", missing)
     pathlib.Path(path).write_bytes(graph.SerializeToString())
@@ -210,10 +209,9 @@ def agreement(expected, logits):
     )
 
 
-def _answer(model, preprocessing, form):
+def _answer(model, preprocessing):
     def answer(images):
-        with form.used():
-            logits = model(preprocessing.normalize(images), training=False)
+        logits = model(preprocessing.normalize(images), training=False)
         return {"logits": tf.cast(logits, tf.float32)}
 
     return answer
@@ -221,12 +219,11 @@ def _answer(model, preprocessing, form):
 
 def _write_savedmodel(model, preprocessing, shape, folder):
     # TensorFlow's own ways from a Keras 3 model to TFLite lose its variables.
+    model = for_inference(model, branches=False)
     archive = tf.keras.export.ExportArchive()
     archive.track(model)
-    form = InferenceForm(model, branches=False)
-    archive.track(form)
     images = tf.TensorSpec(shape, tf.uint8, name="images")
-    archive.add_endpoint("serving_default", _answer(model, preprocessing, form), [images])
+    archive.add_endpoint("serving_default", _answer(model, preprocessing), [images])
     archive.write_out(folder)
 
 

@@ -17,6 +17,27 @@ def key_value_channels(channels, key_ratio):
     return keys, channels - keys
 
 
+def kernel_shapes(channels, num_classes, num_groups, key_ratio, split_groups):
+    """Returns the shapes of a head's key kernel (G, Ck/G, N·M/G) and value kernel (G, Cv/G, N·M/G).
+
+    Args:
+        channels: C.
+        num_classes: M.
+        num_groups: N.
+        key_ratio: as for `key_value_channels`.
+        split_groups: whether group n sees the n-th run of channels only, so that G = N; else G = 1.
+
+    Raises:
+        ValueError: the groups do not divide the keys and the values.
+    """
+    check_division(channels, num_groups, key_ratio)
+    blocks = num_groups if split_groups else 1
+    outputs = num_groups * num_classes // blocks
+    return tuple(
+        (blocks, part // blocks, outputs) for part in key_value_channels(channels, key_ratio)
+    )
+
+
 def check_division(channels, num_groups, key_ratio):
     """Raises a ValueError, with values that work, where the groups do not divide keys and values.
 

@@ -1,80 +1,194 @@
-"""NOAH heads as a server needs them: what does not change between requests is computed once."""
+"""The inference form of `NOAHHead`: what does not depend on the features is precomputed."""
 
-import contextlib
+from __future__ import annotations
+
+from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.head import poca
+from noah_tf.head.channel_split import kernel_shapes
+from noah_tf.head.features import check_features, flatten_positions, restore_positions
 from noah_tf.head.layer import NOAHHead
-from noah_tf.utils.keras_compat import raw_variable
+from noah_tf.head.memory_plan import block_outputs
+from noah_tf.utils.keras_compat import NO_AUTOCAST, raw_variable
+from noah_tf.utils.validation import class_indices
 
 
-class InferenceForm(tf.Module):
-    """The weights of a model's NOAH heads, made ready for inference.
+@tf.keras.utils.register_keras_serializable("noah_tf")
+class InferenceHead(tf.keras.layers.Layer):
+    """A `NOAHHead` that cannot be trained, with the same logits from fewer ops and weights.
 
-    Kernels are in the dtype that products run in, and value biases are summed over the groups. The
-    key biases, which change nothing, are left out. A later change of the model's weights has no
-    effect.
+    The kernels are stored in the dtype of the matrix products, and the value biases are summed over
+    the groups. The key biases are left out, because the softmax cancels them. `precomputed_head`
+    makes the layer from a `NOAHHead`.
 
     Args:
-        model: a Keras model whose heads have their weights.
-        branches: whether graphs may choose at run time, see `poca.keys_are_small`. That is faster
-            where TensorFlow runs them; other formats are better off without.
+        num_classes, num_groups, key_ratio, split_groups, split_key_value, activation: as for
+            `NOAHHead`.
+        single_block: whether all outputs are computed at once, as with `implementation="direct"`.
+        branches: whether the graph may choose at run time to skip the softmax's shift, see
+            `poca.keys_are_small`. The choice makes TensorFlow faster. Converters to other formats
+            do better without it.
+        **kwargs: `name` and `dtype`, as for any Keras layer.
 
-    Raises:
-        ValueError: a head has no weights yet.
+    Input shape:
+        (B, H, W, C) or (B, L, C), floating point.
 
-    Attributes:
-        replaced: ids of the raw variables of the heads, which a graph made while the form is
-            `used` does not need.
+    Output shape:
+        (B, num_classes).
 
-    Example:
-
-    >>> form = noah_tf.InferenceForm(model)
-    >>> with form.used():
-    ...     logits = model(images, training=False)
+    Weights:
+        `key_kernel` (G, Ck/G, N·M/G) and `value_kernel` (G, Cv/G, N·M/G) in the compute dtype, with
+        G = N if the groups are split and 1 otherwise; `bias` (M,); with `branches` also
+        `key_norms` (G,). None of them is trainable.
     """
 
-    def __init__(self, model, branches=True):
-        super().__init__()
-        layers = {id(layer): layer for layer in model._flatten_layers()}.values()
-        heads = [layer for layer in layers if isinstance(layer, NOAHHead)]
-        # Behind a function, so that tf.saved_model.save finds the weights, and no Keras layers.
-        self._heads = lambda: heads
-        self._forms = [_HeadForm(head, branches) for head in heads]
-        self.replaced = {id(raw_variable(weight)) for head in heads for weight in head.weights}
+    def __init__(
+        self,
+        num_classes: int,
+        num_groups: int,
+        key_ratio: float,
+        split_groups: bool = True,
+        split_key_value: bool = True,
+        activation: Any = None,
+        single_block: bool = False,
+        branches: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["trainable"] = False
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.num_groups = num_groups
+        self.key_ratio = key_ratio
+        self.split_groups = split_groups
+        self.split_key_value = split_key_value
+        self.activation = tf.keras.activations.get(activation)
+        self.single_block = single_block
+        self.branches = branches
 
-    @contextlib.contextmanager
-    def used(self):
-        """While it lasts, the heads compute with these weights where `training` is not true.
-
-        It is for all threads that call the model: trace what is to use the form, and then share
-        what was traced.
-        """
-        before = [head.inference_form for head in self._heads()]
-        for head, form in zip(self._heads(), self._forms, strict=True):
-            head.inference_form = lambda form=form: form
-        try:
-            yield
-        finally:
-            for head, form in zip(self._heads(), before, strict=True):
-                head.inference_form = form
-
-
-class _HeadForm(tf.Module):
-    def __init__(self, head, branches):
-        super().__init__()
-        head.check_built()
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights, which are zero until they are assigned."""
+        self._channels = input_shape[-1]
+        key_shape, value_shape = kernel_shapes(
+            self._channels,
+            self.num_classes,
+            self.num_groups,
+            self.key_ratio if self.split_key_value else None,
+            self.split_groups,
+        )
+        self.key_kernel = self._weight("key_kernel", key_shape, self.compute_dtype)
+        self.value_kernel = self._weight("value_kernel", value_shape, self.compute_dtype)
+        self.bias = self._weight("bias", (self.num_classes,), self._logits_dtype)
         self.key_norms = None
-        if branches:
-            norms = poca.largest_norms(raw_variable(head.key_kernel))
-            self.key_norms = tf.Variable(norms, trainable=False, name="key_norms")
-        for name in ("key_kernel", "value_kernel"):
-            kernel = tf.cast(raw_variable(getattr(head, name)), head.compute_dtype)
-            setattr(self, name, tf.Variable(kernel, trainable=False, name=name))
-        bias = tf.cast(raw_variable(head.value_bias), poca.logits_dtype(head.compute_dtype))
-        self.bias = tf.Variable(tf.reduce_sum(bias, axis=0), trainable=False, name="bias")
+        if self.branches:
+            self.key_norms = self._weight("key_norms", key_shape[:1], "float32")
+        self.built = True
 
-    def tensors(self):
-        """What `poca.poca` takes: both kernels and the bias."""
-        return [tf.convert_to_tensor(v) for v in (self.key_kernel, self.value_kernel, self.bias)]
+    def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Returns the class scores (B, num_classes), whatever `training` is."""
+        check_features(self, features, self._channels)
+        features = flatten_positions(features)
+        outputs = self.key_kernel.shape[-1]
+        if not self.single_block:
+            itemsize = tf.as_dtype(self._logits_dtype).size
+            outputs = block_outputs(*features.shape[:2], outputs, itemsize)
+        logits = poca.poca(
+            features,
+            tf.convert_to_tensor(self.key_kernel),
+            tf.convert_to_tensor(self.value_kernel),
+            tf.convert_to_tensor(self.bias),
+            accumulate_dtype=self._logits_dtype,
+            block_outputs=outputs,
+            key_norms=None if self.key_norms is None else tf.convert_to_tensor(self.key_norms),
+        )
+        return self.activation(logits)
+
+    def attention(
+        self, features: tf.Tensor, classes: Any = None, per_group: bool = False
+    ) -> tf.Tensor:
+        """Returns the attention maps, see `NOAHHead.attention`."""
+        check_features(self, features, self._channels)
+        flat = flatten_positions(tf.cast(features, self.compute_dtype))
+        blocks, block_channels, _ = self.key_kernel.shape
+        kernel = tf.reshape(
+            tf.convert_to_tensor(self.key_kernel), (blocks, block_channels, -1, self.num_classes)
+        )
+        if classes is not None:
+            kernel = tf.gather(kernel, class_indices(classes, self.num_classes), axis=-1)
+        keys = flat[..., : blocks * block_channels]
+        maps = poca.poca_attention(keys, kernel, self._logits_dtype)
+        maps = maps if per_group else tf.reduce_mean(maps, axis=2)
+        return restore_positions(maps, features)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        """Returns (B, num_classes)."""
+        return (input_shape[0], self.num_classes)
+
+    def compute_output_spec(self, features: Any, training: bool | None = None) -> Any:
+        """Returns the spec of the logits for Keras 3, whose default is the compute dtype."""
+        shape = self.compute_output_shape(features.shape)
+        return tf.keras.KerasTensor(shape, dtype=self._logits_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal layer."""
+        config = super().get_config()
+        config.update(
+            num_classes=self.num_classes,
+            num_groups=self.num_groups,
+            key_ratio=self.key_ratio,
+            split_groups=self.split_groups,
+            split_key_value=self.split_key_value,
+            activation=tf.keras.activations.serialize(self.activation),
+            single_block=self.single_block,
+            branches=self.branches,
+        )
+        return config
+
+    @property
+    def _logits_dtype(self) -> str:
+        return poca.logits_dtype(self.compute_dtype)
+
+    def _weight(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            **NO_AUTOCAST,
+        )
+
+
+def precomputed_head(head: NOAHHead, branches: bool = True) -> InferenceHead:
+    """Returns the inference form of a head. Later changes of the head's weights do not affect it.
+
+    Args:
+        head: a `NOAHHead` that has its weights.
+        branches: as for `InferenceHead`.
+
+    Raises:
+        ValueError: the head has no weights yet.
+    """
+    head.check_built()
+    inference_head = InferenceHead(
+        head.num_classes,
+        head.num_groups,
+        head.key_ratio,
+        head.split_groups,
+        head.split_key_value,
+        head.activation,
+        single_block=head.implementation == "direct",
+        branches=branches,
+        name=head.name,
+        dtype=head.dtype_policy,
+    )
+    key_kernel, value_kernel = (raw_variable(w) for w in (head.key_kernel, head.value_kernel))
+    inference_head.build((None, None, head.channels))
+    inference_head.key_kernel.assign(tf.cast(key_kernel, head.compute_dtype))
+    inference_head.value_kernel.assign(tf.cast(value_kernel, head.compute_dtype))
+    bias = tf.cast(raw_variable(head.value_bias), poca.logits_dtype(head.compute_dtype))
+    inference_head.bias.assign(tf.reduce_sum(bias, axis=0))
+    if branches:
+        inference_head.key_norms.assign(poca.largest_norms(key_kernel))
+    return inference_head

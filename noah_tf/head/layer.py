@@ -5,8 +5,14 @@ import numbers
 import tensorflow as tf
 
 from noah_tf.head import memory_plan, poca
-from noah_tf.head.channel_split import check_division, key_value_channels
+from noah_tf.head.channel_split import kernel_shapes, key_value_channels
 from noah_tf.head.dropout import next_seed
+from noah_tf.head.features import (
+    check_features,
+    flatten_positions,
+    known_channels,
+    restore_positions,
+)
 from noah_tf.head.gradients import blocked_poca
 from noah_tf.head.initializers import independent, reference_initializer
 from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
@@ -137,9 +143,8 @@ class NOAHHead(tf.keras.layers.Layer):
         if seed is not None and not isinstance(seed, numbers.Integral):
             raise ValueError(f"seed must be an integer or None, got {seed!r}.")
         self.seed = None if seed is None else int(seed)
-        # Gives the head's part of an `inference.InferenceForm` while that is used; a function, as
-        # Keras would track the variables of the form itself.
-        self.inference_form = None
+        # C, which `build` sets.
+        self.channels: int | None = None
         if self.dropout:
             add_seed_stream(self, self.seed)
 
@@ -167,18 +172,16 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""
-        channels = self._channels(input_shape)
-        check_division(channels, self.num_groups, self._split_ratio)
-        self._built_channels = channels
-        key_channels, value_channels = key_value_channels(channels, self._split_ratio)
-        split = self.num_groups if self.split_groups else 1
-        outputs = self.num_groups * self.num_classes // split
-        for name, part, draw in (("key", key_channels, 0), ("value", value_channels, 1)):
+        self.channels = known_channels(self, input_shape)
+        shapes = kernel_shapes(
+            self.channels, self.num_classes, self.num_groups, self._split_ratio, self.split_groups
+        )
+        for draw, (name, shape) in enumerate(zip(("key", "value"), shapes, strict=True)):
             fixed = self.uniform_attention and name == "key"
             initializer = "zeros" if fixed else independent(self.kernel_initializer, draw)
             kernel = self.add_weight(
                 name=f"{name}_kernel",
-                shape=(split, part // split, outputs),
+                shape=shape,
                 initializer=initializer,
                 trainable=not fixed,
                 regularizer=self.kernel_regularizer,
@@ -198,17 +201,8 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def call(self, features, training=None):
         """Class scores, (B, num_classes), of features (B, H, W, C) or (B, L, C)."""
-        features = self._flat(features)
-        if self.inference_form is not None and not training:
-            form = self.inference_form()
-            logits = poca.poca(
-                features,
-                *form.tensors(),
-                accumulate_dtype=self._logits_dtype,
-                block_outputs=self._block_outputs(features),
-                key_norms=form.key_norms,
-            )
-            return self.activation(logits)
+        check_features(self, features, self.channels)
+        features = flatten_positions(features)
         dropout = self.dropout if training else 0.0
         function, options = self._chosen(features, training)
         logits = function(
@@ -242,10 +236,9 @@ class NOAHHead(tf.keras.layers.Layer):
             ValueError: the layer has no weights yet, or a class is out of range.
         """
         keys, _ = self._parts(features)
-        form = self.inference_form
-        kernel = self._kernel(self.key_kernel) if form is None else form().tensors()[0]
-        maps = poca.poca_attention(keys, self._columns(kernel, classes), self._logits_dtype)
-        return _placed(maps if per_group else tf.reduce_mean(maps, axis=2), features)
+        kernel = self._columns(self._kernel(self.key_kernel), classes)
+        maps = poca.poca_attention(keys, kernel, self._logits_dtype)
+        return restore_positions(maps if per_group else tf.reduce_mean(maps, axis=2), features)
 
     def contributions(self, features, classes=None, per_group=False):
         """The evidence for each class at each place: attention times value.
@@ -280,7 +273,7 @@ class NOAHHead(tf.keras.layers.Layer):
             self._columns(tf.convert_to_tensor(self.value_bias), classes),
             self._logits_dtype,
         )
-        return _placed(maps if per_group else tf.reduce_sum(maps, axis=2), features)
+        return restore_positions(maps if per_group else tf.reduce_sum(maps, axis=2), features)
 
     def check_built(self):
         """Raises a ValueError where the layer has no weights yet."""
@@ -293,7 +286,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def compute_output_spec(self, features, training=None):
         """Keras 3: what `call` returns, whose dtype is not the policy's compute dtype."""
-        self._check_features(features)
+        check_features(self, features, self.channels)
         shape = self.compute_output_shape(features.shape)
         return tf.keras.KerasTensor(shape, dtype=self._logits_dtype)
 
@@ -352,25 +345,15 @@ class NOAHHead(tf.keras.layers.Layer):
         itemsize = tf.as_dtype(self._logits_dtype).size
         return memory_plan.block_outputs(*features.shape[:2], outputs, itemsize)
 
-    def _flat(self, features):
-        """(B, L, C) of features (B, H, W, C) or (B, L, C)."""
-        self._check_features(features)
-        if features.shape.rank == 3:
-            return features
-        positions = features.shape[1:3].num_elements()
-        if positions is None:
-            positions = tf.reduce_prod(tf.shape(features)[1:3])
-        return tf.reshape(features, (poca.size(features, 0), positions, features.shape[-1]))
-
     def _parts(self, features):
         """What keys and values of a map are made of: (B, L, Ck) and (B, L, Cv)."""
         self.check_built()
         features = tf.convert_to_tensor(features)
-        self._check_features(features)
-        flat = self._flat(tf.cast(features, self.compute_dtype))
+        check_features(self, features, self.channels)
+        flat = flatten_positions(tf.cast(features, self.compute_dtype))
         if not self.split_key_value:
             return flat, flat
-        sizes = key_value_channels(self._built_channels, self._split_ratio)
+        sizes = key_value_channels(self.channels, self._split_ratio)
         return tf.split(flat, sizes, axis=-1)
 
     def _columns(self, weight, classes):
@@ -383,33 +366,3 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def _kernel(self, kernel):
         return tf.cast(kernel, self.compute_dtype)
-
-    def _check_features(self, features):
-        if not tf.as_dtype(features.dtype).is_floating:
-            raise TypeError(
-                f"{self.name} needs floating-point features, got {tf.as_dtype(features.dtype).name}"
-                ": cast them first, for example with tf.cast(features, tf.float32)."
-            )
-        channels = self._channels(features.shape)
-        if self.built and channels != self._built_channels:
-            raise ValueError(
-                f"{self.name} was built for {self._built_channels} channels, got features of "
-                f"shape {tuple(features.shape)}."
-            )
-
-    def _channels(self, shape):
-        shape = tuple(shape)
-        if len(shape) not in (3, 4):
-            raise ValueError(
-                f"{self.name} needs features (B, H, W, C) or (B, L, C), got shape {shape}: "
-                "give it the feature map before pooling."
-            )
-        if shape[-1] is None:
-            raise ValueError(f"{self.name} needs a known number of channels, got shape {shape}.")
-        return shape[-1]
-
-
-def _placed(maps, features):
-    """Maps (B, L, ...) at the positions of features (B, H, W, C) or (B, L, C)."""
-    positions = tf.shape(features)[1:-1]
-    return tf.reshape(maps, tf.concat([tf.shape(maps)[:1], positions, tf.shape(maps)[2:]], 0))

@@ -25,13 +25,22 @@ _REDUCING_OPERATIONS = frozenset(
 )
 
 
-class _Node(NamedTuple):
-    """One call of a layer."""
+class Node(NamedTuple):
+    """One call of a layer in a model's graph.
+
+    Attributes:
+        layer: the layer, or with Keras 3 the operation.
+        inputs: the symbolic tensors among its arguments, a flat list.
+        outputs: the symbolic tensors it returned, a flat list.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+    """
 
     layer: Any
-    inputs: list
-    outputs: list
-    kwargs: dict
+    inputs: list[Any]
+    outputs: list[Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class _Call(NamedTuple):
@@ -156,6 +165,12 @@ def input_structure(model):
     return model.inputs[0] if len(model.inputs) == 1 else model.input
 
 
+def output_structure(model: tf.keras.Model) -> Any:
+    """Returns the symbolic outputs of a model as it gives them: one tensor, a list or a dict."""
+    # Keras 3's Sequential has no `output` before it is called.
+    return model.outputs[0] if isinstance(model, tf.keras.Sequential) else model.output
+
+
 def weighted_layers(model, prefix=""):
     """(name, layer) of the layers with weights, in place of nested models the layers in them."""
     for layer in model.layers:
@@ -193,7 +208,7 @@ class _Walk:
         for tensor in model.inputs:
             if len(tensor.shape) < 3:
                 pooled.setdefault(id(tensor), {})
-        for node in _nodes_in_order(model):
+        for node in nodes_in_order(model):
             for output, maps in zip(node.outputs, self._label(node, pooled), strict=True):
                 if maps is not None:
                     pooled[id(output)] = maps
@@ -275,14 +290,14 @@ def _tensors_by_layer(model, calls=()):
     """{name of a layer: the FeatureMaps of its last call}, nested layers as "outer/inner"."""
     tensors = {}
     prefix = "".join(f"{call.model.name}/" for call in calls)
-    for node in _nodes_in_order(model):
+    for node in nodes_in_order(model):
         tensors[prefix + node.layer.name] = [FeatureMap(tensor, calls) for tensor in node.outputs]
         if isinstance(node.layer, tf.keras.Model) and is_functional(node.layer):
             tensors.update(_tensors_by_layer(node.layer, (*calls, _call_of(node))))
     return tensors
 
 
-def _nodes_in_order(model):
+def nodes_in_order(model):
     """The calls between a model's inputs and outputs, each after those that feed it."""
     done = {id(tensor) for tensor in model.inputs}
     pending = list(model.outputs)
@@ -308,6 +323,9 @@ def _node_of(tensor):
     layer, index, _ = tensor._keras_history
     node = layer._inbound_nodes[index]
     if hasattr(node, "arguments"):  # Keras 3; nodes are public in neither.
-        return _Node(layer, node.input_tensors, node.output_tensors, node.arguments.kwargs)
+        arguments = node.arguments
+        return Node(
+            layer, node.input_tensors, node.output_tensors, arguments.args, arguments.kwargs
+        )
     outputs = tf.nest.flatten(node.outputs)
-    return _Node(layer, node.keras_inputs, outputs, node.call_kwargs)
+    return Node(layer, node.keras_inputs, outputs, node.call_args, node.call_kwargs)

@@ -1,7 +1,5 @@
 """Copies of a model that compute in another precision."""
 
-import contextlib
-
 import tensorflow as tf
 
 from noah_tf.head.layer import NOAHHead
@@ -47,21 +45,6 @@ def with_precision(model, policy):
         if hasattr(model, attribute):
             setattr(copy, attribute, getattr(model, attribute))
     return copy
-
-
-@contextlib.contextmanager
-def without_functions():
-    """Keeps the functions that a graph calls from being functions of their own in it.
-
-    Keras computes grouped convolutions in one that XLA has to compile: not every server can, and
-    tf2onnx cannot look into it.
-    """
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 def in_precision(model, policy):

@@ -1,0 +1,130 @@
+"""for_inference: a model for serving, with precomputed heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from noah_tf.head.inference import precomputed_head
+from noah_tf.head.layer import NOAHHead
+from noah_tf.models.feature_map import (
+    Node,
+    input_structure,
+    is_functional,
+    layer_before,
+    nodes_in_order,
+    output_structure,
+)
+
+
+def for_inference(model: tf.keras.Model, branches: bool = True) -> tf.keras.Model:
+    """Returns a model for inference: the same layers, but with precomputed NOAH heads.
+
+    In place of each `NOAHHead` the new model has a layer of the same name whose kernels are in the
+    compute dtype and whose value biases are summed over the groups. All other layers and their
+    weights are shared with the original, which stays as it is. Nested models that hold a head are
+    rebuilt; other nested models are shared as a whole. Later changes of the original head's weights
+    do not affect the new model.
+
+    Args:
+        model: a functional `tf.keras.Model` or a built Sequential.
+        branches: whether the graph may choose at run time to skip the softmax's shift where the
+            keys are small. The choice makes TensorFlow faster. Converters to other formats do
+            better without it.
+
+    Returns:
+        A functional `tf.keras.Model` with the logits of the original.
+
+    Raises:
+        TypeError: the model is no Keras model.
+        ValueError: the model, or a layer in it that holds a head, has no graph of layers.
+
+    Example:
+
+    >>> model = noah_tf.create_model("noah_resnet18")
+    >>> fast = noah_tf.for_inference(model)
+    >>> logits = fast(images)
+    """
+    if not isinstance(model, tf.keras.Model):
+        raise TypeError(
+            f"model must be a tf.keras.Model, got {type(model).__name__}: wrap a layer as "
+            "tf.keras.Model(inputs, layer(inputs))."
+        )
+    if not is_functional(model):
+        raise _no_graph(model)
+    new_model = _Rebuilder(branches).rebuild(model)
+    for attribute in ("noah_feature_layer", "noah_discarded_layers"):
+        if hasattr(model, attribute):
+            setattr(new_model, attribute, getattr(model, attribute))
+    return new_model
+
+
+class _Rebuilder:
+    """Rebuilds models with precomputed heads. A layer that is called twice is replaced once."""
+
+    def __init__(self, branches: bool) -> None:
+        self._branches = branches
+        self._replacements: dict[int, Any] = {}  # by the id of the original layer
+
+    def rebuild(self, model: tf.keras.Model) -> tf.keras.Model:
+        """Returns a functional model from the inputs of `model` to its rebuilt outputs."""
+        # The original's tensors are reused up to the first head. From there on, the layers are
+        # called again.
+        new_tensors: dict[int, Any] = {}
+
+        def replace(value: Any) -> Any:
+            return new_tensors.get(id(value), value)
+
+        for node in nodes_in_order(model):
+            layer = self._replacement(node)
+            if layer is node.layer and not any(id(t) in new_tensors for t in node.inputs):
+                continue
+            args, kwargs = tf.nest.map_structure(replace, (node.args, node.kwargs))
+            outputs = tf.nest.flatten(layer(*args, **kwargs))
+            _forget_call(layer, [layer_before(replace(tensor))[0] for tensor in node.inputs])
+            for tensor, new_tensor in zip(node.outputs, outputs, strict=True):
+                new_tensors[id(tensor)] = new_tensor
+        outputs = tf.nest.map_structure(replace, output_structure(model))
+        return tf.keras.Model(input_structure(model), outputs, name=model.name)
+
+    def _replacement(self, node: Node) -> Any:
+        """Returns the layer that a call in the new model uses: a new one if it holds a head."""
+        layer = node.layer
+        if not _holds_head(layer):
+            return layer
+        if isinstance(layer, NOAHHead) and node.kwargs.get("training") and layer.dropout:
+            return layer  # The model asks for dropout, as Monte Carlo dropout does.
+        if id(layer) not in self._replacements:
+            if isinstance(layer, NOAHHead):
+                new_layer = precomputed_head(layer, self._branches)
+            elif isinstance(layer, tf.keras.Model) and is_functional(layer):
+                new_layer = self.rebuild(layer)
+            else:
+                raise _no_graph(layer)
+            self._replacements[id(layer)] = new_layer
+        return self._replacements[id(layer)]
+
+
+def _forget_call(layer: Any, sources: list[Any]) -> None:
+    """Removes the last call of a layer from the layers that feed it.
+
+    Keras never reads these entries, but they would keep the new head as long as the original model.
+    """
+    call = layer._inbound_nodes[-1]
+    for source in sources:
+        source._outbound_nodes[:] = [node for node in source._outbound_nodes if node is not call]
+
+
+def _holds_head(layer: Any) -> bool:
+    # Keras 3 has operations without the methods of a layer.
+    if not isinstance(layer, tf.keras.layers.Layer):
+        return False
+    return any(isinstance(inner, NOAHHead) for inner in layer._flatten_layers())
+
+
+def _no_graph(layer: tf.keras.layers.Layer) -> ValueError:
+    return ValueError(
+        f"{layer.name} ({type(layer).__name__}) cannot be rebuilt for inference: it has no graph "
+        "of layers to read, as functional models have; build it as tf.keras.Model(inputs, outputs)."
+    )

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from noah_tf.export.tracing import inlined_grouped_convolutions
 from noah_tf.images import headers
-from noah_tf.utils.keras_compat import raw_variable
+from noah_tf.utils.keras_compat import raw_variable, weight_path
 
 LABELS_FILE = "labels.txt"  # in the export's assets
 OK = "OK"
@@ -62,7 +62,10 @@ class ServedModel(tf.Module):
             default_value="",
         )
         # Not the model, which Keras 3 cannot load from within a module ("Could not find variable").
-        self._weights = [raw_variable(weight) for weight in model.weights]
+        self._weights = [
+            {weight_path(weight).rpartition("/")[2]: raw_variable(weight)}
+            for weight in model.weights
+        ]
 
         def logits_of(images):
             with inlined_grouped_convolutions(model):

@@ -1,4 +1,6 @@
-"""Dropout that resumes exactly and differs between replicas, on either Keras."""
+"""Dropout whose masks resume exactly from a checkpoint and differ between replicas."""
+
+from typing import Any
 
 import tensorflow as tf
 
@@ -7,12 +9,12 @@ from noah_tf.utils.keras_compat import add_seed_stream
 from noah_tf.utils.validation import check_rate
 
 
-def next_seed(layer):
-    """The next seed of a layer's stream, two integers."""
+def next_seed(layer: tf.keras.layers.Layer) -> tf.Tensor:
+    """Returns the next seed, two integers, from the stream that `add_seed_stream` gave a layer."""
     stream = layer._seed_stream
     if isinstance(stream, tf.random.Generator):
         return stream.make_seeds()[:, 0]
-    # Under a distribution strategy all replicas read one state, and should not drop alike.
+    # Under a distribution strategy all replicas read the same state, but need different masks.
     replica = tf.distribute.get_replica_context()
     replica = replica.replica_id_in_sync_group if replica else 0
     return fold_in(tf.cast(stream.next(), tf.int64), replica)
@@ -20,30 +22,30 @@ def next_seed(layer):
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
 class Dropout(tf.keras.layers.Layer):
-    """Sets values to zero at random while training, and scales the others up in return.
+    """Sets random values to zero in training, and scales the others by 1 / (1 - rate).
 
-    Keras's own layer drops the same on all replicas of a MirroredStrategy with Keras 3.
+    With Keras 3, Keras's own layer uses the same mask on all replicas of a MirroredStrategy.
 
     Args:
-        rate: share of zeros, in [0, 1).
-        per_example: whether an example is dropped as a whole, which on the branch of a residual
-            block is drop path (stochastic depth, arXiv 1603.09382).
+        rate: the dropout rate, in [0, 1).
+        per_example: whether an example is dropped as a whole. On the branch of a residual block
+            this is drop path (stochastic depth, arXiv 1603.09382).
         **kwargs: as for any Keras layer.
     """
 
-    def __init__(self, rate, per_example=False, **kwargs):
+    def __init__(self, rate: float, per_example: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = check_rate("rate", rate)
         self.per_example = bool(per_example)
         if self.rate:
             add_seed_stream(self)
 
-    def build(self, input_shape):
-        """Has no weights."""
+    def build(self, input_shape: Any) -> None:
+        """Does nothing: the layer has no weights."""
         self.built = True
 
-    def call(self, x, training=None):
-        """The values, some of them dropped in training."""
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Returns the values with dropout in training, and unchanged at inference."""
         if not training or not self.rate:
             return x
         shape = tf.shape(x)
@@ -53,10 +55,10 @@ class Dropout(tf.keras.layers.Layer):
             x, self.rate, next_seed(self), noise_shape=shape
         )
 
-    def compute_output_shape(self, input_shape):
-        """The input's."""
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the input shape."""
         return input_shape
 
-    def get_config(self):
-        """The arguments that make an equal layer."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal layer."""
         return {**super().get_config(), "rate": self.rate, "per_example": self.per_example}

@@ -57,7 +57,7 @@ def flatten_positions(features: tf.Tensor) -> tf.Tensor:
     positions = features.shape[1:3].num_elements()
     if positions is None:
         positions = tf.reduce_prod(tf.shape(features)[1:3])
-    return tf.reshape(features, (poca.size(features, 0), positions, features.shape[-1]))
+    return tf.reshape(features, (poca.axis_size(features, 0), positions, features.shape[-1]))
 
 
 def restore_positions(maps: tf.Tensor, features: tf.Tensor) -> tf.Tensor:

@@ -1,58 +1,62 @@
-"""POCA with gradients in closed form: what `poca.poca` gives, in less time and memory.
+"""POCA with gradients in closed form: the results of `poca.poca` in less time and memory.
 
 With a = exp(k) / s, s = sum_l exp(k), z = sum_l a * v and g the gradient of the logits, the
-gradients of values and keys are
+gradients of values and keys are, for each group and class,
 
-    dv[b, l] = a[b, l] * g[b],        dk[b, l] = dv[b, l] * (v[b, l] - z[b]),
+    dv[b, l] = a[b, l] * g[b],        dk[b, l] = dv[b, l] * (v[b, l] - z[b]).
 
-for each group and class. So all that the backward pass needs of the forward pass is s and z, one
-number each for an image, a group and a class; k and v can be recomputed from the features, one
-unit of work (see `blocks.py`) at a time. Where memory allows, exponentials and values are kept
-instead, which saves two of eight matrix products. Automatic differentiation keeps more than that
-and has more to pass over: it divides by s, and it does not know that the softmax's Jacobian and
-the sum over positions share z.
+The backward pass therefore needs only s and z from the forward pass, one number each per image,
+group and class. Keys and values can be recomputed from the features, one unit of work at a time
+(see `memory_plan.py`). If memory allows, the exponentials and values are kept instead, which saves
+two of eight matrix products. Automatic differentiation keeps more tensors and makes more passes:
+it divides by s, and it does not use that the softmax's Jacobian and the sum over positions share z.
 
-Keys are shifted by their maximum before the exponential only where they can be large, see
-`poca.keys_are_small`: the shift cancels in every quotient.
+Keys are shifted by their maximum before the exponential only if they can be large, see
+`poca.keys_are_small`. The shift cancels in every quotient.
 """
 
-import collections
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# Graphs for XLA have an op of their own to write in place, and no public way to be told.
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
-from tensorflow.python.ops import control_flow_util
-
 from noah_tf.head import memory_plan, poca
+from noah_tf.head.buffers import write_slice, zeros_buffer
 
 
 def blocked_poca(
-    features,
-    key_kernel,
-    value_kernel,
-    value_bias,
-    dropout=0.0,
-    seed=None,
-    accumulate_dtype=tf.float32,
-    memory_budget=256,
-):
-    """Class scores of a feature map, as `poca.poca`, whose gradients are computed unit by unit.
+    features: tf.Tensor,
+    key_kernel: tf.Tensor,
+    value_kernel: tf.Tensor,
+    value_bias: tf.Tensor,
+    dropout: float = 0.0,
+    seed: Any = None,
+    accumulate_dtype: Any = tf.float32,
+    memory_budget: float = 256,
+) -> tf.Tensor:
+    """Computes the class scores of `poca.poca`, with gradients that are computed unit by unit.
 
     Args:
-        features, key_kernel, value_kernel, value_bias, dropout, seed, accumulate_dtype: as of
-            `poca.poca`.
-        memory_budget: MiB that a training step may hold beside its inputs, logits and gradients.
-            What does not fit is recomputed. A unit has at least MASK_OUTPUTS outputs. XLA does not
-            heed the budget, as it merges what is recomputed with what it was.
+        features: (B, L, C).
+        key_kernel: (G, Ck/G, N*M/G), see `poca.poca`.
+        value_kernel: (G, Cv/G, N*M/G).
+        value_bias: (N, M).
+        dropout: the dropout rate of the values, 0 for none.
+        seed: two integers, needed if `dropout` is not 0.
+        accumulate_dtype: the dtype of softmax, sums and result.
+        memory_budget: MiB that a training step may hold apart from its inputs, logits and
+            gradients. What does not fit is recomputed. A unit has at least MASK_OUTPUTS outputs.
+            XLA does not respect the budget, because it merges the recomputed tensors with those of
+            the forward pass.
 
     Returns:
         Logits (B, M).
 
     Raises:
-        NotImplementedError: second or forward-mode derivatives are asked for.
+        NotImplementedError: second or forward-mode derivatives are requested.
     """
-    work = _Work(features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget)
+    work = _BlockedPoca(
+        features, key_kernel, value_kernel, dropout, seed, accumulate_dtype, memory_budget
+    )
     value_bias = tf.cast(value_bias, accumulate_dtype)
     inputs = [features, key_kernel, value_kernel]
     if dropout:
@@ -65,9 +69,10 @@ def blocked_poca(
         def gradient(upstream):
             @tf.custom_gradient
             def gradients(upstream, *inputs):
-                # The inputs are named here so that second derivatives by them are refused, too.
+                # The inputs are arguments so that second derivatives by them raise as well.
                 d_features, *d_weights = work.backward(upstream, *saved)
-                return (tf.reshape(d_features, tf.shape(inputs[0])), *d_weights), _refuse
+                d_features = tf.reshape(d_features, tf.shape(inputs[0]))
+                return (d_features, *d_weights), _raise_not_implemented
 
             return gradients(upstream, *inputs)
 
@@ -76,18 +81,46 @@ def blocked_poca(
     return poca.to_logits(scores(*inputs), value_bias, dropout)
 
 
-_Inputs = collections.namedtuple("_Inputs", ["flat", "parts", "kernels", "bias", "small"])
-_Tile = collections.namedtuple("_Tile", ["exponentials", "values", "mask"])
-# One channel block and a run of its outputs; block and first are tensors in a loop.
-_Unit = collections.namedtuple("_Unit", ["block", "first", "width"])
+class _Inputs(NamedTuple):
+    """The inputs of the units.
+
+    Attributes:
+        flat: the features, (B*L, C).
+        parts: the channels of each block's keys and values, or None where a loop slices `flat`.
+        kernels: the key kernel and the value kernel.
+        bias: the value bias (G, O), or None without dropout.
+        keys_small: a bool for each channel block, see `poca.keys_are_small`.
+    """
+
+    flat: tf.Tensor
+    parts: Any
+    kernels: tuple[tf.Tensor, tf.Tensor]
+    bias: Any
+    keys_small: Any
 
 
-class _Work:
-    """Forward and backward pass of one call.
+class _Tile(NamedTuple):
+    """The intermediate tensors of a unit, (B, L, m) each. The mask is None without dropout."""
 
-    A graph that recomputes is a loop over units, which writes in place: units that are spelled out
-    make a graph that takes more memory than they do, and their pieces of a gradient are there
-    twice while they are joined.
+    exponentials: tf.Tensor
+    values: tf.Tensor
+    mask: Any
+
+
+class _Unit(NamedTuple):
+    """A channel block and a range of its outputs. In a loop, `block` and `first` are tensors."""
+
+    block: Any
+    first: Any
+    width: int
+
+
+class _BlockedPoca:
+    """The forward and the backward pass of one call.
+
+    A graph that recomputes is a loop over units, which writes the gradients in place. An unrolled
+    graph of many units would take more memory than the units themselves, and would hold the pieces
+    of each gradient twice during their concatenation.
     """
 
     def __init__(
@@ -95,10 +128,10 @@ class _Work:
     ):
         self.blocks, key_channels, self.outputs = key_kernel.shape
         self._channels = key_channels, value_kernel.shape[1]
-        # Whether keys and values are made of the same channels.
-        self._shared = self.blocks * key_channels == features.shape[-1]
-        self._begins = 0, 0 if self._shared else self.blocks * key_channels
-        self._sizes = poca.size(features, 0), poca.size(features, 1)
+        # Whether keys and values use the same channels.
+        self._shared_channels = self.blocks * key_channels == features.shape[-1]
+        self._first_channels = 0, 0 if self._shared_channels else self.blocks * key_channels
+        self._sizes = poca.axis_size(features, 0), poca.axis_size(features, 1)
         self._dropout, self._seed = dropout, seed
         self._dtype = tf.as_dtype(accumulate_dtype)
         self._plan = memory_plan.training_plan(
@@ -107,29 +140,29 @@ class _Work:
             self.blocks,
             self._dtype.size,
             int(memory_budget * 2**20),
-            # Blocks of equal size have no rest, which would be a part of the graph of its own.
+            # Ranges of equal size leave no remainder, which would need a graph of its own.
             multiple=memory_plan.MASK_OUTPUTS if dropout else 1,
         )
         self._loops = not (self._plan.keep_tiles or tf.executing_eagerly())
 
     def forward(self, features, key_kernel, value_kernel, bias=None):
-        """The sum over the channel blocks (B, O), and what to keep for `backward`."""
-        small = poca.keys_are_small(features, key_kernel, poca.largest_norms(key_kernel))
+        """Returns the sum over the channel blocks (B, O), and further arguments of `backward`."""
+        keys_small = poca.keys_are_small(features, key_kernel, poca.largest_norms(key_kernel))
         flat, parts = tf.reshape(features, (-1, features.shape[-1])), None
         if self._loops:
-            small = tf.stack(small)
+            keys_small = tf.stack(keys_small)
         else:
             parts = poca.split_channels(features, key_kernel, value_kernel)
-        inputs = _Inputs(flat, parts, (key_kernel, value_kernel), bias, small)
-        forward = self._looped_forward if self._loops else self._spelled_forward
-        scores, *kept = forward(inputs)
-        return tf.squeeze(scores, axis=1), (inputs, *kept)
+        inputs = _Inputs(flat, parts, (key_kernel, value_kernel), bias, keys_small)
+        forward = self._looped_forward if self._loops else self._unrolled_forward
+        scores, tiles, sums = forward(inputs)
+        return tf.squeeze(scores, axis=1), (inputs, tiles, sums)
 
-    def backward(self, upstream, *kept):
-        """Gradients of the features (B*L, C), both kernels, and the bias if there is one."""
-        backward = self._looped_backward if self._loops else self._spelled_backward
-        d_flat, *d_weights = backward(tf.expand_dims(upstream, 1), *kept)
-        return tf.cast(d_flat, kept[0].flat.dtype), *d_weights
+    def backward(self, upstream, inputs, tiles, sums):
+        """Returns the gradients of the features (B*L, C), of both kernels, and of any bias."""
+        backward = self._looped_backward if self._loops else self._unrolled_backward
+        d_flat, *d_weights = backward(tf.expand_dims(upstream, 1), inputs, tiles, sums)
+        return tf.cast(d_flat, inputs.flat.dtype), *d_weights
 
     def _looped_forward(self, inputs):
         def block_step(block, state):
@@ -138,21 +171,24 @@ class _Work:
             def step(unit, scores, *sums):
                 tile = self._tile(inputs, parts, self._kernels(inputs, unit), unit)
                 total, mean = poca.attend(tile.exponentials, tile.values)
-                before = memory_plan.columns(scores, unit.first, unit.width)
-                scores = _written(scores, before + mean, (None, None, unit.first))
+                partial = memory_plan.columns(scores, unit.first, unit.width)
+                scores = write_slice(scores, partial + mean, (None, None, unit.first))
                 begin = block, None, None, unit.first
+                # `sums` is empty if the backward pass recomputes them.
                 pairs = zip(sums, (total, mean), strict=False)
-                return scores, *(_written(sum_, new[None], begin) for sum_, new in pairs)
+                return scores, *(write_slice(buffer, new[None], begin) for buffer, new in pairs)
 
-            return self._over_runs(block, step, state)
+            return self._over_ranges(block, step, state)
 
         shape = self._sizes[0], 1, self.outputs
         shapes = [shape] + 2 * [(self.blocks, *shape)] * self._plan.keep_sums
-        scores, *sums = self._over_blocks(block_step, [_zeros(s, self._dtype) for s in shapes])
+        scores, *sums = self._over_blocks(
+            block_step, [zeros_buffer(s, self._dtype) for s in shapes]
+        )
         return scores, None, sums
 
     def _looped_backward(self, upstream, inputs, _, sums):
-        rows, dtype = poca.size(inputs.flat, 0), inputs.flat.dtype
+        rows, dtype = poca.axis_size(inputs.flat, 0), inputs.flat.dtype
 
         def block_step(block, state):
             parts = self._parts(inputs, block)
@@ -160,46 +196,48 @@ class _Work:
             def step(unit, *state):
                 kernels = self._kernels(inputs, unit)
                 tile = self._tile(inputs, parts, kernels, unit)
-                begin, size = (block, 0, 0, unit.first), (1, self._sizes[0], 1, unit.width)
-                kept = [tf.squeeze(tf.slice(sum_, begin, size), axis=0) for sum_ in sums]
+                begin, shape = (block, 0, 0, unit.first), (1, self._sizes[0], 1, unit.width)
+                unit_sums = [tf.squeeze(tf.slice(buffer, begin, shape), axis=0) for buffer in sums]
                 d_scores = memory_plan.columns(upstream, unit.first, unit.width)
-                d_parts, news = self._gradients(d_scores, parts, kernels, tile, kept)
-                added = [part + new for part, new in zip(state, d_parts, strict=False)]
+                d_parts, d_unit_weights = self._gradients(d_scores, parts, kernels, tile, unit_sums)
+                # The state has the gradients of both channel parts, then those of the weights.
+                added = [total + new for total, new in zip(state, d_parts, strict=False)]
                 written = []
-                for d_weight, new in zip(state[2:], news, strict=True):
+                for d_weight, new in zip(state[2:], d_unit_weights, strict=True):
                     begin = (block, *(new.shape.rank - 1) * [None], unit.first)
-                    written.append(_written(d_weight, new[None], begin))
+                    written.append(write_slice(d_weight, new[None], begin))
                 return *added, *written
 
             d_flat, *d_weights = state
-            d_parts = [_zeros((rows, count), self._dtype) for count in self._channels]
-            by_key, by_value, *d_weights = self._over_runs(block, step, [*d_parts, *d_weights])
-            d_parts = [by_key + by_value] if self._shared else [by_key, by_value]
+            d_parts = [zeros_buffer((rows, count), self._dtype) for count in self._channels]
+            by_key, by_value, *d_weights = self._over_ranges(block, step, [*d_parts, *d_weights])
+            d_parts = [by_key + by_value] if self._shared_channels else [by_key, by_value]
             for kind, d_part in enumerate(d_parts):
-                d_flat = _written(d_flat, d_part, (None, self._begin(kind, block)))
+                d_flat = write_slice(d_flat, d_part, (None, self._first_channel(kind, block)))
             return d_flat, *d_weights
 
-        # Else the forward pass would hold them, too.
+        # Without this dependency the buffers would exist during the forward pass already.
         with tf.control_dependencies([upstream]):
-            state = [_zeros((rows, inputs.flat.shape[1]), self._dtype)]
-            state += [_zeros(kernel.shape, dtype) for kernel in inputs.kernels]
+            state = [zeros_buffer((rows, inputs.flat.shape[1]), self._dtype)]
+            state += [zeros_buffer(kernel.shape, dtype) for kernel in inputs.kernels]
             if inputs.bias is not None:
-                state.append(_zeros(inputs.bias.shape, self._dtype))
-        # Else what is recomputed would be that of the forward pass, and kept for that.
-        return self._over_blocks(block_step, state, wait=[upstream])
+                state.append(zeros_buffer(inputs.bias.shape, self._dtype))
+        # Without this dependency TensorFlow would reuse the forward pass's tensors, and keep them
+        # in memory until then.
+        return self._over_blocks(block_step, state, dependencies=[upstream])
 
-    def _over_blocks(self, step, state, wait=()):
+    def _over_blocks(self, step, state, dependencies=()):
         """Calls a function for each channel block, one after another.
 
         Args:
-            step: (block, state) to the new state, a list of tensors.
-            state: the first.
-            wait: tensors that have to be there before the first block begins.
+            step: a function of (block, state) that returns the new state, a list of tensors.
+            state: the initial state.
+            dependencies: tensors that must be computed before the first block starts.
 
         Returns:
             The last state.
         """
-        (first,) = memory_plan.after([tf.constant(0)], wait)
+        (first,) = memory_plan.wait_for([tf.constant(0)], dependencies)
         return tf.while_loop(
             lambda block, _: block < self.blocks,
             lambda block, state: (block + 1, list(step(block, state))),
@@ -208,81 +246,99 @@ class _Work:
             maximum_iterations=self.blocks,
         )[1]
 
-    def _over_runs(self, block, step, state):
-        """Calls a function, (unit, *state) to the new state, for each run of a block's outputs."""
+    def _over_ranges(self, block, step, state):
+        """Calls a function for each range of a block's outputs, one after another.
+
+        Args:
+            block: the index of the channel block.
+            step: a function of (unit, *state) that returns the new state.
+            state: the initial state.
+
+        Returns:
+            The last state.
+        """
         width = self._plan.block_outputs
-        runs, rest = divmod(self.outputs, width)
-        if runs > 1:
-            (first,) = memory_plan.after([tf.constant(0)], [block])
+        num_ranges, remainder = divmod(self.outputs, width)
+        if num_ranges > 1:
+            (first,) = memory_plan.wait_for([tf.constant(0)], [block])
             _, state = tf.while_loop(
-                lambda run, _: run < runs,
-                lambda run, state: (run + 1, list(step(_Unit(block, run * width, width), *state))),
+                lambda index, _: index < num_ranges,
+                lambda index, state: (
+                    index + 1,
+                    list(step(_Unit(block, index * width, width), *state)),
+                ),
                 (first, state),
                 parallel_iterations=1,
-                maximum_iterations=runs,
+                maximum_iterations=num_ranges,
             )
         else:
             state = step(_Unit(block, 0, width), *state)
-        if rest:
-            (block,) = memory_plan.after([block], state)
-            state = step(_Unit(block, runs * width, rest), *state)
+        if remainder:
+            (block,) = memory_plan.wait_for([block], state)
+            state = step(_Unit(block, num_ranges * width, remainder), *state)
         return state
 
-    def _spelled_forward(self, inputs):
-        tiles, scores, sums, done = [], [], [], []
-        for first, last in memory_plan.ranges(self.outputs, self._plan.block_outputs):
-            found = []
+    def _unrolled_forward(self, inputs):
+        tiles, scores, sums, finished = [], [], [], []
+        for first, last in memory_plan.output_ranges(self.outputs, self._plan.block_outputs):
+            range_sums = []
             for block in range(self.blocks):
                 unit = _Unit(block, first, last - first)
                 parts = self._parts(inputs, block)
-                tile = self._tile(inputs, parts, self._kernels(inputs, unit, done), unit)
-                found.append(poca.attend(tile.exponentials, tile.values))
-                done.append(found[-1][1:])
+                tile = self._tile(inputs, parts, self._kernels(inputs, unit, finished), unit)
+                range_sums.append(poca.attend(tile.exponentials, tile.values))
+                finished.append(range_sums[-1][1:])
                 tiles.append(tile if self._plan.keep_tiles else None)
-            scores.append(tf.add_n([mean for _, mean in found]))
-            sums += found
-        return poca.joined(scores), tiles, sums
+            scores.append(tf.add_n([mean for _, mean in range_sums]))
+            sums += range_sums
+        return poca.concat(scores), tiles, sums
 
-    def _spelled_backward(self, upstream, inputs, tiles, sums):
-        d_parts, d_weights, done = {}, [[] for _ in range(2 + (inputs.bias is not None))], []
-        units = iter(zip(tiles, sums, strict=True))
-        for first, last in memory_plan.ranges(self.outputs, self._plan.block_outputs):
-            found = []
+    def _unrolled_backward(self, upstream, inputs, tiles, sums):
+        d_parts = {}  # by the first channel
+        d_weights = [[] for _ in range(2 + (inputs.bias is not None))]
+        finished = []
+        saved = iter(zip(tiles, sums, strict=True))
+        for first, last in memory_plan.output_ranges(self.outputs, self._plan.block_outputs):
+            range_weights = []
             for block in range(self.blocks):
                 unit = _Unit(block, first, last - first)
-                parts, kernels = self._parts(inputs, block), self._kernels(inputs, unit, done)
-                tile, kept = next(units)
+                parts = self._parts(inputs, block)
+                kernels = self._kernels(inputs, unit, finished)
+                tile, unit_sums = next(saved)
                 tile = tile or self._tile(inputs, parts, kernels, unit)
                 d_scores = memory_plan.columns(upstream, first, unit.width)
-                news, weights = self._gradients(d_scores, parts, kernels, tile, kept)
-                done.append(weights)
-                found.append(weights)
-                for kind, new in enumerate(news):
-                    place = self._begin(kind, block)
-                    d_parts[place] = d_parts[place] + new if place in d_parts else new
-            for pieces, new in zip(d_weights, zip(*found, strict=True), strict=True):
+                d_unit_parts, d_unit_weights = self._gradients(
+                    d_scores, parts, kernels, tile, unit_sums
+                )
+                finished.append(d_unit_weights)
+                range_weights.append(d_unit_weights)
+                for kind, new in enumerate(d_unit_parts):
+                    channel = self._first_channel(kind, block)
+                    d_parts[channel] = d_parts[channel] + new if channel in d_parts else new
+            for pieces, new in zip(d_weights, zip(*range_weights, strict=True), strict=True):
                 pieces.append(tf.stack(new))
-        whole = []
+        concatenated = []
         for pieces in d_weights:
-            # One after another, as each is there twice for a moment.
-            whole.append(poca.joined(memory_plan.after(pieces, whole[-1:])))
-        return poca.joined([d_parts[place] for place in sorted(d_parts)]), *whole
+            # One after another, because the pieces exist twice during their concatenation.
+            concatenated.append(poca.concat(memory_plan.wait_for(pieces, concatenated[-1:])))
+        return poca.concat([d_parts[channel] for channel in sorted(d_parts)]), *concatenated
 
-    def _gradients(self, d_scores, parts, kernels, tile, kept):
-        """Gradients of a unit's channels, and of its kernels and bias.
+    def _gradients(self, d_scores, parts, kernels, tile, sums):
+        """Returns the gradients of a unit's channels, and those of its kernels and any bias.
 
         Args:
-            d_scores: of the scores, (B, 1, m).
-            parts, kernels: what `_parts` and `_kernels` give.
-            tile: what `_tile` gives.
-            kept: what `poca.attend` gave for the tile, or an empty list.
+            d_scores: the gradient of the scores, (B, 1, m).
+            parts: from `_parts`.
+            kernels: from `_kernels`.
+            tile: from `_tile`.
+            sums: the result of `poca.attend` for the tile, or an empty list to recompute it.
         """
-        total, mean = kept or poca.attend(tile.exponentials, tile.values)
+        total, mean = sums or poca.attend(tile.exponentials, tile.values)
         d_values = tile.exponentials * (d_scores / total)
         d_keys = d_values * (tile.values - mean)
         d_bias = []
         if tile.mask is not None:
-            d_values = poca.dropped(d_values, tile.mask, self._dropout)
+            d_values = poca.apply_dropout_mask(d_values, tile.mask, self._dropout)
             d_bias.append(tf.reduce_sum(d_values, axis=(0, 1)))
         d_parts, d_kernels = [], []
         for part, kernel, d in zip(parts, kernels, (d_keys, d_values), strict=True):
@@ -291,71 +347,51 @@ class _Work:
             d_parts.append(tf.cast(tf.matmul(d, kernel, transpose_b=True), self._dtype))
         return d_parts, d_kernels + d_bias
 
-    def _begin(self, kind, block):
-        """Where the channels of a block's keys (0) or values (1) begin."""
-        return self._begins[kind] + block * self._channels[kind]
+    def _first_channel(self, kind, block):
+        """Returns the first channel of a block's keys (kind 0) or values (kind 1)."""
+        return self._first_channels[kind] + block * self._channels[kind]
 
     def _parts(self, inputs, block):
-        """A block's channels of keys and of values."""
+        """Returns a block's channels of keys and of values."""
         if inputs.parts:
             return [parts[block] for parts in inputs.parts]
-        rows = poca.size(inputs.flat, 0)
+        rows = poca.axis_size(inputs.flat, 0)
         return [
-            tf.slice(inputs.flat, (0, self._begin(kind, block)), (rows, self._channels[kind]))
+            tf.slice(
+                inputs.flat, (0, self._first_channel(kind, block)), (rows, self._channels[kind])
+            )
             for kind in (0, 1)
         ]
 
-    def _kernels(self, inputs, unit, done=()):
-        """A unit's kernels of keys and of values.
+    def _kernels(self, inputs, unit, finished=()):
+        """Returns a unit's kernels of keys and of values.
 
-        They wait for what was done so many units before as may be under way at once.
+        They wait for one of the `finished` units, so that at most `Plan.max_concurrent` units run
+        at the same time.
         """
         kernels = []
         for kernel, channels in zip(inputs.kernels, self._channels, strict=True):
-            size = 1, channels, unit.width
-            part = tf.slice(kernel, (unit.block, 0, unit.first), size)
-            kernels.append(tf.reshape(part, size[1:]))
-        wait = done[-self._plan.at_once] if len(done) >= self._plan.at_once else []
-        return memory_plan.after(kernels, wait)
+            shape = 1, channels, unit.width
+            part = tf.slice(kernel, (unit.block, 0, unit.first), shape)
+            kernels.append(tf.reshape(part, shape[1:]))
+        limit = self._plan.max_concurrent
+        return memory_plan.wait_for(kernels, finished[-limit] if len(finished) >= limit else [])
 
     def _tile(self, inputs, parts, kernels, unit):
-        """Exponentials of the keys, values, and which of them dropout left: (B, L, m) each."""
-        small = inputs.small[unit.block]
-        weights, values = poca.tile(parts, kernels, small, self._sizes, self._dtype)
+        """Returns a unit's exponentials, values and dropout mask."""
+        weights, values = poca.exponentials_and_values(
+            parts, kernels, inputs.keys_small[unit.block], self._sizes, self._dtype
+        )
         if not self._dropout:
             return _Tile(weights, values, None)
         bias = tf.slice(inputs.bias, (unit.block, unit.first), (1, unit.width))[0]
         seed = poca.fold_in(self._seed, unit.block)
-        return _Tile(weights, *poca.drop(values, bias, self._dropout, seed, unit.first))
+        values, mask = poca.drop_biased_values(values, bias, self._dropout, seed, unit.first)
+        return _Tile(weights, values, mask)
 
 
-def _zeros(shape, dtype):
-    """Zeros to write in: tf.zeros may be a constant of the graph, there twice once written to."""
-    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
-
-
-def _written(whole, piece, begin):
-    """`whole` with a piece of it replaced, in place; `begin` has None for axes that are whole."""
-    starts = [0 if start is None else start for start in begin]
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return gen_xla_ops.xla_dynamic_update_slice(input=whole, update=piece, indices=starts)
-    ends = [
-        0 if start is None else start + size for start, size in zip(begin, piece.shape, strict=True)
-    ]
-    mask = sum(2**axis for axis, start in enumerate(begin) if start is None)
-    return tf.raw_ops.TensorStridedSliceUpdate(
-        input=whole,
-        begin=starts,
-        end=ends,
-        strides=[1] * len(starts),
-        value=piece,
-        begin_mask=mask,
-        end_mask=mask,
-    )
-
-
-def _refuse(*_):
+def _raise_not_implemented(*_):
     raise NotImplementedError(
-        "NOAHHead has no second and no forward-mode derivatives where it computes its gradients "
-        "in blocks: give it implementation='direct'."
+        "NOAHHead has no second and no forward-mode derivatives if it computes its gradients in "
+        "blocks: give it implementation='direct'."
     )

@@ -80,7 +80,7 @@ class InferenceHead(tf.keras.layers.Layer):
         self.key_kernel = self._weight("key_kernel", key_shape, self.compute_dtype)
         self.value_kernel = self._weight("value_kernel", value_shape, self.compute_dtype)
         self.bias = self._weight("bias", (self.num_classes,), self._logits_dtype)
-        self.key_norms = None
+        self.key_norms: Any = None
         if self.branches:
             self.key_norms = self._weight("key_norms", key_shape[:1], "float32")
         self.built = True
@@ -91,8 +91,9 @@ class InferenceHead(tf.keras.layers.Layer):
         features = flatten_positions(features)
         outputs = self.key_kernel.shape[-1]
         if not self.single_block:
+            batch, positions, _ = features.shape
             itemsize = tf.as_dtype(self._logits_dtype).size
-            outputs = block_outputs(*features.shape[:2], outputs, itemsize)
+            outputs = block_outputs(batch, positions, outputs, itemsize)
         logits = poca.poca(
             features,
             tf.convert_to_tensor(self.key_kernel),

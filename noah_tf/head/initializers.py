@@ -1,29 +1,34 @@
-"""How a head's weights begin."""
+"""Initializers of a head's weights."""
 
 import numbers
+from typing import Any
 
 import tensorflow as tf
 
 
-def reference_initializer():
-    """The reference's: Kaiming normal by fan-out, of standard deviation sqrt(2 / (N * M))."""
-    # Keras reads the fan-out of a (G, C/G, N*M/G) kernel as N*M: the reference's.
+def reference_initializer() -> tf.keras.initializers.Initializer:
+    """Returns the reference's: Kaiming normal by fan-out, standard deviation sqrt(2 / (N * M))."""
+    # Keras computes the fan-out of a kernel (G, C/G, N*M/G) as N*M, like the reference.
     return tf.keras.initializers.VarianceScaling(
         scale=2.0, mode="fan_out", distribution="untruncated_normal"
     )
 
 
-def independent(initializer, draw):
-    """A copy of an initializer for the `draw`-th weight of its kind.
+def independent_copy(initializer: Any, index: int) -> Any:
+    """Returns a copy of an initializer whose seed differs for each `index`.
 
-    Keras initializers are pure functions of their seed: without this, key and value weights of
-    one shape would start equal. One without a seed of that kind (a constant, a function, one
-    that holds a Keras 3 SeedGenerator) is used as it is.
+    Keras initializers are pure functions of their seed. Without a copy, key and value weights of
+    the same shape would start with equal values. An initializer without an integer seed (a
+    constant, a function, one with a Keras 3 SeedGenerator) is returned as it is.
+
+    Args:
+        initializer: a Keras initializer or a callable.
+        index: the number that is added to the seed.
     """
     if not isinstance(initializer, tf.keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
-    seed = config.get("seed", "none to vary")
+    seed = config.get("seed", "no seed")
     if seed is not None and not isinstance(seed, numbers.Integral):
         return initializer
-    return type(initializer).from_config({**config, "seed": None if seed is None else seed + draw})
+    return type(initializer).from_config({**config, "seed": None if seed is None else seed + index})

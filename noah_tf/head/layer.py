@@ -1,6 +1,7 @@
-"""NOAHHead: the layer that takes the place of pooling and the linear classifier."""
+"""NOAHHead: the layer that replaces the pooling and the linear layer of an image classifier."""
 
 import numbers
+from typing import Any
 
 import tensorflow as tf
 
@@ -14,7 +15,7 @@ from noah_tf.head.features import (
     restore_positions,
 )
 from noah_tf.head.gradients import blocked_poca
-from noah_tf.head.initializers import independent, reference_initializer
+from noah_tf.head.initializers import independent_copy, reference_initializer
 from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
 from noah_tf.utils.validation import (
     check_key_ratio,
@@ -24,52 +25,58 @@ from noah_tf.utils.validation import (
     class_indices,
 )
 
-# "auto" is direct up to here, so that small heads have all derivatives.
-_MOST_DIRECT_BYTES = 2**22
+IMPLEMENTATIONS = ("auto", "direct", "blocked")
+# Up to this size of the keys "auto" means "direct", so that small heads have all derivatives.
+_MAX_DIRECT_BYTES = 2**22
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
 class NOAHHead(tf.keras.layers.Layer):
-    """Non-global attentive head: for every class it learns where to look, and sums what it sees.
+    """Non-global attentive head: class scores from a feature map, with attention per class.
 
-    The channels are split into keys and values, and both into `num_groups` groups. In every group
-    a 1x1 projection of the keys, softmaxed over the positions, weighs a 1x1 projection of the
-    values; the logits are the sum over positions and groups. A head of N groups holds
-    (2N - 1) * num_classes parameters more than a linear layer when `key_ratio` splits the channels
-    between keys and values.
+    The layer replaces global pooling and the linear layer of a classifier. It splits the C channels
+    into keys and values, and both into N groups. With keys k and values v, which are 1x1
+    projections of the channels, the logit of class m is
 
-    Softmax and sums run in float32 (float64 under a float64 policy) whatever the precision policy
-    is, and the logits have that dtype.
+        a[b, l, n, m] = exp(k[b, l, n, m]) / sum_l' exp(k[b, l', n, m])
+        logits[b, m]  = sum_n sum_l a[b, l, n, m] * v[b, l, n, m]
+
+    over positions l and groups n (arXiv 2402.02377, section 3). The head has
+    (2N - 1) * num_classes more parameters than a linear layer if `split_key_value` is true.
+
+    Softmax, sums and logits have float32 under every precision policy (float64 under float64).
 
     Args:
         num_classes: M, the number of classes.
-        num_groups: N, the number of groups; divides the key and the value channels.
-        key_ratio: r in (0, 1), the share of the channels that are keys: int(C * r) of C.
-        dropout: rate of the dropout on the values while training, in [0, 1).
-        split_groups: whether group n sees only the n-th run of channels, or all of them.
-        split_key_value: whether keys and values share out the channels, or both see all of
-            them; `key_ratio` then has no effect.
-        uniform_attention: whether every class looks at all positions alike: the key kernel is zero
-            and not trained, and the head is average pooling and a linear layer of the value
+        num_groups: N, the number of groups. It must divide the number of key channels and of value
+            channels.
+        key_ratio: r in (0, 1), the share of key channels: int(C * r) channels are for the keys.
+        dropout: dropout rate of the values in training, in [0, 1).
+        split_groups: whether group n uses only the n-th range of channels. If false, every group
+            uses all key channels and all value channels.
+        split_key_value: whether keys and values use different channels. If false, both use all
+            channels, and `key_ratio` has no effect.
+        uniform_attention: whether the attention is 1/L at every position: the key kernel is zero
+            and not trainable, so the head is average pooling and a linear layer on the value
             channels. For ablations.
-        activation: what to apply to the logits, by name or as a callable; None leaves logits.
-        implementation: how training computes the gradients. "blocked" is in closed form, a block
-            of classes at a time, within `memory_budget`; it has no second and no forward-mode
-            derivatives. "direct" leaves them to automatic differentiation, whose memory grows with
-            B * L * N * num_classes. "auto" is "direct" up to 4 MiB of keys (a size that is unknown
-            while tracing counts as 32 images or 256 positions) and where `training` is not true,
-            and "blocked" beyond. All have the same logits, gradients and dropout masks.
-        memory_budget: MiB that a blocked training step may hold beside its inputs, logits and
-            gradients. What does not fit is recomputed. Sizes that are unknown while tracing count
-            as above, and XLA need not heed it.
-        kernel_initializer: initializer of both kernels; None is the reference's, Kaiming normal
-            by fan-out: standard deviation sqrt(2 / (N * M)).
+        activation: activation of the logits, by name or as a callable. None returns logits.
+        implementation: how training computes the gradients. "blocked" uses the closed form, a block
+            of classes at a time, within `memory_budget`, and has no second and no forward-mode
+            derivatives. "direct" uses automatic differentiation, whose memory grows with
+            B * L * N * M. "auto" is "direct" at inference and up to 4 MiB of keys, and "blocked"
+            above (sizes that are unknown while tracing count as 32 images or 256 positions). All
+            have the same logits, gradients and dropout masks.
+        memory_budget: MiB that a blocked training step may hold apart from its inputs, logits and
+            gradients. What does not fit is recomputed. Unknown sizes count as above. XLA may exceed
+            the budget.
+        kernel_initializer: initializer of both kernels. None is the reference's: Kaiming normal by
+            fan-out, with standard deviation sqrt(2 / (N * M)).
         bias_initializer: initializer of both biases.
         kernel_regularizer: regularizer of both kernels.
         bias_regularizer: regularizer of both biases.
         kernel_constraint: constraint of both kernels.
         bias_constraint: constraint of both biases.
-        seed: integer that makes the dropout masks reproducible; None follows Keras's global seed.
+        seed: integer seed of the dropout masks. None derives it from Keras's global seed.
         **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape:
@@ -80,12 +87,13 @@ class NOAHHead(tf.keras.layers.Layer):
 
     Weights:
         `key_kernel` (G, Ck/G, N·M/G) and `value_kernel` (G, Cv/G, N·M/G), with G = N if the groups
-        are split and 1 otherwise; `key_bias` and `value_bias` (N, M). The key bias cannot change
-        the output (softmax cancels it); it is kept because the reference's checkpoints hold it.
+        are split and G = 1 otherwise; `key_bias` and `value_bias` (N, M). The softmax cancels the
+        key bias, so it has no effect. The layer has it because the reference's checkpoints do.
 
     Raises:
-        ValueError: an argument is out of range, the features have another rank than 3 or 4 or an
-            unknown number of channels, or `num_groups` does not divide their two parts.
+        ValueError: an argument is out of range, the features have a rank other than 3 or 4 or an
+            unknown number of channels, or `num_groups` does not divide their key and value
+            channels.
         TypeError: the features are not floating point.
 
     Example:
@@ -102,25 +110,25 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        num_classes,
-        num_groups=4,
-        key_ratio=0.5,
-        dropout=0.0,
-        split_groups=True,
-        split_key_value=True,
-        uniform_attention=False,
-        activation=None,
-        implementation="auto",
-        memory_budget=256,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        seed=None,
-        **kwargs,
-    ):
+        num_classes: int,
+        num_groups: int = 4,
+        key_ratio: float = 0.5,
+        dropout: float = 0.0,
+        split_groups: bool = True,
+        split_key_value: bool = True,
+        uniform_attention: bool = False,
+        activation: Any = None,
+        implementation: str = "auto",
+        memory_budget: float = 256,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_classes = check_positive_int("num_classes", num_classes)
         self.num_groups = check_positive_int("num_groups", num_groups)
@@ -143,42 +151,41 @@ class NOAHHead(tf.keras.layers.Layer):
         if seed is not None and not isinstance(seed, numbers.Integral):
             raise ValueError(f"seed must be an integer or None, got {seed!r}.")
         self.seed = None if seed is None else int(seed)
-        # C, which `build` sets.
-        self.channels: int | None = None
+        self.channels: int | None = None  # C, which `build` sets.
         if self.dropout:
             add_seed_stream(self, self.seed)
 
     @property
-    def implementation(self):
-        """How training computes the gradients; what is traced already does not change."""
+    def implementation(self) -> str:
+        """How training computes the gradients. A change has no effect on traced functions."""
         return self._implementation
 
     @implementation.setter
-    def implementation(self, value):
-        if value not in ("auto", "direct", "blocked"):
+    def implementation(self, value: str) -> None:
+        if value not in IMPLEMENTATIONS:
             raise ValueError(
                 f"implementation must be 'auto', 'direct' or 'blocked', got {value!r}."
             )
         self._implementation = value
 
     @property
-    def memory_budget(self):
-        """MiB that a blocked training step may hold; what is traced already does not change."""
+    def memory_budget(self) -> float:
+        """MiB that a blocked training step may hold. A change has no effect on traced functions."""
         return self._memory_budget
 
     @memory_budget.setter
-    def memory_budget(self, value):
+    def memory_budget(self, value: float) -> None:
         self._memory_budget = check_positive_number("memory_budget", value, "MiB")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""
         self.channels = known_channels(self, input_shape)
         shapes = kernel_shapes(
             self.channels, self.num_classes, self.num_groups, self._split_ratio, self.split_groups
         )
-        for draw, (name, shape) in enumerate(zip(("key", "value"), shapes, strict=True)):
+        for index, (name, shape) in enumerate(zip(("key", "value"), shapes, strict=True)):
             fixed = self.uniform_attention and name == "key"
-            initializer = "zeros" if fixed else independent(self.kernel_initializer, draw)
+            initializer = "zeros" if fixed else independent_copy(self.kernel_initializer, index)
             kernel = self.add_weight(
                 name=f"{name}_kernel",
                 shape=shape,
@@ -190,7 +197,7 @@ class NOAHHead(tf.keras.layers.Layer):
             bias = self.add_weight(
                 name=f"{name}_bias",
                 shape=(self.num_groups, self.num_classes),
-                initializer=independent(self.bias_initializer, draw),
+                initializer=independent_copy(self.bias_initializer, index),
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
                 **NO_AUTOCAST,
@@ -199,12 +206,12 @@ class NOAHHead(tf.keras.layers.Layer):
             setattr(self, f"{name}_bias", bias)
         self.built = True
 
-    def call(self, features, training=None):
-        """Class scores, (B, num_classes), of features (B, H, W, C) or (B, L, C)."""
+    def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Returns the class scores (B, num_classes) of features (B, H, W, C) or (B, L, C)."""
         check_features(self, features, self.channels)
         features = flatten_positions(features)
         dropout = self.dropout if training else 0.0
-        function, options = self._chosen(features, training)
+        function, options = self._implementation_for(features, training)
         logits = function(
             features,
             self._kernel(self.key_kernel),
@@ -215,18 +222,20 @@ class NOAHHead(tf.keras.layers.Layer):
             accumulate_dtype=self._logits_dtype,
             **options,
         )
-        # Adds zero. It gives the key bias its gradient, which is exactly zero, where leaving the
-        # bias out would make optimizers complain of a weight without one.
+        # Adding zero gives the key bias a gradient, which is exactly zero. Optimizers warn about
+        # weights without a gradient.
         zero = 0 * tf.reduce_sum(tf.cast(self.key_bias, self._logits_dtype))
         return self.activation(logits + zero)
 
-    def attention(self, features, classes=None, per_group=False):
-        """Where each class is seen: the softmax over positions that weighs the values.
+    def attention(
+        self, features: tf.Tensor, classes: Any = None, per_group: bool = False
+    ) -> tf.Tensor:
+        """Returns the attention of each class: the softmax over positions that weighs the values.
 
         Args:
-            features: (B, H, W, C) or (B, L, C), as the layer was called with.
-            classes: indices of the K classes wanted, or None for all `num_classes`.
-            per_group: whether to return one map a group in place of their average.
+            features: (B, H, W, C) or (B, L, C), the input of the layer.
+            classes: indices of K classes, or None for all `num_classes`.
+            per_group: whether to return one map per group instead of their average.
 
         Returns:
             (B, H, W, K) or (B, L, K); with `per_group` (B, H, W, N, K) or (B, L, N, K). It sums
@@ -240,21 +249,23 @@ class NOAHHead(tf.keras.layers.Layer):
         maps = poca.poca_attention(keys, kernel, self._logits_dtype)
         return restore_positions(maps if per_group else tf.reduce_mean(maps, axis=2), features)
 
-    def contributions(self, features, classes=None, per_group=False):
-        """The evidence for each class at each place: attention times value.
+    def contributions(
+        self, features: tf.Tensor, classes: Any = None, per_group: bool = False
+    ) -> tf.Tensor:
+        """Returns the evidence for each class at each position: attention times value.
 
-        The value's bias is spread as the attention is, so the map sums over the positions to the
-        logit, as it is without dropout and before `activation`. What speaks against a class is
-        negative. With `classes`, products in float16 may round otherwise than those of the logits.
+        The attention distributes the value bias over the positions, so the map sums to the logit
+        before `activation` and without dropout. Evidence against a class is negative. With
+        `classes`, float16 products may be rounded differently from those of the logits.
 
         Args:
-            features: (B, H, W, C) or (B, L, C), as the layer was called with.
-            classes: indices of the K classes wanted, or None for all `num_classes`.
-            per_group: whether to return one map a group in place of their sum.
+            features: (B, H, W, C) or (B, L, C), the input of the layer.
+            classes: indices of K classes, or None for all `num_classes`.
+            per_group: whether to return one map per group instead of their sum.
 
         Returns:
-            (B, H, W, K) or (B, L, K); with `per_group` (B, H, W, N, K) or (B, L, N, K), which sums
-            to the logit over positions and groups.
+            (B, H, W, K) or (B, L, K); with `per_group` (B, H, W, N, K) or (B, L, N, K). It sums to
+            the logit over positions and groups.
 
         Raises:
             ValueError: the layer has no weights yet, or a class is out of range.
@@ -265,33 +276,33 @@ class NOAHHead(tf.keras.layers.Layer):
         >>> tf.reduce_sum(maps, axis=[1, 2])  # = head(features)[:, 3:4]
         """
         keys, values = self._parts(features)
-        kernels = [self._kernel(kernel) for kernel in (self.key_kernel, self.value_kernel)]
         maps = poca.poca_contributions(
             keys,
             values,
-            *(self._columns(kernel, classes) for kernel in kernels),
+            self._columns(self._kernel(self.key_kernel), classes),
+            self._columns(self._kernel(self.value_kernel), classes),
             self._columns(tf.convert_to_tensor(self.value_bias), classes),
             self._logits_dtype,
         )
         return restore_positions(maps if per_group else tf.reduce_sum(maps, axis=2), features)
 
-    def check_built(self):
-        """Raises a ValueError where the layer has no weights yet."""
+    def check_built(self) -> None:
+        """Raises a ValueError if the layer has no weights yet."""
         if not self.built:
             raise ValueError(f"{self.name} has no weights yet: call it on features first.")
 
-    def compute_output_shape(self, input_shape):
-        """(B, num_classes)."""
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        """Returns (B, num_classes)."""
         return (input_shape[0], self.num_classes)
 
-    def compute_output_spec(self, features, training=None):
-        """Keras 3: what `call` returns, whose dtype is not the policy's compute dtype."""
+    def compute_output_spec(self, features: Any, training: bool | None = None) -> Any:
+        """Returns the spec of the logits for Keras 3, whose default is the compute dtype."""
         check_features(self, features, self.channels)
         shape = self.compute_output_shape(features.shape)
         return tf.keras.KerasTensor(shape, dtype=self._logits_dtype)
 
-    def get_config(self):
-        """The arguments that make an equal layer."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal layer."""
         config = super().get_config()
         config.update(
             num_classes=self.num_classes,
@@ -322,13 +333,13 @@ class NOAHHead(tf.keras.layers.Layer):
     def _split_ratio(self):
         return self.key_ratio if self.split_key_value else None
 
-    def _chosen(self, features, training):
-        """The function that computes the logits, and its options."""
-        large = self.implementation == "auto" and self._key_bytes(features) > _MOST_DIRECT_BYTES
+    def _implementation_for(self, features, training):
+        """Returns the function that computes the logits, and its options."""
+        large = self.implementation == "auto" and self._key_bytes(features) > _MAX_DIRECT_BYTES
         if self.implementation == "blocked" or (large and training):
             return blocked_poca, {"memory_budget": self.memory_budget}
         options = {"block_outputs": self._block_outputs(features)}
-        # Where sizes are unknown, this may be an export: those do without branches.
+        # Unknown sizes may mean an export, whose graph should have no branches.
         if large and None not in features.shape:
             options["key_norms"] = poca.largest_norms(self._kernel(self.key_kernel))
         return poca.poca, options
@@ -338,7 +349,7 @@ class NOAHHead(tf.keras.layers.Layer):
         return memory_plan.tensor_bytes(*features.shape[:2], outputs, itemsize)
 
     def _block_outputs(self, features):
-        """How many outputs the direct form makes at a time."""
+        """Returns how many outputs the direct implementation computes at a time."""
         outputs = self.key_kernel.shape[-1]
         if self.implementation == "direct":
             return outputs
@@ -346,7 +357,7 @@ class NOAHHead(tf.keras.layers.Layer):
         return memory_plan.block_outputs(*features.shape[:2], outputs, itemsize)
 
     def _parts(self, features):
-        """What keys and values of a map are made of: (B, L, Ck) and (B, L, Cv)."""
+        """Returns the channels of the keys (B, L, Ck) and of the values (B, L, Cv)."""
         self.check_built()
         features = tf.convert_to_tensor(features)
         check_features(self, features, self.channels)
@@ -357,7 +368,7 @@ class NOAHHead(tf.keras.layers.Layer):
         return tf.split(flat, sizes, axis=-1)
 
     def _columns(self, weight, classes):
-        """Those of some classes: a kernel (G, c, N/G, K), or a bias (N, K)."""
+        """Returns the weights of some classes: a kernel (G, c, N/G, K), or a bias (N, K)."""
         if weight.shape.rank == 3:
             weight = tf.reshape(weight, (*weight.shape[:2], -1, self.num_classes))
         if classes is None:

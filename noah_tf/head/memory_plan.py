@@ -1,119 +1,138 @@
-"""How the work of a head is cut into blocks, so that memory does not grow with the classes.
+"""Plans how a head's work is divided, so that memory does not grow with the number of classes.
 
-A unit of work is one channel block and a run of its outputs: B*L x m numbers of each kind. Each
-begins when an earlier one is done: that, and nothing else, keeps TensorFlow from making all of
-them at once.
+A unit of work is one channel block (see `poca.py`) and a range of m of its outputs: B*L*m numbers
+of each kind (keys, values, ...). Each unit waits for an earlier one. Without this dependency
+TensorFlow would compute all units at once.
 """
 
-import collections
 import math
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# Masks of dropout are drawn for so many outputs at a time, so that a block of outputs that begins
-# at a multiple of it has the mask that it has in the whole.
+# Dropout masks are drawn for this many outputs at a time. A range of outputs that starts at a
+# multiple of it therefore gets the same mask as within the whole.
 MASK_OUTPUTS = 128
-# Larger tensors no longer fit the caches; smaller ones cost more in calls than they save.
-_TILE_BYTES = 2**23
-# So that graphs which spell out their blocks stay small: then blocks grow with the outputs.
-_MOST_BLOCKS = 64
-# Tensors of B*L*m numbers that a unit holds at once: exponentials, values and their gradients.
-_TILES_OF_A_UNIT = 4
-# What an unknown size counts as.
-_BATCH, _POSITIONS = 32, 256
-
-Plan = collections.namedtuple("Plan", ["block_outputs", "keep_tiles", "keep_sums", "at_once"])
+# Larger tensors no longer fit the caches. Smaller ones cost more in calls than they save.
+_MAX_TENSOR_BYTES = 2**23
+# Keeps unrolled graphs small. With more outputs the ranges become larger instead.
+_MAX_RANGES = 64
+# A unit holds four tensors of B*L*m numbers: exponentials, values and their gradients.
+_TENSORS_PER_UNIT = 4
+# The sizes that are assumed if the batch or the positions are unknown.
+_ASSUMED_BATCH, _ASSUMED_POSITIONS = 32, 256
 
 
-def tensor_bytes(batch, positions, outputs, itemsize):
-    """Bytes of B*L*m numbers; a size of None counts as 32 images or 256 positions."""
-    return (batch or _BATCH) * (positions or _POSITIONS) * outputs * itemsize
+class Plan(NamedTuple):
+    """How a training step is divided.
+
+    Attributes:
+        block_outputs: the number of outputs per unit.
+        keep_tiles: whether the forward pass keeps exponentials and values for the backward pass.
+        keep_sums: whether it keeps their sums over positions.
+        max_concurrent: how many units may run at the same time; 1 if the backward pass recomputes.
+    """
+
+    block_outputs: int
+    keep_tiles: bool
+    keep_sums: bool
+    max_concurrent: int
+
+
+def tensor_bytes(batch: int | None, positions: int | None, outputs: int, itemsize: int) -> int:
+    """Returns the bytes of B*L*m numbers. None counts as 32 images or 256 positions."""
+    return (batch or _ASSUMED_BATCH) * (positions or _ASSUMED_POSITIONS) * outputs * itemsize
 
 
 def block_outputs(
-    batch,
-    positions,
-    outputs,
-    itemsize,
-    most_bytes=_TILE_BYTES,
-    most_blocks=_MOST_BLOCKS,
-    multiple=MASK_OUTPUTS,
-):
-    """How many outputs to make at a time.
+    batch: int | None,
+    positions: int | None,
+    outputs: int,
+    itemsize: int,
+    max_bytes: int = _MAX_TENSOR_BYTES,
+    max_ranges: int = _MAX_RANGES,
+    multiple: int = MASK_OUTPUTS,
+) -> int:
+    """Returns how many outputs to compute at a time.
 
     Args:
-        batch, positions: B and L, or None.
-        outputs: how many there are.
-        itemsize: bytes of a number.
-        most_bytes: what B*L*m numbers should not exceed.
-        most_blocks: how many blocks there may be, whatever their bytes.
-        multiple: what a block is a multiple of, a divisor of MASK_OUTPUTS.
+        batch: B, or None.
+        positions: L, or None.
+        outputs: the number of all outputs.
+        itemsize: the bytes of a number.
+        max_bytes: a bound on the bytes of B*L*m numbers. A range of MASK_OUTPUTS outputs may exceed
+            it.
+        max_ranges: a bound on the number of ranges. It takes precedence over `max_bytes`.
+        multiple: the result is a multiple of it. It must divide MASK_OUTPUTS.
 
     Returns:
         `outputs`, or a multiple of `multiple`.
     """
-    most_bytes = min(most_bytes, _TILE_BYTES)
-    if tensor_bytes(batch, positions, outputs, itemsize) <= most_bytes:
+    max_bytes = min(max_bytes, _MAX_TENSOR_BYTES)
+    if tensor_bytes(batch, positions, outputs, itemsize) <= max_bytes:
         return outputs
-    chunks = most_bytes // tensor_bytes(batch, positions, MASK_OUTPUTS, itemsize)
-    count = min(most_blocks, math.ceil(outputs / (MASK_OUTPUTS * max(1, chunks))))
+    chunks = max_bytes // tensor_bytes(batch, positions, MASK_OUTPUTS, itemsize)
+    count = min(max_ranges, math.ceil(outputs / (MASK_OUTPUTS * max(1, chunks))))
     return min(outputs, multiple * math.ceil(outputs / (multiple * count)))
 
 
 def training_plan(
-    batch, positions, outputs, channel_blocks, itemsize, budget_bytes, multiple=MASK_OUTPUTS
-):
-    """Cuts a training step so that what it holds beside inputs and results fits a budget.
+    batch: int | None,
+    positions: int | None,
+    outputs: int,
+    channel_blocks: int,
+    itemsize: int,
+    budget_bytes: int,
+    multiple: int = MASK_OUTPUTS,
+) -> Plan:
+    """Returns a plan whose memory, apart from inputs and results, fits a budget.
 
-    A step that fits keeps all that its backward pass needs. One that does not recomputes keys and
-    values.
+    If everything that the backward pass needs fits the budget, the forward pass keeps it.
+    Otherwise the backward pass recomputes keys and values.
 
     Args:
-        batch, positions: B and L, or None.
-        outputs: outputs of a channel block, N*M/G.
+        batch: B, or None.
+        positions: L, or None.
+        outputs: the outputs of a channel block, O = N*M/G.
         channel_blocks: G.
-        itemsize: bytes of a number.
-        budget_bytes: what to stay under, as far as units of MASK_OUTPUTS outputs can.
-        multiple: as of `block_outputs`.
-
-    Returns:
-        `Plan`: `block_outputs` of a unit; whether the forward pass keeps exponentials and values
-        (`keep_tiles`), and whether their sums over positions (`keep_sums`); and how many units may
-        be under way `at_once`, at most all, and one where it recomputes.
+        itemsize: the bytes of a number.
+        budget_bytes: the budget. Units of MASK_OUTPUTS outputs may exceed it.
+        multiple: as for `block_outputs`.
     """
     sizes = batch, positions, outputs, itemsize
-    width = block_outputs(*sizes, budget_bytes // _TILES_OF_A_UNIT, multiple=multiple)
-    under_way = _TILES_OF_A_UNIT * tensor_bytes(batch, positions, width, itemsize)
-    everything = channel_blocks * outputs
-    # Exponentials, values, and the mask of a dropout.
-    tiles = tensor_bytes(batch, positions, everything, 2 * itemsize + 1)
-    spare = budget_bytes - tiles - under_way
-    if spare >= 0:
-        at_once = min(1 + spare // under_way, channel_blocks * math.ceil(outputs / width))
-        return Plan(width, keep_tiles=True, keep_sums=True, at_once=at_once)
-    sums = tensor_bytes(batch, 1, everything, 2 * itemsize)
-    keep_sums = sums <= budget_bytes // 4
-    most_bytes = (budget_bytes - keep_sums * sums) // _TILES_OF_A_UNIT
-    # A loop may have any number of blocks.
-    width = block_outputs(*sizes, most_bytes, outputs, multiple)
-    return Plan(width, keep_tiles=False, keep_sums=keep_sums, at_once=1)
+    width = block_outputs(*sizes, budget_bytes // _TENSORS_PER_UNIT, multiple=multiple)
+    unit_bytes = _TENSORS_PER_UNIT * tensor_bytes(batch, positions, width, itemsize)
+    all_outputs = channel_blocks * outputs
+    # Exponentials, values, and a dropout mask.
+    tile_bytes = tensor_bytes(batch, positions, all_outputs, 2 * itemsize + 1)
+    spare_bytes = budget_bytes - tile_bytes - unit_bytes
+    if spare_bytes >= 0:
+        num_units = channel_blocks * math.ceil(outputs / width)
+        max_concurrent = min(1 + spare_bytes // unit_bytes, num_units)
+        return Plan(width, keep_tiles=True, keep_sums=True, max_concurrent=max_concurrent)
+    sum_bytes = tensor_bytes(batch, 1, all_outputs, 2 * itemsize)
+    keep_sums = sum_bytes <= budget_bytes // 4
+    max_bytes = (budget_bytes - keep_sums * sum_bytes) // _TENSORS_PER_UNIT
+    # A loop does not make the graph larger, so any number of ranges is allowed.
+    width = block_outputs(*sizes, max_bytes, outputs, multiple)
+    return Plan(width, keep_tiles=False, keep_sums=keep_sums, max_concurrent=1)
 
 
-def ranges(outputs, width):
-    """(first, last) of each run of outputs."""
+def output_ranges(outputs: int, width: int) -> list[tuple[int, int]]:
+    """Returns (first, end) of each range of at most `width` outputs."""
     return [(first, min(first + width, outputs)) for first in range(0, outputs, width)]
 
 
-def columns(tensor, first, width):
-    """The `width` last-axis columns from `first` on; the tensor itself, if it has no others."""
+def columns(tensor: tf.Tensor, first: Any, width: int) -> tf.Tensor:
+    """Returns `width` columns of the last axis from `first` on."""
     if tensor.shape[-1] == width:
         return tensor
-    before = tensor.shape.rank - 1
-    return tf.slice(tensor, [0] * before + [first], [-1] * before + [width])
+    leading_axes = tensor.shape.rank - 1
+    return tf.slice(tensor, [0] * leading_axes + [first], [-1] * leading_axes + [width])
 
 
-def after(tensors, others):
-    """The tensors, which wait until the others are there. In eager mode there is nothing to do."""
+def wait_for(tensors: list[tf.Tensor], others: Any) -> list[tf.Tensor]:
+    """Returns the tensors, computed after the others. Eager tensors are returned as they are."""
     if not others or tf.executing_eagerly():
         return tensors
     with tf.control_dependencies(others):

@@ -6,27 +6,36 @@ For group n and class m, with keys k and values v,
     a[b, l, n, m] = exp(k[b, l, n, m]) / sum_l' exp(k[b, l', n, m])
     logits[b, m]  = sum_n sum_l a[b, l, n, m] * v[b, l, n, m].
 
-Everything stays in (B, L, m) layout, with the classes innermost: a projection is one 2-D matrix
-product a group, and the softmax over positions is a maximum, an exponential and two sums over
-axis 1. Written so it is several times faster than a grouped convolution and `tf.nn.softmax` over
-axis 1, which transposes. The channels are cut into the groups' parts at once, by one `tf.split`:
-slices of slices cost as much as the products of a light head.
+A channel block is the range of channels that one group sees, or all channels if the groups are not
+split. G is the number of channel blocks, and each has O = N*M/G outputs, ordered by group, then
+class. A letter m stands for a range of outputs.
 
-Two facts save work. A key bias shifts all positions of a (group, class) alike, so the softmax
-cancels it. The attention sums to 1, so a value bias that nothing has dropped adds sum_n b[n, m].
+All tensors have the layout (B, L, m), with the classes innermost. A projection is then one 2-D
+matrix product per channel block, and the softmax over positions is a maximum, an exponential and
+two sums over axis 1. This is several times faster than a grouped convolution followed by
+`tf.nn.softmax` over axis 1, which transposes. One `tf.split` cuts the channels into the parts of
+all groups, because slices of slices cost as much time as the products of a light head.
 
-`blocked.py` has the same logits with gradients that need less time and memory.
+Two facts save work. A key bias shifts all positions of a (group, class) equally, so the softmax
+cancels it. The attention sums to 1, so a value bias without dropout adds sum_n b[n, m].
+
+`gradients.py` computes the same logits with gradients that need less time and memory.
 """
+
+from typing import Any
 
 import tensorflow as tf
 
-from noah_tf.head.memory_plan import MASK_OUTPUTS, after, columns, ranges
+from noah_tf.head.memory_plan import MASK_OUTPUTS, columns, output_ranges, wait_for
 
-_SMALL_KEY = 30.0  # exp(30), its inverse, and what they are multiplied with, are float32 numbers.
+# exp(30), exp(-30) and their products with values and sums are within the range of float32.
+_SMALL_KEY = 30.0
 
 
-def split_channels(features, key_kernel, value_kernel):
-    """The parts of the channels that each channel block's keys and values are made of.
+def split_channels(
+    features: tf.Tensor, key_kernel: tf.Tensor, value_kernel: tf.Tensor
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Returns the channels of each channel block's keys and of its values.
 
     Args:
         features: (B, L, C).
@@ -34,8 +43,8 @@ def split_channels(features, key_kernel, value_kernel):
         value_kernel: (G, Cv/G, O), likewise.
 
     Returns:
-        G tensors (B*L, Ck/G), and G tensors (B*L, Cv/G). Where keys and values are made of the
-        same channels, they are the same tensors.
+        G tensors (B*L, Ck/G) for the keys and G tensors (B*L, Cv/G) for the values. They are the
+        same tensors if keys and values use the same channels.
     """
     channels, blocks = features.shape[-1], key_kernel.shape[0]
     flat = tf.reshape(features, (-1, channels))
@@ -46,41 +55,42 @@ def split_channels(features, key_kernel, value_kernel):
     return parts[:blocks], parts[-blocks:]
 
 
-def project(flat, kernel, batch, positions):
-    """Multiplies the channels of every position with a kernel.
+def project(flat: tf.Tensor, kernel: tf.Tensor, batch: Any, positions: Any) -> tf.Tensor:
+    """Returns the product of the channels at every position with a kernel.
 
     Args:
         flat: (B*L, C).
         kernel: (C, m), of the same dtype.
-        batch, positions: B and L, integers or tensors.
+        batch: B, an integer or a tensor.
+        positions: L, likewise.
 
     Returns:
         (B, L, m).
     """
-    return tf.reshape(tf.matmul(flat, kernel), (batch, positions, size(kernel, 1)))
+    return tf.reshape(tf.matmul(flat, kernel), (batch, positions, axis_size(kernel, 1)))
 
 
-def exponentials(keys, small=None):
-    """exp(keys - max over positions): attention before it is divided by its sum.
+def exponentials(keys: tf.Tensor, keys_small: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns exp(keys - max over positions), the attention before the division by its sum.
 
     Args:
         keys: (B, L, m).
-        small: bool tensor, whether the keys are known to be small, see `keys_are_small`: then the
-            shift and its two passes are left out. None where nobody looked.
+        keys_small: bool tensor from `keys_are_small`. Where it is true, the shift by the maximum
+            and its two passes over the keys are skipped. With None the keys are always shifted.
 
     Returns:
-        (B, L, m), in (0, 1] if not `small`; the shift keeps it finite and cancels in every
-        quotient.
+        (B, L, m), in (0, 1] if shifted. The shift keeps the exponentials finite, and every quotient
+        cancels it.
     """
 
     def shifted():
         return tf.exp(keys - tf.stop_gradient(tf.reduce_max(keys, axis=1, keepdims=True)))
 
-    return shifted() if small is None else tf.cond(small, lambda: tf.exp(keys), shifted)
+    return shifted() if keys_small is None else tf.cond(keys_small, lambda: tf.exp(keys), shifted)
 
 
-def largest_norms(key_kernel):
-    """The largest norm of an output's weights, of each channel block.
+def largest_norms(key_kernel: tf.Tensor) -> tf.Tensor:
+    """Returns for each channel block the largest Euclidean norm of an output's weights.
 
     Args:
         key_kernel: (G, Ck/G, O).
@@ -92,18 +102,18 @@ def largest_norms(key_kernel):
     return tf.sqrt(tf.reduce_max(tf.reduce_sum(squares, axis=1), axis=1))
 
 
-def keys_are_small(features, key_kernel, norms):
-    """Whether no exponential of a key can be too large or too small for float32.
+def keys_are_small(features: tf.Tensor, key_kernel: tf.Tensor, norms: tf.Tensor) -> list[tf.Tensor]:
+    """Returns for each channel block whether no exponential of a key leaves float32's range.
 
-    Looks at |x| * |w|, which costs a pass over the features, and none over keys.
+    The bound is |x| * |w|. It costs one pass over the features, and none over the keys.
 
     Args:
         features: (B, L, C), whose first Ck channels are keys.
-        key_kernel: (G, Ck/G, O), for its shape.
-        norms: what `largest_norms` gives.
+        key_kernel: (G, Ck/G, O). Only its shape is used.
+        norms: (G,), from `largest_norms`.
 
     Returns:
-        G tensors, bool ().
+        G bool tensors ().
     """
     blocks, channels, _ = key_kernel.shape
     keys = tf.reshape(features[..., : blocks * channels], (-1, blocks, channels))
@@ -111,8 +121,8 @@ def keys_are_small(features, key_kernel, norms):
     return tf.unstack(tf.sqrt(tf.reduce_max(squares, axis=0)) * norms < _SMALL_KEY)
 
 
-def attention(keys):
-    """Softmax over positions: where each class of each group looks.
+def attention(keys: tf.Tensor) -> tf.Tensor:
+    """Returns the softmax over positions.
 
     Args:
         keys: (B, L, ...), float32 or float64.
@@ -124,41 +134,41 @@ def attention(keys):
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
 
 
-def attend(weights, values):
-    """Averages values over positions (the inner sum of POCA).
+def attend(weights: tf.Tensor, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the sum of the weights and the weighted average of the values (POCA's inner sum).
 
-    Dividing after the sum costs B*m divisions in place of B*L*m.
+    The division comes after the sum, which costs B*m divisions instead of B*L*m.
 
     Args:
-        weights: (B, L, m), float32 or float64, positive: attention times any factor.
+        weights: (B, L, m), float32 or float64, positive: the attention times any factor.
         values: (B, L, m), of the same dtype.
 
     Returns:
-        The sum of the weights, and the average: (B, 1, m) each.
+        The sum of the weights over positions and the average, both (B, 1, m).
     """
     total = tf.reduce_sum(weights, axis=1, keepdims=True)
     return total, tf.reduce_sum(weights * values, axis=1, keepdims=True) / total
 
 
-def kept(shape, rate, seed, first=0):
-    """Which values a dropout leaves, drawn from a stateless seed.
+def dropout_mask(shape: Any, rate: float, seed: Any, first: Any = 0) -> tf.Tensor:
+    """Returns a mask that is false where dropout sets a value to zero.
 
     Args:
         shape: (B, L, m).
-        rate: probability of a zero, in [0, 1).
-        seed: two integers; the same seed draws the same mask.
-        first: where the m outputs begin in a larger mask of that seed: a multiple of MASK_OUTPUTS,
-            which may be a tensor.
+        rate: the probability of false, in [0, 1).
+        seed: two integers. The same seed draws the same mask.
+        first: the index of the first of these m outputs in a larger mask of that seed, a multiple
+            of MASK_OUTPUTS. It may be a tensor.
 
     Returns:
         bool (B, L, m).
     """
     batch, positions, outputs = shape
-    # Whole numbers, as XLA makes other fractions of the same bits than TensorFlow does.
-    least = min(round(rate * 2**32) - 2**31, 2**31 - 1)
+    # Integers, because XLA converts the same random bits to other fractions than TensorFlow.
+    threshold = min(round(rate * 2**32) - 2**31, 2**31 - 1)
     parts = []
     for start in range(0, outputs, MASK_OUTPUTS):
-        drawn = tf.random.stateless_uniform(
+        bits = tf.random.stateless_uniform(
             (batch, positions, min(MASK_OUTPUTS, outputs - start)),
             fold_in(seed, first // MASK_OUTPUTS + start // MASK_OUTPUTS),
             minval=None,
@@ -166,22 +176,22 @@ def kept(shape, rate, seed, first=0):
             dtype=tf.int32,
             alg="philox",
         )
-        parts.append(drawn >= least)
-    return joined(parts)
+        parts.append(bits >= threshold)
+    return concat(parts)
 
 
-def fold_in(seed, number):
-    """Another seed for each number, in XLA the same as elsewhere."""
+def fold_in(seed: Any, number: Any) -> tf.Tensor:
+    """Returns a new seed for each number, the same with and without XLA."""
     return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
 
 
-def dropped(values, mask, rate):
-    """Inverted dropout.
+def apply_dropout_mask(values: tf.Tensor, mask: tf.Tensor, rate: float) -> tf.Tensor:
+    """Returns values / (1 - rate) where the mask is true, and zero elsewhere (inverted dropout).
 
     Args:
         values: (B, L, m).
-        mask: bool (B, L, m), false where a zero shall be.
-        rate: the share of those.
+        mask: bool (B, L, m).
+        rate: the dropout rate.
 
     Returns:
         (B, L, m).
@@ -189,48 +199,56 @@ def dropped(values, mask, rate):
     return tf.where(mask, values / (1 - rate), tf.zeros_like(values))
 
 
-def drop(values, bias, rate, seed, first):
-    """Dropout as the reference has it: of elements of the biased values, so the bias cannot wait.
+def drop_biased_values(
+    values: tf.Tensor, bias: tf.Tensor, rate: float, seed: Any, first: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the biased values after dropout, and the mask.
+
+    The reference drops elements of the biased values, so the bias must be added before dropout.
 
     Args:
         values: (B, L, m), without their bias.
         bias: (m,).
-        rate, seed, first: as of `kept`.
+        rate: the dropout rate.
+        seed: as for `dropout_mask`.
+        first: as for `dropout_mask`.
 
     Returns:
-        What is left of the biased values, (B, L, m), and the mask.
+        The values (B, L, m) and the bool mask (B, L, m).
     """
-    mask = kept([size(values, axis) for axis in range(3)], rate, seed, first)
-    return dropped(values + bias, mask, rate), mask
+    mask = dropout_mask([axis_size(values, axis) for axis in range(3)], rate, seed, first)
+    return apply_dropout_mask(values + bias, mask, rate), mask
 
 
-def tile(parts, kernels, small, sizes, dtype):
-    """Exponentials and values of one channel block.
+def exponentials_and_values(
+    parts: Any, kernels: Any, keys_small: tf.Tensor | None, sizes: Any, dtype: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the exponentials of the keys, and the values, of a channel block.
 
     Args:
-        parts: channels of the keys and of the values, (B*L, c) each.
-        kernels: of both, (c, m) each.
-        small: as of `exponentials`.
+        parts: the channels of the keys and of the values, (B*L, c) each.
+        kernels: the kernels of both, (c, m) each.
+        keys_small: as for `exponentials`.
         sizes: B and L.
-        dtype: of the result.
+        dtype: the dtype of the results.
 
     Returns:
-        (B, L, m) each; the values without their bias.
+        (B, L, m) each. The values are without their bias.
     """
     keys, values = (
         tf.cast(project(part, kernel, *sizes), dtype)
         for part, kernel in zip(parts, kernels, strict=True)
     )
-    return exponentials(keys, small), values
+    return exponentials(keys, keys_small), values
 
 
-def to_logits(scores, value_bias, dropout):
-    """Logits of what the channel blocks sum up to.
+def to_logits(scores: tf.Tensor, value_bias: tf.Tensor, dropout: float) -> tf.Tensor:
+    """Returns the logits, from the sum of the channel blocks' averages.
 
     Args:
         scores: (B, O), ordered by group, then class.
-        value_bias: (N, M), or (M,) of their sums over the groups.
-        dropout: the rate. Where it is not 0, the values had their bias.
+        value_bias: (N, M), or (M,) if it is already summed over the groups.
+        dropout: the dropout rate. If it is not 0, the values already contain their bias.
 
     Returns:
         (B, M).
@@ -245,70 +263,78 @@ def to_logits(scores, value_bias, dropout):
 
 
 def poca(
-    features,
-    key_kernel,
-    value_kernel,
-    value_bias,
-    dropout=0.0,
-    seed=None,
-    accumulate_dtype=tf.float32,
-    block_outputs=None,
-    key_norms=None,
-):
-    """Class scores of a feature map by pairwise object category attention.
+    features: tf.Tensor,
+    key_kernel: tf.Tensor,
+    value_kernel: tf.Tensor,
+    value_bias: tf.Tensor,
+    dropout: float = 0.0,
+    seed: Any = None,
+    accumulate_dtype: Any = tf.float32,
+    block_outputs: int | None = None,
+    key_norms: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Computes the class scores of a feature map by pairwise object category attention.
 
-    Products run in the dtype of the features; softmax and sums in `accumulate_dtype`.
+    The matrix products run in the dtype of the features, softmax and sums in `accumulate_dtype`.
 
     Args:
-        features: (B, L, C), whose first Ck channels are keys and last Cv values: Ck + Cv = C, or
-            Ck = Cv = C where both see all.
-        key_kernel: (G, Ck/G, N*M/G), with G = N for split groups and 1 otherwise. Block g reads
-            the g-th run of channels; its outputs are ordered by group, then class.
+        features: (B, L, C). The first Ck channels are for the keys and the last Cv for the values:
+            Ck + Cv = C, or Ck = Cv = C if both use all channels.
+        key_kernel: (G, Ck/G, N*M/G), with G = N for split groups and G = 1 otherwise. Block g reads
+            the g-th range of channels. Its outputs are ordered by group, then class.
         value_kernel: (G, Cv/G, N*M/G).
-        value_bias: (N, M), or (M,) of their sums over the groups where nothing is dropped.
-        dropout: rate of the dropout on the values, 0 for none (as at inference).
-        seed: two integers, needed when `dropout` is not 0.
-        accumulate_dtype: dtype of the softmax, the sums and the result.
-        block_outputs: how many outputs to make at a time, a multiple of MASK_OUTPUTS; None for all.
-        key_norms: what `largest_norms` gives of the key kernel, to look for small keys by, see
-            `exponentials`; None not to look.
+        value_bias: (N, M), or (M,) summed over the groups if there is no dropout.
+        dropout: the dropout rate of the values, 0 for none (as at inference).
+        seed: two integers, needed if `dropout` is not 0.
+        accumulate_dtype: the dtype of softmax, sums and result.
+        block_outputs: the number of outputs to compute at a time, a multiple of MASK_OUTPUTS. None
+            computes all at once.
+        key_norms: (G,) from `largest_norms`, to skip the shift of small keys, see `exponentials`.
+            None shifts all keys.
 
     Returns:
         Logits (B, M).
+
+    Reference: arXiv 2402.02377, section 3.
     """
     blocks, _, outputs = key_kernel.shape
     value_bias = tf.cast(value_bias, accumulate_dtype)
-    sizes = size(features, 0), size(features, 1)
+    sizes = axis_size(features, 0), axis_size(features, 1)
     parts = list(zip(*split_channels(features, key_kernel, value_kernel), strict=True))
-    small = [None] * blocks
+    keys_small = [None] * blocks
     if key_norms is not None:
-        small = keys_are_small(features, key_kernel, key_norms)
-    whole = list(zip(tf.unstack(key_kernel), tf.unstack(value_kernel), strict=True))
+        keys_small = keys_are_small(features, key_kernel, key_norms)
+    block_kernels = list(zip(tf.unstack(key_kernel), tf.unstack(value_kernel), strict=True))
     width = block_outputs or outputs
-    scores, before = [], []
-    for first, last in ranges(outputs, width):
+    scores: list[tf.Tensor] = []
+    previous: list[tf.Tensor] = []
+    for first, last in output_ranges(outputs, width):
         means = []
         for block in range(blocks):
-            kernels = [columns(kernel, first, last - first) for kernel in whole[block]]
+            kernels = [columns(kernel, first, last - first) for kernel in block_kernels[block]]
             if width < outputs:
-                kernels = after(kernels, before)
-            weights, values = tile(parts[block], kernels, small[block], sizes, accumulate_dtype)
+                kernels = wait_for(kernels, previous)
+            weights, values = exponentials_and_values(
+                parts[block], kernels, keys_small[block], sizes, accumulate_dtype
+            )
             if dropout:
                 bias = tf.reshape(value_bias, (blocks, outputs))[block, first:last]
-                values, _ = drop(values, bias, dropout, fold_in(seed, block), first)
+                values, _ = drop_biased_values(values, bias, dropout, fold_in(seed, block), first)
             means.append(attend(weights, values)[1])
-            before = means[-1:]
+            previous = means[-1:]
         scores.append(tf.add_n(means))
-    return to_logits(tf.squeeze(joined(scores), axis=1), value_bias, dropout)
+    return to_logits(tf.squeeze(concat(scores), axis=1), value_bias, dropout)
 
 
-def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
-    """Where each group sees each class.
+def poca_attention(
+    key_features: tf.Tensor, key_kernel: tf.Tensor, accumulate_dtype: Any = tf.float32
+) -> tf.Tensor:
+    """Returns the attention of each group and class.
 
     Args:
         key_features: (B, L, Ck).
-        key_kernel: (G, Ck/G, N/G, K), with K classes; K may be unknown.
-        accumulate_dtype: dtype of the softmax and the result.
+        key_kernel: (G, Ck/G, N/G, K), for K classes. K may be unknown.
+        accumulate_dtype: the dtype of softmax and result.
 
     Returns:
         (B, L, N, K), summing to 1 over axis 1.
@@ -317,17 +343,23 @@ def poca_attention(key_features, key_kernel, accumulate_dtype=tf.float32):
 
 
 def poca_contributions(
-    key_features, value_features, key_kernel, value_kernel, value_bias, accumulate_dtype=tf.float32
-):
-    """The summands of the logits: attention times biased value, of each position and group.
+    key_features: tf.Tensor,
+    value_features: tf.Tensor,
+    key_kernel: tf.Tensor,
+    value_kernel: tf.Tensor,
+    value_bias: tf.Tensor,
+    accumulate_dtype: Any = tf.float32,
+) -> tf.Tensor:
+    """Returns the summands of the logits: attention times biased value for each position and group.
 
     Args:
         key_features: (B, L, Ck).
         value_features: (B, L, Cv).
-        key_kernel: (G, Ck/G, N/G, K), with K classes; K may be unknown.
+        key_kernel: (G, Ck/G, N/G, K), for K classes. K may be unknown.
         value_kernel: (G, Cv/G, N/G, K).
-        value_bias: (N, K). As the attention sums to 1, so do its shares of the bias.
-        accumulate_dtype: dtype of the softmax and the result.
+        value_bias: (N, K). The attention sums to 1, and so the attention's shares of the bias sum
+            to the bias.
+        accumulate_dtype: the dtype of softmax and result.
 
     Returns:
         (B, L, N, K), summing to the logits over axes 1 and 2.
@@ -337,31 +369,32 @@ def poca_contributions(
     return weights * (values + tf.cast(value_bias, accumulate_dtype))
 
 
-def _project_groups(features, kernel, dtype):
-    """Keys or values (B, L, N, K) of features (B, L, C) and a kernel (G, C/G, N/G, K)."""
+def _project_groups(features: tf.Tensor, kernel: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Returns keys or values (B, L, N, K) of features (B, L, C) and a kernel (G, C/G, N/G, K)."""
     blocks, channels, groups, _ = kernel.shape
-    classes = size(kernel, 3)
-    batch, positions = size(features, 0), size(features, 1)
+    classes = axis_size(kernel, 3)
+    batch, positions = axis_size(features, 0), axis_size(features, 1)
     parts = tf.split(tf.reshape(features, (-1, blocks * channels)), blocks, axis=1)
     projected = [
         project(part, tf.reshape(block, (channels, groups * classes)), batch, positions)
         for part, block in zip(parts, tf.unstack(kernel), strict=True)
     ]
-    whole = tf.cast(joined(projected), dtype)
-    return tf.reshape(whole, (batch, positions, blocks * groups, classes))
+    return tf.reshape(
+        tf.cast(concat(projected), dtype), (batch, positions, blocks * groups, classes)
+    )
 
 
-def joined(tensors):
-    """Tensors (..., m) in a row along their last axis."""
+def concat(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """Returns tensors (..., m) concatenated along their last axis; a single one as it is."""
     return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
 
 
-def size(tensor, axis):
-    """The length of an axis, static where it is known, so that XLA and TFLite see constants."""
-    static = tensor.shape[axis]
-    return tf.shape(tensor)[axis] if static is None else static
+def axis_size(tensor: tf.Tensor, axis: int) -> Any:
+    """Returns the size of an axis, as an int if it is known: XLA and TFLite then see a constant."""
+    static_size = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if static_size is None else static_size
 
 
-def logits_dtype(compute_dtype):
-    """What sums over features of a dtype, and so the logits, are computed in."""
+def logits_dtype(compute_dtype: str) -> str:
+    """Returns the dtype of softmax, sums and logits under a compute dtype."""
     return "float64" if compute_dtype == "float64" else "float32"

@@ -687,7 +687,7 @@ def test_dropout_is_on_in_fit_and_off_in_predict(monkeypatch):
         rates.append(rate)
         return tf.ones(shape, tf.bool)
 
-    monkeypatch.setattr(poca, "kept", record)
+    monkeypatch.setattr(poca, "dropout_mask", record)
     model = tf.keras.Sequential([tf.keras.Input((4, 8)), NOAHHead(3, 2, dropout=0.25)])
     model.compile("sgd", "mse", run_eagerly=True)
     model.predict(features_of(2, 4, 8), verbose=0)

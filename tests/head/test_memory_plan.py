@@ -25,7 +25,7 @@ def test_blocks_cover_the_outputs_and_begin_where_masks_do(
         batch, positions, outputs, itemsize, budget, multiple=multiple
     )
     assert width == outputs or (width < outputs and width % multiple == 0)
-    ranges = memory_plan.ranges(outputs, width)
+    ranges = memory_plan.output_ranges(outputs, width)
     firsts, lasts = zip(*ranges, strict=True)
     assert (firsts[0], lasts[-1]) == (0, outputs) and firsts[1:] == lasts[:-1]
     assert len(ranges) <= 64
@@ -54,7 +54,7 @@ def test_a_plan_stays_within_its_budget(
 ):
     plan = memory_plan.training_plan(batch, positions, outputs, channel_blocks, 4, budget, multiple)
     tile = memory_plan.tensor_bytes(batch, positions, plan.block_outputs, 4)
-    held = 4 * tile * plan.at_once
+    held = 4 * tile * plan.max_concurrent
     outputs_in_all = channel_blocks * outputs
     if plan.keep_tiles:  # two numbers and a bool
         held += memory_plan.tensor_bytes(batch, positions, outputs_in_all, 9)
@@ -62,7 +62,7 @@ def test_a_plan_stays_within_its_budget(
         held += memory_plan.tensor_bytes(batch, 1, outputs_in_all, 8)
     if plan.keep_tiles or plan.block_outputs > MASK_OUTPUTS:
         assert held <= budget
-    assert 1 <= plan.at_once <= channel_blocks * -(-outputs // plan.block_outputs)
+    assert 1 <= plan.max_concurrent <= channel_blocks * -(-outputs // plan.block_outputs)
     assert plan.keep_sums or not plan.keep_tiles
 
 
@@ -79,7 +79,7 @@ def test_larger_budgets_keep_more():
     assert memory_plan.training_plan(32, 49, 1000, 8, 4, 26 * MIB).block_outputs == 1000
     assert [plan.keep_tiles for plan in plans] == [False, False, False, True]
     assert [plan.keep_sums for plan in plans] == [False, True, True, True]
-    assert plans[-1].at_once > 1
+    assert plans[-1].max_concurrent > 1
 
 
 def test_columns_of_a_tensor():
@@ -91,14 +91,14 @@ def test_columns_of_a_tensor():
 
 def test_in_a_graph_tensors_wait_and_eagerly_they_are_there():
     tensor = tf.constant(1.0)
-    assert memory_plan.after([tensor], [tensor])[0] is tensor
+    assert memory_plan.wait_for([tensor], [tensor])[0] is tensor
 
     @tf.function
     def traced(first, second):
         done = tf.exp(first)
-        (waiting,) = memory_plan.after([second], [done])
+        (waiting,) = memory_plan.wait_for([second], [done])
         assert [op.name for op in waiting.op.control_inputs] == [done.op.name]
-        assert memory_plan.after([second], [])[0] is second
+        assert memory_plan.wait_for([second], [])[0] is second
         return waiting
 
     assert traced(tensor, tensor + 1) == 2

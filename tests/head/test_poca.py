@@ -209,7 +209,7 @@ def test_dropout_acts_on_the_biased_values(split_groups, monkeypatch):
     features = rng.normal(size=(2, positions, 8))
     mask = rng.integers(0, 2, size=(2, positions, groups, classes))
     masks = iter(mask.reshape(2, positions, blocks, -1).swapaxes(0, 2).swapaxes(1, 2) > 0)
-    monkeypatch.setattr(poca, "kept", lambda *_: tf.constant(next(masks)))
+    monkeypatch.setattr(poca, "dropout_mask", lambda *_: tf.constant(next(masks)))
     got = run(features, weights, dropout=0.25, seed=(1, 2))
 
     expected = np.zeros((2, classes))
@@ -224,10 +224,10 @@ def test_dropout_acts_on_the_biased_values(split_groups, monkeypatch):
 
 
 def test_a_mask_has_its_rate_and_follows_its_seed():
-    mask = poca.kept((10, 100, 300), 0.3, (1, 2)).numpy()
+    mask = poca.dropout_mask((10, 100, 300), 0.3, (1, 2)).numpy()
     assert mask.mean() == pytest.approx(0.7, abs=0.01)
-    np.testing.assert_array_equal(poca.kept((10, 100, 300), 0.3, (1, 2)), mask)
-    assert (poca.kept((10, 100, 300), 0.3, (1, 3)).numpy() != mask).any()
+    np.testing.assert_array_equal(poca.dropout_mask((10, 100, 300), 0.3, (1, 2)), mask)
+    assert (poca.dropout_mask((10, 100, 300), 0.3, (1, 3)).numpy() != mask).any()
     columns = mask.reshape(1000, 300).T
     assert len(np.unique(columns, axis=0)) == 300
 
@@ -235,16 +235,16 @@ def test_a_mask_has_its_rate_and_follows_its_seed():
 @pytest.mark.parametrize(("first", "outputs"), [(0, 1), (1, 2), (2, 1)])
 def test_a_part_of_a_mask_is_that_of_the_whole(first, outputs):
     first, outputs = first * MASK_OUTPUTS, outputs * MASK_OUTPUTS
-    whole = poca.kept((2, 3, 2 * MASK_OUTPUTS + 5), 0.5, (1, 2)).numpy()
+    whole = poca.dropout_mask((2, 3, 2 * MASK_OUTPUTS + 5), 0.5, (1, 2)).numpy()
     outputs = min(outputs, whole.shape[-1] - first)
-    part = poca.kept((2, 3, outputs), 0.5, (1, 2), tf.constant(first))
+    part = poca.dropout_mask((2, 3, outputs), 0.5, (1, 2), tf.constant(first))
     np.testing.assert_array_equal(part, whole[..., first : first + outputs])
 
 
 def test_dropped_values_are_zero_or_scaled_up():
     mask = tf.constant([[[True, False, True]]])
     np.testing.assert_allclose(
-        poca.dropped(tf.constant([[[3.0, 5.0, -6.0]]]), mask, 0.25), [[[4, 0, -8]]]
+        poca.apply_dropout_mask(tf.constant([[[3.0, 5.0, -6.0]]]), mask, 0.25), [[[4, 0, -8]]]
     )
 
 
@@ -257,6 +257,6 @@ def test_groups_draw_masks_of_their_own(monkeypatch):
         seeds.append(tuple(np.asarray(seed)))
         return tf.ones(shape, tf.bool)
 
-    monkeypatch.setattr(poca, "kept", record)
+    monkeypatch.setattr(poca, "dropout_mask", record)
     run(features, weights, dropout=0.5, seed=(1, 2))
     assert len(set(seeds)) == 4

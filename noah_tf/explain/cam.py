@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from noah_tf.head.dropout import Dropout
-from noah_tf.models.feature_map import is_functional, layer_before, positions
+from noah_tf.models.feature_map import is_functional, layer_before, num_positions
 from noah_tf.utils.validation import class_indices
 
 _POOLING = (tf.keras.layers.GlobalAveragePooling1D, tf.keras.layers.GlobalAveragePooling2D)
@@ -79,7 +79,7 @@ class PooledHead:
 
 def _only_reshapes(layer, inputs):
     """Whether a layer turns (B, 1, 1, C) into (B, C)."""
-    return isinstance(layer, _RESHAPING) and positions(inputs[0].shape) == 1
+    return isinstance(layer, _RESHAPING) and num_positions(inputs[0].shape) == 1
 
 
 def _undefined(model, layer):

@@ -36,6 +36,12 @@ def kernel_shapes(
     return [(blocks, part // blocks, outputs) for part in key_value_channels(channels, key_ratio)]
 
 
+def divides(channels: int, num_groups: int, key_ratio: float | None) -> bool:
+    """Returns whether the groups divide the key channels and the value channels, and none is 0."""
+    parts = key_value_channels(channels, key_ratio)
+    return all(parts) and not any(part % num_groups for part in parts)
+
+
 def check_division(channels: int, num_groups: int, key_ratio: float | None) -> None:
     """Checks that the groups divide the key channels and the value channels.
 
@@ -47,9 +53,9 @@ def check_division(channels: int, num_groups: int, key_ratio: float | None) -> N
     Raises:
         ValueError: they do not, or there are none. The message names values that work.
     """
-    parts = key_value_channels(channels, key_ratio)
-    if all(parts) and not any(part % num_groups for part in parts):
+    if divides(channels, num_groups, key_ratio):
         return
+    parts = key_value_channels(channels, key_ratio)
     split = "" if key_ratio is None else f" with key_ratio={key_ratio}"
     raise ValueError(
         f"num_groups={num_groups} must divide the {parts[0]} key and {parts[1]} value channels of "

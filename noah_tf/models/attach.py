@@ -1,31 +1,34 @@
 """attach_noah: puts a head on the last feature map of any Keras image model."""
 
 import math
-import numbers
 import re
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
+from noah_tf.head.channel_split import divides
 from noah_tf.head.dropout import Dropout
 from noah_tf.head.layer import NOAHHead
 from noah_tf.head.poca import logits_dtype
 from noah_tf.models.feature_map import (
+    FeatureMap,
     find_feature_map,
     input_structure,
     is_functional,
     layer_before,
     named_feature_map,
-    positions,
+    num_positions,
     weighted_layers,
 )
-from noah_tf.utils.validation import check_key_ratio, check_positive_int
+from noah_tf.utils.validation import check_key_ratio, check_positive_int, is_int
 
-# N and r of the families that the paper trains (section 4 and its released code), by the names
-# that Keras applications, KerasCV and KerasHub give their models, in lower case without
-# punctuation. Bottleneck ResNets end in 2048 channels and have a ratio of their own.
-_PAPER_FAMILIES = (
+# N and r of the families that the paper trains (section 4 and its released code). The patterns
+# match the names of models in Keras applications, KerasCV and KerasHub, in lower case without
+# punctuation. ResNets with bottleneck blocks end in 2048 channels and have another ratio.
+_PAPER_FAMILIES: tuple[tuple[re.Pattern[str], Callable[[int], tuple[int, float]]], ...] = (
     (re.compile(r"^resnet(?!rs)"), lambda channels: (4, 1 / 8 if channels >= 2048 else 1 / 2)),
     (re.compile(r"^(mobilenetv[23]|shufflenetv2)"), lambda channels: (8, 1 / 4)),
     (re.compile(r"^(vit|deit|pvt|pyramidvision|(mlp)?mixer|gmlp)"), lambda channels: (4, 1 / 2)),
@@ -33,69 +36,71 @@ _PAPER_FAMILIES = (
 _FALLBACK_GROUPS = 4
 _FALLBACK_RATIO = 1 / 2
 _HEADS = ("noah", "gap")
+# Classes of Keras itself. A model of any other class is a library's own.
 _PLAIN_MODELS = ("Functional", "Model", "Sequential")
 
 
 def attach_noah(
-    backbone,
-    num_classes=1000,
-    num_groups=None,
-    key_ratio=None,
-    dropout=0.0,
-    feature_layer=None,
-    head="noah",
-    drop_class_token="auto",
-    activation=None,
-    kernel_initializer=None,
-    bias_initializer=None,
-    name=None,
-    **head_options,
-):
-    """Puts a NOAH head, or a plain one, on the last feature map of a Keras model.
+    backbone: tf.keras.Model,
+    num_classes: int = 1000,
+    num_groups: int | None = None,
+    key_ratio: float | None = None,
+    dropout: float = 0.0,
+    feature_layer: str | None = None,
+    head: str = "noah",
+    drop_class_token: Any = "auto",
+    activation: Any = None,
+    kernel_initializer: Any = None,
+    bias_initializer: Any = None,
+    name: str | None = None,
+    **head_options: Any,
+) -> tf.keras.Model:
+    """Puts a NOAH head, or a pooled linear head, on the last feature map of a Keras model.
 
-    The model may end in the map or be a whole classifier: its layers are walked to the input of
-    the last one that reduces the positions to one (global pooling, flatten, mean, selection of
-    the class token), and that layer and all behind it (dense, dropout, norm, convolutions on a
-    1x1 map) are left off. A classifier nested in another model is entered. The new model shares
-    the backbone's layers and weights, pretrained or not; nothing is copied or changed.
+    The model may end in the feature map or be a whole classifier. `attach_noah` searches for the
+    last layer that reduces the positions to one (global pooling, flatten, mean, selection of the
+    class token) and puts the head on the input of that layer. It leaves out that layer and all
+    layers after it (dense, dropout, norm, convolutions on a 1x1 map). The search enters a
+    classifier that is nested in another model. The new model shares the backbone's layers and
+    weights. Nothing is copied or changed.
 
     Args:
-        backbone: a functional `tf.keras.Model`, or a built Sequential, with channels-last
-            features.
+        backbone: a functional `tf.keras.Model` or a built Sequential, with channels-last features.
         num_classes: M, the number of classes.
-        num_groups: N of the head. By default the paper's choice where the backbone belongs to a
+        num_groups: N of the head. By default it is the paper's N if the backbone belongs to a
             family that the paper trains (ResNet, MobileNetV2 and V3, ShuffleNetV2, ViT, PVT,
-            MLP-Mixer, gMLP), as long as it divides the channels; else the largest N up to 4 that
-            does.
-        key_ratio: r of the head. By default as the paper has it for these families, else 1/2.
-        dropout: rate of the head's dropout while training, in [0, 1).
-        feature_layer: name of the layer whose output the head takes, in place of the walk;
+            MLP-Mixer, gMLP) and that N divides the channels; otherwise the largest N up to 4 that
+            divides them.
+        key_ratio: r of the head. By default it is the paper's for these families, otherwise 1/2.
+        dropout: dropout rate of the head in training, in [0, 1).
+        feature_layer: name of the layer whose output the head takes, instead of the search;
             "outer/inner" for a layer of a nested model.
-        head: "noah", or "gap" for global average pooling, dropout and a linear layer, so that
-            comparisons differ in the head alone.
-        drop_class_token: how many tokens to drop in front of the patch tokens of features
-            (B, L, C): True for 1, False for 0, or a number. "auto" knows it of the paper's models;
-            of others it drops one where L - 1 is a square and L is not, and where L is unknown
-            none, and warns.
-        activation: what to apply to the logits; None leaves logits.
-        kernel_initializer: initializer of the head's kernels; None is `NOAHHead`'s own, or for
-            the plain head that of a Keras dense layer.
-        bias_initializer: initializer of the head's biases; None is zeros.
-        name: name of the new model; by default the backbone's with "_noah" or "_gap" behind it.
-        **head_options: further arguments of `NOAHHead`, as split_groups=False.
+        head: "noah", or "gap" for global average pooling, dropout and a linear layer on the same
+            feature map, so that a comparison differs only in the head.
+        drop_class_token: number of tokens to drop before the patch tokens of features (B, L, C);
+            True for 1, False for 0. "auto" knows the number for the paper's models. For other
+            models it drops one token if L - 1 is a square and L is not; if L is unknown, it drops
+            none and warns.
+        activation: activation of the logits. None returns logits.
+        kernel_initializer: initializer of the head's kernels. None uses the default of `NOAHHead`,
+            or for "gap" that of a Keras dense layer.
+        bias_initializer: initializer of the head's biases. None uses zeros.
+        name: name of the new model. By default the backbone's name plus "_noah" or "_gap".
+        **head_options: further arguments of `NOAHHead`, such as split_groups=False.
 
     Returns:
         A functional `tf.keras.Model` from the backbone's inputs to (B, num_classes), float32
-        under every precision policy. `model.noah_feature_layer` is the name of the layer that
-        feeds the head and `model.noah_discarded_layers` a tuple of the names of the layers with
-        weights that were left off. Files do not keep these two; `feature_layer_name(model)` reads
-        the first off any loaded model. N and r are in the config of the layer "noah_head".
+        under every precision policy except float64. `model.noah_feature_layer` is the name of the
+        layer that feeds the head. `model.noah_discarded_layers` is a tuple with the names of the
+        layers with weights that were left out. Files do not store these two;
+        `feature_layer_name(model)` finds the first in any loaded model. The layer "noah_head" has N
+        and r in its config.
 
     Raises:
-        TypeError: the backbone is no Keras model.
-        ValueError: its graph cannot be read (a subclassed model, or a Sequential that is not
-            built), it has several outputs, no map or several under its output, or a map of
-            another rank; or an argument does not fit, with what would.
+        TypeError: the backbone is not a Keras model.
+        ValueError: the backbone has no graph of layers (a subclassed model, or a Sequential that is
+            not built), several outputs, no feature map or several of them before the output, or a
+            feature map of another rank; or an argument is invalid. The message says what works.
 
     Example:
 
@@ -111,7 +116,7 @@ def attach_noah(
     _check_backbone(backbone)
     _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_class_token)
     if head_options and head != "noah":
-        raise ValueError(f"{', '.join(head_options)}: these are of head='noah', got {head!r}.")
+        raise ValueError(f"{', '.join(head_options)}: only head='noah' takes these, got {head!r}.")
     if feature_layer is None:
         feature_map = find_feature_map(backbone)
     else:
@@ -154,17 +159,15 @@ def attach_noah(
     return model
 
 
-def feature_layer_name(model):
-    """The name of the layer that feeds the head of a model made by `attach_noah`.
-
-    It is read off the model's layers, so it also works for a model that was loaded from a file.
+def feature_layer_name(model: tf.keras.Model) -> str:
+    """Returns the name of the layer that feeds the head of a model made by `attach_noah`.
 
     Args:
-        model: a model made by `attach_noah`, or loaded from a file of one.
+        model: a model made by `attach_noah`, also if it was loaded from a file.
 
     Returns:
-        The name, a str; for a layer inside a nested model its path, "outer/inner". A backbone of a
-        class of its own, as KerasCV's and KerasHub's are, counts as one layer.
+        The name; "outer/inner" for a layer inside a nested model. A backbone of a library's own
+        class, such as those of KerasCV and KerasHub, counts as one layer.
 
     Raises:
         ValueError: the model has no head that `attach_noah` made.
@@ -212,7 +215,7 @@ def _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_cla
     if head not in _HEADS:
         raise ValueError(f"head must be 'noah' or 'gap', got {head!r}.")
     is_count = isinstance(drop_class_token, bool) or (
-        _is_integer(drop_class_token) and drop_class_token >= 0
+        is_int(drop_class_token) and drop_class_token >= 0
     )
     if drop_class_token != "auto" and not is_count:
         raise ValueError(
@@ -221,16 +224,12 @@ def _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_cla
         )
 
 
-def _is_integer(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
 def _check_features(backbone, feature_map, head):
     shape = tuple(feature_map.tensor.shape)
     if len(shape) == 5:
         raise ValueError(
             f"the feature map of {backbone.name} has shape {shape}, a video's: the head takes "
-            "images, (B, H, W, C) or (B, L, C); reduce the frames first."
+            "(B, H, W, C) or (B, L, C); reduce the frames first."
         )
     if len(shape) not in (3, 4):
         raise ValueError(
@@ -240,29 +239,28 @@ def _check_features(backbone, feature_map, head):
     if isinstance(feature_map.layer, tf.keras.layers.InputLayer):
         raise ValueError(
             f"the last feature map of {backbone.name} is its own input {feature_map.name!r} of "
-            f"shape {shape}, so there is no backbone under the head: name a layer as "
-            "feature_layer=."
+            f"shape {shape}, so the head would have no backbone: name a layer as feature_layer=."
         )
     if shape[-1] is None:
         raise ValueError(
             f"the channels of {feature_map.name!r} are unknown, its shape is {shape}: build the "
             "backbone with an input_shape."
         )
-    if positions(shape) == 1 and head == "noah":
+    if num_positions(shape) == 1 and head == "noah":
         warnings.warn(
-            f"the feature map of {backbone.name} has one position, shape {shape}, where NOAH is a "
-            "linear layer: give the backbone larger inputs.",
+            f"the feature map of {backbone.name} has one position, shape {shape}, so NOAH is only "
+            "a linear layer: give the backbone larger inputs.",
             stacklevel=3,
         )
 
 
-def _graph(backbone, feature_map):
-    """The new model's inputs and the features, as symbolic tensors."""
+def _graph(backbone: tf.keras.Model, feature_map: FeatureMap) -> tuple[Any, Any]:
+    """Returns the new model's inputs and the features, as symbolic tensors."""
     is_output = not feature_map.calls and feature_map.tensor is backbone.outputs[0]
     if not is_output or type(backbone).__name__ in _PLAIN_MODELS:
         return input_structure(backbone), feature_map.outer_tensor()
-    # A class of a library's own, such as KerasCV's backbones: it stays whole, for several of them
-    # can save and load themselves and not the layers they are made of.
+    # A library's own class, such as KerasCV's backbones, stays one layer, because several of them
+    # can save and load themselves but not their layers.
     inputs = [
         tf.keras.Input(tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype)
         for tensor in backbone.inputs
@@ -272,15 +270,15 @@ def _graph(backbone, feature_map):
 
 
 def _is_entered(layer):
-    """Whether a layer is a nested model whose layers have stable names, and not a library's own."""
+    """Returns whether a layer is a nested model of Keras's own classes with a graph of layers."""
     return type(layer).__name__ in _PLAIN_MODELS and is_functional(layer)
 
 
 def _prefix_tokens(shape, tensor):
-    """How many tokens stand in front of the patches of features of this shape."""
+    """Returns the number of tokens before the patch tokens of features with this shape."""
     if len(shape) != 3:
         return 0
-    # Of the paper's models it is known, from the layer that embeds the positions.
+    # In the paper's models the layer that embeds the positions has this number.
     pending, seen = [tensor], set()
     while pending:
         layer, inputs = layer_before(pending.pop(0))
@@ -299,7 +297,7 @@ def _prefix_tokens(shape, tensor):
 
 
 def _patch_tokens(features, count):
-    """The features without the tokens in front of the patches."""
+    """Returns the features without the first `count` tokens."""
     if len(features.shape) != 3 or not count:
         return features
     tokens = features.shape[1]
@@ -307,7 +305,7 @@ def _patch_tokens(features, count):
         raise ValueError(
             f"drop_class_token={count!r} leaves none of the {tokens} tokens: drop fewer."
         )
-    # A layer, because a slice is saved differently by Keras 2 and Keras 3.
+    # A layer, because Keras 2 and Keras 3 save a slice differently.
     return tf.keras.layers.Cropping1D((count, 0), name="noah_drop_class_token")(features)
 
 
@@ -316,46 +314,39 @@ def _is_square(number):
 
 
 def _groups_and_ratio(names, channels, num_groups, key_ratio):
-    """N and r: as given, else the paper's for these names, else what divides the channels."""
+    """Returns N and r: the given ones, or the paper's for these names, or ones that divide."""
     if num_groups is not None and key_ratio is not None:
         return num_groups, key_ratio
     paper = _paper_choice(names, channels)
     if paper is not None:
         groups = paper[0] if num_groups is None else num_groups
         ratio = paper[1] if key_ratio is None else key_ratio
-        if _divides(groups, channels, ratio):
+        if divides(channels, groups, ratio):
             return groups, ratio
     ratio = _FALLBACK_RATIO if key_ratio is None else key_ratio
     if num_groups is not None:
         return num_groups, ratio
-    fitting = [n for n in range(1, _FALLBACK_GROUPS + 1) if _divides(n, channels, ratio)]
-    if not fitting:
+    divisors = [n for n in range(1, _FALLBACK_GROUPS + 1) if divides(channels, n, ratio)]
+    if not divisors:
         raise ValueError(
             f"{channels} channels cannot be split into keys and values with key_ratio={ratio}: "
             "NOAH needs at least 1 / key_ratio channels, and a ratio between 0 and 1."
         )
-    return fitting[-1], ratio
+    return divisors[-1], ratio
 
 
 def _paper_choice(names, channels):
+    """Returns the paper's N and r for the first name of a family that it trains, or None."""
     for name in names:
-        plain = re.sub(r"[^a-z0-9]", "", name.lower())
-        for pattern, choose in _PAPER_FAMILIES:
-            if pattern.search(plain):
-                return choose(channels)
+        normalized = re.sub(r"[^a-z0-9]", "", name.lower())
+        for pattern, groups_and_ratio in _PAPER_FAMILIES:
+            if pattern.search(normalized):
+                return groups_and_ratio(channels)
     return None
 
 
-def _divides(num_groups, channels, key_ratio):
-    key_channels = int(channels * key_ratio)
-    value_channels = channels - key_channels
-    return min(key_channels, value_channels) > 0 and not (
-        key_channels % num_groups or value_channels % num_groups
-    )
-
-
 def _gap_head(features, num_classes, dropout, **dense_arguments):
-    """Global average pooling, dropout and a linear layer, in the precision that NOAH sums in."""
+    """Returns logits of average pooling, dropout and a linear layer, in NOAH's logits dtype."""
     layers = tf.keras.layers
     dtype = logits_dtype(features.dtype)
     pool = layers.GlobalAveragePooling1D if len(features.shape) == 3 else None
@@ -366,11 +357,12 @@ def _gap_head(features, num_classes, dropout, **dense_arguments):
 
 
 def _discarded_layers(backbone, model):
-    kept = {id(variable) for variable in model.weights}
+    """Returns the names of the backbone's layers none of whose weights are in the new model."""
+    model_weights = {id(variable) for variable in model.weights}
     return tuple(
         name
         for name, layer in weighted_layers(backbone)
-        if not any(id(variable) in kept for variable in layer.weights)
+        if not any(id(variable) in model_weights for variable in layer.weights)
     )
 
 
@@ -382,11 +374,11 @@ def _log(model, backbone, features, head):
         model.noah_feature_layer,
         backbone.name,
         tuple(features.shape),
-        _choice(model) if head == "noah" else "",
+        _groups_and_ratio_text(model) if head == "noah" else "",
         ", ".join(model.noah_discarded_layers) or "none",
     )
 
 
-def _choice(model):
+def _groups_and_ratio_text(model):
     layer = model.get_layer("noah_head")
     return f", num_groups={layer.num_groups}, key_ratio={layer.key_ratio}"

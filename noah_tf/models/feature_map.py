@@ -1,16 +1,19 @@
-"""Finds the last feature map of a Keras model, whatever classifier stands on it.
+"""Finds the last feature map of a Keras model, whatever classifier follows it.
 
-The layers are visited from input to output, and every tensor is labelled: it is a map, or it is
-pooled, which means that everything in it went through a layer that reduces the positions to one.
-A pooled tensor remembers the maps it summarises. Squeeze-and-excitation needs no case of its own:
-its gate is pooled, but gate times map has a map among its inputs and so is a map again.
+The search visits the layers from input to output and labels every tensor as a map or as pooled. A
+tensor is pooled if all its data went through a layer that reduces the positions to one. For a
+pooled tensor, the label has the maps that it summarizes. Squeeze-and-excitation needs no special
+case: its gate is pooled, but gate times map has a map among its inputs and is therefore a map.
 """
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
 _GLOBAL_POOLING = tuple(
     getattr(tf.keras.layers, f"Global{kind}Pooling{rank}D")
@@ -18,8 +21,8 @@ _GLOBAL_POOLING = tuple(
     for rank in (1, 2, 3)
 )
 _AVERAGE_POOLING = (tf.keras.layers.AveragePooling1D, tf.keras.layers.AveragePooling2D)
-# A mean, or a selection of the class token. Operations without a layer of their own: Keras 3 gives
-# each a class, Keras 2 wraps them in a TFOpLambda or SlicingOpLambda.
+# A mean, or the selection of the class token. Keras 3 has a class for each operation that is not a
+# layer, Keras 2 wraps them in a TFOpLambda or SlicingOpLambda.
 _REDUCING_OPERATIONS = frozenset(
     ("Mean", "Max", "GetItem", "TFOpLambda", "SlicingOpLambda", "Lambda", "Cropping1D")
 )
@@ -44,7 +47,7 @@ class Node(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """A model nested in another, and the tensors and arguments it was called with there."""
+    """A model nested in another, with the tensors and arguments of its call."""
 
     model: tf.keras.Model
     inputs: Any
@@ -56,31 +59,31 @@ class FeatureMap:
     """A map (B, H, W, C) or (B, L, C) inside a model.
 
     Attributes:
-        tensor: the symbolic tensor, in the graph of the model that owns it.
-        calls: the nested models around that graph, from the outermost inwards.
+        tensor: the symbolic tensor, in the graph of the innermost model that contains it.
+        calls: the calls of the nested models around that graph, the outermost first.
     """
 
     tensor: Any
-    calls: tuple = ()
+    calls: tuple[_Call, ...] = ()
 
     @property
-    def layer(self):
-        """The layer that made the map."""
+    def layer(self) -> Any:
+        """The layer that returned the map."""
         return _node_of(self.tensor).layer
 
     @property
-    def name(self):
-        """The layer's name, behind the names of the nested models: "resnet50/conv5_block3_out"."""
+    def name(self) -> str:
+        """The layer's name after the names of the nested models: "resnet50/conv5_block3_out"."""
         return "/".join([call.model.name for call in self.calls] + [self.layer.name])
 
     @property
-    def models(self):
-        """The models that hold the map, from the innermost outwards, without the outermost."""
+    def models(self) -> list[tf.keras.Model]:
+        """The nested models that contain the map, the innermost first."""
         nested = [call.model for call in reversed(self.calls)]
         return [self.layer, *nested] if isinstance(self.layer, tf.keras.Model) else nested
 
-    def outer_tensor(self):
-        """The map in the outermost model's graph, through the same layers."""
+    def outer_tensor(self) -> Any:
+        """Returns the map as a tensor of the outermost model's graph, from the same layers."""
         tensor = self.tensor
         for model, inputs, kwargs in reversed(self.calls):
             inner_inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
@@ -88,19 +91,18 @@ class FeatureMap:
         return tensor
 
 
-def find_feature_map(model):
-    """Finds the map under the last layer that reduces the positions to one.
+def find_feature_map(model: tf.keras.Model) -> FeatureMap:
+    """Returns the input of the last layer that reduces the positions to one.
 
     Args:
         model: a functional or built Sequential model with one output: a feature map, or the
             scores of a classifier.
 
     Returns:
-        A `FeatureMap`; the output itself where nothing reduces the positions.
+        A `FeatureMap`; the output itself if no layer reduces the positions.
 
     Raises:
-        ValueError: the model has several outputs, there is no map, or the output pools
-            several different ones.
+        ValueError: the model has several outputs or no map, or the output pools several maps.
     """
     if len(model.outputs) != 1:
         names = ", ".join(_node_of(output).layer.name for output in model.outputs)
@@ -109,14 +111,14 @@ def find_feature_map(model):
             "ambiguous: pass the name of one as feature_layer=."
         )
     output = model.outputs[0]
-    pooled = _Walk().pooled_tensors(model)
+    pooled = _Search().pooled_tensors(model)
     if id(output) not in pooled:
         return FeatureMap(output)
     maps = list(pooled[id(output)].values())
     if not maps:
         raise ValueError(
-            f"{model.name} ends in shape {tuple(output.shape)} and no feature map (B, H, W, C) or "
-            "(B, L, C) lies before it: attach_noah needs a backbone that keeps positions."
+            f"{model.name} ends in shape {tuple(output.shape)} and has no feature map (B, H, W, C) "
+            "or (B, L, C) before it: attach_noah needs a backbone that keeps positions."
         )
     if len(maps) > 1:
         names = ", ".join(feature.name for feature in maps)
@@ -127,22 +129,26 @@ def find_feature_map(model):
     return maps[0]
 
 
-def named_feature_map(model, name):
-    """The output of the layer called `name`; "outer/inner" names a layer of a nested model.
+def named_feature_map(model: tf.keras.Model, name: str) -> FeatureMap:
+    """Returns the output of a layer, or its last output if it is called several times.
 
-    A layer that is called several times gives its last output.
+    Args:
+        model: a functional or built Sequential model.
+        name: the layer's name; "outer/inner" for a layer of a nested model.
 
     Raises:
-        ValueError: there is no such layer, with the nearest names, or it has several outputs.
+        ValueError: there is no such layer (the message has the nearest names), or it has several
+            outputs.
     """
     tensors = _tensors_by_layer(model)
     if not isinstance(name, str):
         raise ValueError(f"feature_layer must be the name of a layer, got {name!r}.")
     if name not in tensors:
-        near = difflib.get_close_matches(name, tensors, n=3, cutoff=0.4) or list(tensors)[-3:]
+        similar = difflib.get_close_matches(name, tensors, n=3, cutoff=0.4)
+        similar = similar or list(tensors)[-3:]
         raise ValueError(
             f"{model.name} has no layer {name!r} for feature_layer; the nearest names are "
-            f"{', '.join(repr(other) for other in near)}."
+            f"{', '.join(repr(other) for other in similar)}."
         )
     if len(tensors[name]) != 1:
         raise ValueError(
@@ -152,15 +158,15 @@ def named_feature_map(model, name):
     return tensors[name][0]
 
 
-def is_functional(model):
-    """Whether the model's graph of layers can be read: functional, or Sequential and built."""
-    # Keras 3 has no `outputs` on other models, Keras 2 has None there.
+def is_functional(model: Any) -> bool:
+    """Returns whether a model has a graph of layers: functional, or Sequential and built."""
+    # Other models have no `outputs` in Keras 3, and None in Keras 2.
     outputs = getattr(model, "outputs", None)
     return bool(outputs) and all(tf.keras.backend.is_keras_tensor(tensor) for tensor in outputs)
 
 
-def input_structure(model):
-    """The symbolic inputs of a model as it takes them: one tensor, a list or a dictionary."""
+def input_structure(model: tf.keras.Model) -> Any:
+    """Returns the symbolic inputs of a model as it takes them: one tensor, a list or a dict."""
     # Keras 3's Sequential has no `input` before it is called.
     return model.inputs[0] if len(model.inputs) == 1 else model.input
 
@@ -171,8 +177,8 @@ def output_structure(model: tf.keras.Model) -> Any:
     return model.outputs[0] if isinstance(model, tf.keras.Sequential) else model.output
 
 
-def weighted_layers(model, prefix=""):
-    """(name, layer) of the layers with weights, in place of nested models the layers in them."""
+def weighted_layers(model: tf.keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (name, layer) of the layers with weights, also inside of nested models."""
     for layer in model.layers:
         if isinstance(layer, tf.keras.Model) and is_functional(layer):
             yield from weighted_layers(layer, f"{prefix}{layer.name}/")
@@ -180,29 +186,34 @@ def weighted_layers(model, prefix=""):
             yield prefix + layer.name, layer
 
 
-def layer_before(tensor):
-    """The layer that made a symbolic tensor, and the list of tensors it was called with."""
+def layer_before(tensor: Any) -> tuple[Any, list[Any]]:
+    """Returns the layer that returned a symbolic tensor, and the tensors of that call."""
     node = _node_of(tensor)
     return node.layer, node.inputs
 
 
-def positions(shape):
-    """The number of positions of a shape (B, ..., C), or None where it is unknown."""
+def num_positions(shape: Any) -> int | None:
+    """Returns the number of positions of a shape (B, ..., C), or None if it is unknown."""
     return tf.TensorShape(shape[1:-1]).num_elements()
 
 
-class _Walk:
-    """Labels the tensors of a model; nested models are walked with the labels of their inputs."""
+class _Search:
+    """Labels the tensors of a model. In a nested model, it starts from the labels of its inputs.
 
-    def __init__(self, calls=(), outer=None):
+    Args:
+        calls: the calls of the nested models around this one.
+        outer_maps: the feature map of the outer model that each input of this model is, by the
+            input's id.
+    """
+
+    def __init__(self, calls=(), outer_maps=None):
         self._calls = calls
-        # What a nested model's inputs are outside of it, by id.
-        self._outer = outer or {}
+        self._outer_maps = outer_maps or {}
 
     def pooled_tensors(self, model, pooled_inputs=None):
-        """{id of a pooled tensor: {id of a map: FeatureMap}}; tensors that are left out are maps.
+        """Returns {id of a pooled tensor: {id of a map: FeatureMap}}; all other tensors are maps.
 
-        A tensor that no map is part of, such as a vector of metadata, has an empty mapping.
+        A tensor that does not depend on a map, such as a vector of metadata, has an empty dict.
         """
         pooled = dict(pooled_inputs or {})
         for tensor in model.inputs:
@@ -215,21 +226,21 @@ class _Walk:
         return pooled
 
     def _label(self, node, pooled):
-        """For each output of the node: the maps it pools, or None where it is a map."""
-        nested = self._label_nested(node, pooled)
-        if nested is not None:
-            return nested
+        """Returns for each output of a call the maps it pools, or None if it is a map."""
+        nested_labels = self._label_nested(node, pooled)
+        if nested_labels is not None:
+            return nested_labels
         has_map = any(id(tensor) not in pooled for tensor in node.inputs)
         summary = {}
         for tensor in node.inputs:
             summary.update(pooled.get(id(tensor)) or {})
             if id(tensor) not in pooled:
-                feature = self._outer.get(id(tensor)) or FeatureMap(tensor, self._calls)
+                feature = self._outer_maps.get(id(tensor)) or FeatureMap(tensor, self._calls)
                 summary[id(feature.tensor)] = feature
         labels = []
         for output in node.outputs:
             if not tf.as_dtype(output.dtype).is_floating:
-                labels.append({})  # A shape or an index: it carries no features.
+                labels.append({})  # A shape or an index, which has no features.
             elif has_map:
                 labels.append(summary if _reduces_positions(node, output) else None)
             else:
@@ -237,7 +248,10 @@ class _Walk:
         return labels
 
     def _label_nested(self, node, pooled):
-        """The labels of a nested model's outputs; None for a layer, or a model from map to map."""
+        """Returns the labels of a nested model's outputs, or None if it is to be seen as a layer.
+
+        A model whose outputs all have positions is seen as a layer.
+        """
         model = node.layer
         if not isinstance(model, tf.keras.Model):
             return None
@@ -248,46 +262,48 @@ class _Walk:
                 return None
             raise ValueError(
                 f"the nested model {model.name!r} is subclassed and returns shape "
-                f"{tuple(node.outputs[0].shape)}, so the layers in it cannot be seen: pass its own "
+                f"{tuple(node.outputs[0].shape)}, so its layers cannot be read: pass its own "
                 "feature extractor, or a functional model."
             )
-        inner_pooled, outer = {}, {}
+        inner_pooled, outer_maps = {}, {}
         for inner, tensor in zip(model.inputs, node.inputs, strict=True):
             if id(tensor) in pooled:
                 inner_pooled[id(inner)] = pooled[id(tensor)]
             else:
-                outer[id(inner)] = self._outer.get(id(tensor)) or FeatureMap(tensor, self._calls)
-        walk = _Walk((*self._calls, _call_of(node)), outer)
-        inner_pooled = walk.pooled_tensors(model, inner_pooled)
+                outer_maps[id(inner)] = self._outer_maps.get(id(tensor)) or FeatureMap(
+                    tensor, self._calls
+                )
+        search = _Search((*self._calls, _call_of(node)), outer_maps)
+        inner_pooled = search.pooled_tensors(model, inner_pooled)
         return [inner_pooled.get(id(output)) for output in model.outputs]
 
 
 def _reduces_positions(node, output):
-    """Whether the output of a layer that is called on a map has lost the positions."""
+    """Returns whether a layer that is called on a map reduces the positions to one."""
     if len(output.shape) < 3 or isinstance(node.layer, _GLOBAL_POOLING):
         return True
-    before = [tensor.shape for tensor in node.inputs]
-    if not _has_one_position(output) or all(positions(shape) == 1 for shape in before):
+    shapes = [tensor.shape for tensor in node.inputs]
+    if not _has_one_position(output) or all(num_positions(shape) == 1 for shape in shapes):
         return False
     if isinstance(node.layer, _AVERAGE_POOLING):
-        # A window of 2 that happens to cover a map of 2x2 is a backbone's downsampling.
+        # A window of 2 on a map of 2x2 is the downsampling of a backbone.
         return node.layer.padding == "valid" and min(node.layer.pool_size) > 2
     return type(node.layer).__name__ in _REDUCING_OPERATIONS
 
 
 def _has_one_position(tensor):
-    return len(tensor.shape) < 3 or positions(tensor.shape) == 1
+    return len(tensor.shape) < 3 or num_positions(tensor.shape) == 1
 
 
 def _call_of(node):
     inputs = node.inputs if len(node.inputs) > 1 else node.inputs[0]
-    # Only `training` matters here: a frozen backbone is often called with training=False.
+    # Only `training` matters: a frozen backbone is often called with training=False.
     kwargs = {key: value for key, value in node.kwargs.items() if key == "training"}
     return _Call(node.layer, inputs, {} if kwargs.get("training") is None else kwargs)
 
 
 def _tensors_by_layer(model, calls=()):
-    """{name of a layer: the FeatureMaps of its last call}, nested layers as "outer/inner"."""
+    """Returns {layer's name: FeatureMaps of its last call}, nested layers as "outer/inner"."""
     tensors = {}
     prefix = "".join(f"{call.model.name}/" for call in calls)
     for node in nodes_in_order(model):
@@ -297,12 +313,12 @@ def _tensors_by_layer(model, calls=()):
     return tensors
 
 
-def nodes_in_order(model):
-    """The calls between a model's inputs and outputs, each after those that feed it."""
+def nodes_in_order(model: tf.keras.Model) -> list[Node]:
+    """Returns the calls between a model's inputs and outputs, each after the calls that feed it."""
     done = {id(tensor) for tensor in model.inputs}
     pending = list(model.outputs)
     nodes = []
-    while pending:  # A loop, for Python's recursion ends before a deep network does.
+    while pending:  # A loop, because deep networks exceed Python's recursion limit.
         tensor = pending[-1]
         if id(tensor) in done:
             pending.pop()
@@ -319,10 +335,10 @@ def nodes_in_order(model):
 
 
 def _node_of(tensor):
-    """The call that made a symbolic tensor."""
+    """Returns the call that returned a symbolic tensor."""
     layer, index, _ = tensor._keras_history
     node = layer._inbound_nodes[index]
-    if hasattr(node, "arguments"):  # Keras 3; nodes are public in neither.
+    if IS_KERAS_3:  # The attributes of nodes are not public in either Keras.
         arguments = node.arguments
         return Node(
             layer, node.input_tensors, node.output_tensors, arguments.args, arguments.kwargs

@@ -91,5 +91,5 @@ def test_options_for_the_head_are_not_for_the_plain_one():
     model = noah_tf.attach_noah(backbone, 10, split_groups=False, memory_budget=8)
     head = model.get_layer("noah_head")
     assert not head.split_groups and head.memory_budget == 8
-    with pytest.raises(ValueError, match="split_groups: these are of head='noah', got 'gap'"):
+    with pytest.raises(ValueError, match="split_groups: only head='noah' takes these, got 'gap'"):
         noah_tf.attach_noah(backbone, 10, head="gap", split_groups=False)

@@ -211,7 +211,7 @@ def test_the_new_model_shares_all_layers_but_the_heads_and_the_original_is_uncha
 
     assert fast is not model
     assert fast.name == model.name
-    assert {l.name for l in flat_layers(fast) if isinstance(l, InferenceHead)} == heads
+    assert {layer.name for layer in flat_layers(fast) if isinstance(layer, InferenceHead)} == heads
     assert not any(isinstance(layer, NOAHHead) for layer in flat_layers(fast))
     for output, original in zip(outputs_of(fast), expected, strict=True):
         np.testing.assert_allclose(output, original, rtol=1e-5, atol=1e-5)

@@ -161,7 +161,7 @@ def named_feature_map(model: tf.keras.Model, name: str) -> FeatureMap:
 def is_functional(model: Any) -> bool:
     """Returns whether a model has a graph of layers: functional, or Sequential and built."""
     # Other models have no `outputs` in Keras 3, and None in Keras 2.
-    outputs = getattr(model, "outputs", None)
+    outputs: Any = getattr(model, "outputs", None)
     return bool(outputs) and all(tf.keras.backend.is_keras_tensor(tensor) for tensor in outputs)
 
 

@@ -106,7 +106,9 @@ def _channels_last(array):
 def _stored_mask(case, golden):
     """A context in which dropout replays the mask of the case, block by block."""
     if "drop_mask" not in golden:
-        return mock.patch.object(poca, "dropout_mask", side_effect=AssertionError("no dropout expected"))
+        return mock.patch.object(
+            poca, "dropout_mask", side_effect=AssertionError("no dropout expected")
+        )
     mask = golden["drop_mask"]
     batch, *_, positions = mask.shape
     mask = mask.reshape(batch, case["groups"], -1, positions).transpose(1, 0, 3, 2)

@@ -248,8 +248,8 @@ def _check_features(backbone, feature_map, head):
         )
     if num_positions(shape) == 1 and head == "noah":
         warnings.warn(
-            f"the feature map of {backbone.name} has one position, shape {shape}, so NOAH is only "
-            "a linear layer: give the backbone larger inputs.",
+            f"the feature map of {backbone.name} has one position, shape {shape}, so NOAH is a "
+            "linear layer: give the backbone larger inputs.",
             stacklevel=3,
         )
 

@@ -475,7 +475,7 @@ def test_no_graph(make):
 
 def test_no_map_at_all():
     vector = tf.keras.Input((8,))
-    with pytest.raises(ValueError, match=r"ends in shape \(None, 3\) and no feature map"):
+    with pytest.raises(ValueError, match=r"ends in shape \(None, 3\) and has no feature map"):
         attach_noah(tf.keras.Model(vector, layers.Dense(3)(vector)))
 
 

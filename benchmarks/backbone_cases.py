@@ -1,7 +1,7 @@
-"""Every backbone that attach_noah is tried on: one table for the tests and for backbone_table.py.
+"""All backbones that attach_noah is tested on: one table for the tests and for backbone_table.py.
 
-The models of Keras applications and of KerasCV's legacy set are listed from the modules, so a new
-one cannot go untested. The other KerasCV backbones are built from their base classes with the
+The models of Keras applications and of KerasCV's legacy modules are listed from these modules, so a
+new model is always tested. The other KerasCV backbones are built from their base classes with the
 arguments of each published variant, because the variants themselves download a preset.
 """
 
@@ -16,8 +16,8 @@ import keras_cv
 import tensorflow as tf
 from keras_cv.src.models import legacy
 
-KERAS_3 = not tf.__version__.startswith("2.15.")
-STACK = "Keras 3" if KERAS_3 else "Keras 2"
+from noah_tf.utils.keras_compat import KERAS_NAME
+
 CLASSES = 7
 
 
@@ -28,13 +28,13 @@ class Case:
     Attributes:
         library: "keras.applications", "keras_cv.models", "keras_cv legacy" or "keras_hub.models".
         name: the model's public name.
-        family: models of one family differ in width and depth alone.
-        build: takes `include_top` and returns the model with random weights.
+        family: the family's name. Models of one family differ only in width and depth.
+        build: a function of `include_top` that returns the model with random weights.
         has_top: whether it can be built as a whole classifier.
-        smallest: whether it stands for its family in the tests that train and save.
+        smallest: whether it represents its family in the tests that train and save.
         slow: whether building it takes long.
-        unfit: why it cannot carry a head on this stack, or None.
-        error: what the ValueError (or the library's own error, if it does not build) says.
+        unfit: why it cannot have a head on this stack, or None.
+        error: a pattern for the ValueError, or for the library's error if it does not build.
     """
 
     library: str
@@ -48,23 +48,23 @@ class Case:
     error: str = ""
 
     @property
-    def file_defect(self):
-        """What the library's error says where a `.keras` file fails on this stack, or None.
+    def file_defect(self) -> str | None:
+        """The library's error message if a `.keras` file fails on this stack, or None.
 
-        Weight files and SavedModels work there all the same.
+        Weight files and SavedModels work in both cases.
         """
-        return _FILE_DEFECTS.get((self.library, self.family, STACK))
+        return _FILE_DEFECTS.get((self.library, self.family, KERAS_NAME))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.library}-{self.name}".replace(" ", "-")
 
 
-# Layers whose configuration the library itself cannot write, or cannot read back.
+# Families with layers whose config the library cannot write, or cannot read.
 _FILE_DEFECTS = {
     ("keras.applications", "ConvNeXt", "Keras 2"): "'str' object is not callable",
 }
 
-# Smallest input whose last map is at least 2x2, where that is not 64.
+# The smallest input whose last map is at least 2x2, if it is not 64.
 _INPUT_SIZES = {"InceptionV3": 128, "InceptionResNetV2": 128, "Xception": 96}
 _SMALLEST = frozenset(
     (
@@ -121,7 +121,7 @@ _SLOW = frozenset(
         "ViTL32",
     )
 )
-# The first prefix that fits names the family.
+# The first prefix that matches is the family's name.
 _FAMILIES = (
     "ConvMixer",
     "ConvNeXt",
@@ -152,10 +152,10 @@ def _family(name):
     return next((family for family in _FAMILIES if name.startswith(family)), name)
 
 
-# KerasCV's functions have no default for these.
+# KerasCV's ConvNeXt functions have no defaults for these arguments.
 _CONVNEXT = {"drop_path_rate": 0.0, "layer_scale_init_value": 1e-6}
 
-# What does not build on a stack: {(library, stack): ((names, reason, the library's error), ...)}
+# Models that cannot be built: {(library, Keras): ((names, reason, the library's error), ...)}
 _DO_NOT_BUILD = {
     ("keras_cv legacy", "Keras 3"): (
         (
@@ -178,7 +178,7 @@ _DO_NOT_BUILD = {
 
 
 def _listed_cases(module, library, classes_argument, **arguments):
-    """A case for each public model function of a module."""
+    """Yields a case for each public model function of a module."""
     for name, function in sorted(vars(module).items()):
         if name.startswith("_") or not inspect.isfunction(function):
             continue
@@ -204,7 +204,7 @@ def _listed_cases(module, library, classes_argument, **arguments):
 
 
 def _does_not_build(library, name):
-    for names, reason, error in _DO_NOT_BUILD.get((library, STACK), ()):
+    for names, reason, error in _DO_NOT_BUILD.get((library, KERAS_NAME), ()):
         if re.match(names, name):
             return reason, error
     return None, ""
@@ -438,9 +438,9 @@ _SLOW_KERAS_CV = frozenset(
     )
 )
 _NO_RESCALING = frozenset(("CenterPillarBackbone",))
-_VIDEO = ("ends in a video's map, (B, T, H, W, C)", "a video's")
+_VIDEO = ("ends in the feature map of a video, (B, T, H, W, C)", "a video's")
 
-# The rest of keras_cv.models: no backbones, and why.
+# The other classes of keras_cv.models, which are not backbones, and what they are.
 KERAS_CV_OTHERS = {
     "Backbone": "the abstract base class",
     "Task": "the abstract base class",
@@ -486,7 +486,7 @@ def _keras_cv_cases():
         name="ResNet18Backbone with its pyramid levels P3 to P5",
         family="ResNetBackbone pyramid",
         build=_build_pyramid,
-        unfit="has several outputs, one a level; feature_layer= picks one",
+        unfit="has one output per level; feature_layer= selects one",
         error="has 3 outputs",
     )
     yield Case(
@@ -513,21 +513,21 @@ def _resnet18():
 
 
 def _build_pyramid(include_top=False):
-    del include_top  # It has none.
+    del include_top  # The model has no classifier form.
     backbone = _resnet18()
     levels = [backbone.pyramid_level_inputs[level] for level in ("P3", "P4", "P5")]
     return tf.keras.Model(backbone.input, [backbone.get_layer(name).output for name in levels])
 
 
 def _build_retinanet(include_top=False):
-    del include_top  # Its heads are always there.
+    del include_top  # The model always has its heads.
     return keras_cv.models.RetinaNet(
         num_classes=CLASSES, bounding_box_format="xywh", backbone=_resnet18()
     )
 
 
 def _build_keras_hub(include_top=False):
-    import keras_hub  # Optional: only the default stack can have it.
+    import keras_hub  # Optional, and only for Keras 3.
 
     backbone = keras_hub.models.ResNetBackbone(
         input_conv_filters=[64],
@@ -554,8 +554,8 @@ KERAS_HUB = Case(
 HAS_KERAS_HUB = importlib.util.find_spec("keras_hub") is not None
 
 
-def all_cases():
-    """Every case of the running stack, those that cannot carry a head among them."""
+def all_cases() -> list[Case]:
+    """Returns all cases of the running stack, including those that cannot have a head."""
     cases = [
         *_listed_cases(tf.keras.applications, "keras.applications", "classes"),
         *_keras_cv_cases(),

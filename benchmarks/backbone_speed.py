@@ -1,9 +1,9 @@
-"""Forward time of our models beside the same ones of Keras applications, in the same process.
+"""Compares the forward time of our models with the same models of Keras applications.
 
     python benchmarks/backbone_speed.py
 
-Every model is traced once for a fixed batch; the repeats of a pair take turns, and the ratio is
-that of the medians.
+Each model is traced once for a fixed batch size. The two models of a pair run alternately in one
+process, and the script prints the ratio of the medians.
 """
 
 import os
@@ -17,7 +17,7 @@ from absl import app, flags
 
 import noah_tf
 
-_BATCH = flags.DEFINE_integer("batch_size", 8, "Images at once.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 8, "Images per batch.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 20, "Timed runs of each model.", lower_bound=3)
 
 _PEERS = {
@@ -32,7 +32,7 @@ _PEERS = {
 
 
 def compare(name, images, repeats):
-    """Median seconds of our model and of its peer, and the ratio of the two."""
+    """Returns the median seconds of our model and of Keras's, and their ratio."""
     models = (noah_tf.create_model(name), _PEERS[name]())
     functions = [tf.function(lambda x, m=model: m(x, training=False)) for model in models]
     for function in functions:

@@ -1,10 +1,10 @@
-"""Prints, as Markdown, which backbones attach_noah covers on the running stack.
+"""Prints a Markdown table of the backbones that attach_noah covers on the running stack.
 
-    python benchmarks/backbone_table.py                  # the quick ones are built at small sizes
-    python benchmarks/backbone_table.py --all            # and the large ones; some minutes
+    python benchmarks/backbone_table.py                  # without the large backbones
+    python benchmarks/backbone_table.py --all            # all backbones, in some minutes
     python benchmarks/backbone_table.py --all --output docs/backbones.md
 
-With `--output` the section of the running stack is replaced in the file; the other stack's stays.
+`--output` replaces the section of the running stack in the file, and keeps the other stack's.
 """
 
 import argparse
@@ -13,24 +13,25 @@ import re
 import sys
 
 import tensorflow as tf
-from backbone_cases import CLASSES, STACK, all_cases
+from backbone_cases import CLASSES, all_cases
 
 from noah_tf.models.attach import attach_noah
+from noah_tf.utils.keras_compat import KERAS_NAME
 
 _TITLE = "# Backbones that attach_noah covers\n\n"
 _INTRO = (
-    "Made by `python benchmarks/backbone_table.py --all --output docs/backbones.md`, once on each "
-    "stack. The backbones are built with random weights for small images, so the maps are smaller "
-    "than at 224 pixels; the layer, the channels, N and r are the same. Where Keras numbers a "
-    "layer itself, as in `activation_17`, the number depends on what was built before. Where it "
-    "says no `.keras` files, the library cannot write or read the configuration of its own layers: "
-    "save weights or a SavedModel.\n\n"
+    "`python benchmarks/backbone_table.py --all --output docs/backbones.md` writes this page, once "
+    "on each stack. The backbones are built with random weights for small images, so the maps are "
+    "smaller than for 224 pixels. The layer, the channels, N and r are the same. Keras numbers "
+    "some layers itself, such as `activation_17`; their number depends on the models that were "
+    'built before. "No `.keras` files" means that the library cannot write or read the config of '
+    "its own layers: save weights or a SavedModel instead.\n\n"
 )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--all", action="store_true", help="build the large backbones as well")
+    parser.add_argument("--all", action="store_true", help="also build the large backbones")
     parser.add_argument("--output", type=pathlib.Path, help="Markdown file to update")
     arguments = parser.parse_args()
 
@@ -38,16 +39,16 @@ def main():
     print(section)
     if arguments.output:
         _replace_section(arguments.output, section)
-        print(f"Written to {arguments.output}.", file=sys.stderr)
+        print(f"Wrote {arguments.output}.", file=sys.stderr)
 
 
 def _section(with_slow):
     cases = [case for case in all_cases() if with_slow or not case.slow]
     lines = [
-        f"## {STACK}",
+        f"## {KERAS_NAME}",
         "",
         f"TensorFlow {tf.__version__}: {sum(case.unfit is None for case in cases)} of {len(cases)} "
-        "take the head.",
+        "work with attach_noah.",
         "",
         "| library | model | feature layer | map | N | r | status |",
         "|---|---|---|---|---|---|---|",
@@ -71,7 +72,7 @@ def _row(case):
 
 
 def _replace_section(path, section):
-    """Puts the section in place of the one with its heading, or behind the others."""
+    """Replaces the section with the same heading in a file, or adds it."""
     text = path.read_text() if path.exists() else ""
     sections = dict(re.findall(r"^(## [^\n]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     heading, body = section.split("\n", 1)

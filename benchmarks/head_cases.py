@@ -1,8 +1,8 @@
-"""The heads that `head.py` measures, each as a forward pass and a training step of its own.
+"""The heads that `head.py` measures, each as a forward pass and a training step.
 
-A training step is the gradient of the mean cross-entropy with regard to the features and all
-weights. The reference is rebuilt from its description: two grouped 1x1 convolutions, a softmax
-over positions of the keys, the values summed by it, and a sum over groups.
+A training step computes the gradients of the mean cross-entropy with respect to the features and
+all weights. The reference is rebuilt from its description: two grouped 1x1 convolutions, a softmax
+of the keys over the positions, the sum of the values weighted by it, and a sum over groups.
 """
 
 import collections
@@ -26,19 +26,19 @@ BATCH_SIZES = {name: 8 if name == "imagenet21k" else 32 for name in SHAPES}
 
 
 def problem(shape, batch):
-    """Features (B, L, C) and labels (B,)."""
+    """Returns features (B, L, C) and labels (B,)."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(batch, shape.positions, shape.channels)).astype(np.float32)
     return features, rng.integers(0, shape.classes, batch)
 
 
 def products(shape, batch):
-    """Floating-point operations of the forward pass's matrix products."""
+    """Returns the floating-point operations of the forward pass's matrix products."""
     return 2 * batch * shape.positions * shape.channels * shape.classes
 
 
 def noah(shape, batch, export=False, **options):
-    """(forward, training step) of a NOAHHead, functions without arguments.
+    """Returns the forward pass and the training step of a NOAHHead, functions without arguments.
 
     With `export`, the forward pass is that of the head's inference form.
     """
@@ -48,7 +48,7 @@ def noah(shape, batch, export=False, **options):
 
 
 def products_alone(shape, batch):
-    """The same of the head's matrix products and nothing else: two of each group, or six."""
+    """Returns the same for the head's matrix products only: two per group, six in training."""
     rows, key_channels = batch * shape.positions, int(shape.channels * shape.ratio)
     parts = []
     for channels in (key_channels, shape.channels - key_channels):
@@ -57,22 +57,22 @@ def products_alone(shape, batch):
     gradient = tf.random.stateless_normal((rows, shape.classes), seed=(3, 4))
 
     def products(parts, gradient=None):
-        made = []
-        # One after another, as those of a head within a budget are.
+        results = []
+        # One after another, like those of a head with a memory budget.
         for part, kernel in parts:
-            with tf.control_dependencies(made[-1:]):
-                made.append(tf.matmul(part, kernel))
+            with tf.control_dependencies(results[-1:]):
+                results.append(tf.matmul(part, kernel))
                 if gradient is not None:
-                    made.append(tf.matmul(part, gradient, transpose_a=True))
-                    made.append(tf.matmul(gradient, kernel, transpose_b=True))
-        return [product[:1, :1] for product in made]
+                    results.append(tf.matmul(part, gradient, transpose_a=True))
+                    results.append(tf.matmul(gradient, kernel, transpose_b=True))
+        return [product[:1, :1] for product in results]
 
     compiled = tf.function(products)
     return lambda: compiled(parts), lambda: compiled(parts, gradient)
 
 
 def gap(shape, batch):
-    """The same of global average pooling and a linear layer."""
+    """Returns the same for global average pooling and a linear layer."""
     layers = [tf.keras.layers.GlobalAveragePooling1D(), tf.keras.layers.Dense(shape.classes)]
     return _steps(tf.keras.Sequential(layers), shape, batch)
 
@@ -100,7 +100,7 @@ def _steps(layer, shape, batch, inference_layer=None):
 
 
 def reference_module(shape):
-    """The reference as a torch.nn.Module, whose tensors have the names of the authors' files."""
+    """Returns the reference as a torch.nn.Module with the parameter names of the authors' files."""
     import torch
 
     class Reference(torch.nn.Module):
@@ -122,7 +122,7 @@ def reference_module(shape):
 
 
 def reference(shape, batch, module=None):
-    """The same of the reference in PyTorch, eager, two threads; None without PyTorch."""
+    """Returns the same for the reference in eager PyTorch, two threads; None without PyTorch."""
     try:
         import torch
     except ImportError:
@@ -147,7 +147,7 @@ def reference(shape, batch, module=None):
 
 
 def matrix_product(side=2048):
-    """A large product to know the machine's rate by: a function, and its operations."""
+    """Returns a function that computes one large product, and its floating-point operations."""
     matrix = tf.random.stateless_normal((side, side), seed=(1, 2))
     multiply = tf.function(lambda: tf.matmul(matrix, matrix))
     return multiply, 2 * side**3

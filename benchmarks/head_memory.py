@@ -1,8 +1,8 @@
-"""How much memory a training step of a head takes, each in a fresh process.
+"""Measures the memory of a head's training step in a process of its own.
 
-TensorFlow's CPU allocator keeps what is freed, so that what the initialisers of a large head have
-left hides what its steps take; and a heap has holes. With `give_back` all of it goes back to the
-system at once.
+TensorFlow's CPU allocator keeps freed memory, so the memory that is left from the initializers of a
+large head hides what its steps take, and the heap is fragmented. With `return_freed` the allocators
+return freed memory to the system at once.
 """
 
 import json
@@ -15,43 +15,43 @@ import head_cases
 import numpy as np
 
 STEPS = 5
-GIVING_BACK = {
+RETURN_FREED_ENVIRONMENT = {
     "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
-    # Of glibc, for PyTorch too: blocks of 1 MiB are never part of its heap.
+    # An option of glibc, which PyTorch uses as well: blocks of 1 MiB are never part of its heap.
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
 }
 
 
-def peak(shape, batch, kind, repeats=5, give_back=False, **options):
-    """The highest resident size in training over that before the first step, in MiB.
+def peak(shape, batch, kind, repeats=5, return_freed=False, **options):
+    """Returns the highest resident size in training minus that before the first step, in MiB.
 
     Args:
         shape: `head_cases.Shape`.
         batch: B.
         kind: "noah", "gap" or "reference".
-        repeats: how many processes to measure.
-        give_back: whether freed memory is given back to the system at once, see above.
-        **options: of the head.
+        repeats: the number of processes.
+        return_freed: whether freed memory is returned to the system at once, see above.
+        **options: arguments of the head.
 
     Returns:
-        Array (repeats,), one of each process.
+        Array (repeats,), one value per process.
     """
-    order = json.dumps([shape, batch, kind, options])
-    return np.array([_in_a_process(order, give_back) for _ in range(repeats)])
+    arguments = json.dumps([shape, batch, kind, options])
+    return np.array([_in_new_process(arguments, return_freed) for _ in range(repeats)])
 
 
-def _in_a_process(order, give_back):
-    here = pathlib.Path(__file__).resolve()
-    done = subprocess.run(
-        [sys.executable, str(here), order],
-        env={**os.environ, **(GIVING_BACK if give_back else {})},
+def _in_new_process(arguments, return_freed):
+    script = pathlib.Path(__file__).resolve()
+    process = subprocess.run(
+        [sys.executable, str(script), arguments],
+        env={**os.environ, **(RETURN_FREED_ENVIRONMENT if return_freed else {})},
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise RuntimeError(f"The measurement of {order} failed: {done.stderr[-2000:]}")
-    return float(done.stdout.split()[-1])
+    if process.returncode:
+        raise RuntimeError(f"The measurement of {arguments} failed: {process.stderr[-2000:]}")
+    return float(process.stdout.split()[-1])
 
 
 def _status(key):
@@ -61,8 +61,8 @@ def _status(key):
     raise KeyError(f"/proc/self/status has no {key}.")
 
 
-def _measure(order):
-    shape, batch, kind, options = json.loads(order)
+def _measure(arguments):
+    shape, batch, kind, options = json.loads(arguments)
     _, train = getattr(head_cases, kind)(head_cases.Shape(*shape), batch, **options)
     pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM
     before = _status("VmRSS")

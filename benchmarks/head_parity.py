@@ -1,12 +1,12 @@
-"""How far NOAHHead is from the reference implementation, case by case.
+"""Compares NOAHHead with the numbers of the reference implementation.
 
-Prints a Markdown table with the worst error of the logits and of every gradient, as a share of
-the largest reference value, for each golden case of the head:
+The script prints a Markdown table with one row per golden case of the head. It has the largest
+errors of the logits and of every gradient, relative to the largest reference value:
 
     python benchmarks/head_parity.py --goldens DIR
 
-The README beside the goldens says what the numbers are and where they come from. The tests of
-the head read the goldens with the functions of this file.
+The README in that folder describes the numbers and where they come from. The tests of the head read
+the goldens with the functions of this module.
 """
 
 import argparse
@@ -30,9 +30,9 @@ COLUMNS = ["logits", "logits_eval", "d_x", *(f"d_{name}" for name in WEIGHTS), "
 
 
 def read_manifest(folder):
-    """The manifest of the golden heads: their cases, and configurations that must be rejected.
+    """Returns the manifest of the golden heads: cases, and configurations that must be rejected.
 
-    Both lists are empty where the data is missing.
+    Both lists are empty if the data is missing.
     """
     path = pathlib.Path(folder) / "manifest.json"
     if not path.exists():
@@ -41,7 +41,7 @@ def read_manifest(folder):
 
 
 def make_head(case, **options):
-    """NOAHHead with the arguments of a case, or of a rejected configuration, and more options."""
+    """Returns a NOAHHead with the arguments of a case or a rejected configuration, and options."""
     return noah_tf.NOAHHead(
         case["outplanes"],
         num_groups=case["head_num"],
@@ -54,10 +54,10 @@ def make_head(case, **options):
 
 
 def measure(folder, case, **options):
-    """Errors of one case, by the reference's name of what is compared, of a head with options.
+    """Returns the errors of a head in one case, by the reference's names of the tensors.
 
-    Each is max |error| / max |value|, and max |error| for the gradients that are zero in exact
-    arithmetic (of the query's bias; of its weight where there is one position).
+    An error is max |difference| / max |value|. For gradients that are zero in exact arithmetic (of
+    the query's bias, and of its weight if there is only one position) it is max |difference|.
     """
     with np.load(pathlib.Path(folder) / case["file"]) as file:
         golden = dict(file)
@@ -72,31 +72,31 @@ def measure(folder, case, **options):
         loss = tf.reduce_sum(logits * golden["dlogits"])
     gradients = tape.gradient(loss, [features, *(weight.variable for weight in weights)])
 
-    got = {"logits": logits, "d_x": gradients[0]}
-    want = {"logits": golden.get("logits64", golden["logits"]), "d_x": golden["d_x"]}
-    want["d_x"] = _channels_last(want["d_x"])
+    actual = {"logits": logits, "d_x": gradients[0]}
+    expected = {"logits": golden.get("logits64", golden["logits"]), "d_x": golden["d_x"]}
+    expected["d_x"] = _channels_last(expected["d_x"])
     for weight, gradient in zip(weights, gradients[1:], strict=True):
-        got[f"d_{weight.name}"] = weight.as_tensor(gradient)
-        want[f"d_{weight.name}"] = golden[f"d_{weight.name}"]
+        actual[f"d_{weight.name}"] = weight.as_tensor(gradient)
+        expected[f"d_{weight.name}"] = golden[f"d_{weight.name}"]
     if "logits_eval" in golden:
-        got["logits_eval"], want["logits_eval"] = head(features), golden["logits_eval"]
+        actual["logits_eval"], expected["logits_eval"] = head(features), golden["logits_eval"]
     if "attention" in golden:
         maps = head.attention(features, per_group=True)
-        got["attention"] = tf.reshape(maps, (maps.shape[0], -1, *maps.shape[-2:]))
-        want["attention"] = golden["attention"].transpose(0, 3, 1, 2)
+        actual["attention"] = tf.reshape(maps, (maps.shape[0], -1, *maps.shape[-2:]))
+        expected["attention"] = golden["attention"].transpose(0, 3, 1, 2)
 
     zero = {"d_query.bias"}
     if np.prod(case["input_shape"][2:]) == 1:
         zero.add("d_query.weight")
-    return {name: _error(got[name], want[name], absolute=name in zero) for name in got}
+    return {name: _error(actual[name], expected[name], absolute=name in zero) for name in actual}
 
 
-def _error(got, want, absolute):
-    got = np.asarray(got, np.float64)
-    if got.shape != want.shape:
-        raise ValueError(f"got shape {got.shape}, the golden value has {want.shape}")
-    worst = np.abs(got - want).max()
-    return worst if absolute else worst / np.abs(want).max()
+def _error(actual, expected, absolute):
+    actual = np.asarray(actual, np.float64)
+    if actual.shape != expected.shape:
+        raise ValueError(f"The golden value has shape {expected.shape}, got {actual.shape}.")
+    largest = np.abs(actual - expected).max()
+    return largest if absolute else largest / np.abs(expected).max()
 
 
 def _channels_last(array):
@@ -104,7 +104,7 @@ def _channels_last(array):
 
 
 def _stored_mask(case, golden):
-    """A context in which dropout replays the mask of the case, block by block."""
+    """Returns a context in which dropout uses the mask of the case, one channel block per call."""
     if "drop_mask" not in golden:
         return mock.patch.object(
             poca, "dropout_mask", side_effect=AssertionError("no dropout expected")

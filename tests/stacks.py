@@ -5,6 +5,6 @@ Not in conftest.py, for the reason in shared_data.py.
 
 import pytest
 
-from benchmarks.backbone_cases import KERAS_3
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
-slow_on_one_stack = pytest.mark.slow if KERAS_3 else pytest.mark.exhaustive
+slow_on_one_stack = pytest.mark.slow if IS_KERAS_3 else pytest.mark.exhaustive

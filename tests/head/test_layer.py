@@ -14,8 +14,8 @@ from stacks import slow_on_one_stack
 from benchmarks import head_parity
 from noah_tf.head import poca
 from noah_tf.head.layer import NOAHHead
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
-KERAS_3 = not tf.__version__.startswith("2.15.")
 WEIGHTS = ["key_kernel", "key_bias", "value_kernel", "value_bias"]
 GOLDENS = shared_folder() / "goldens" / "heads"
 MANIFEST = head_parity.read_manifest(GOLDENS)
@@ -275,7 +275,7 @@ def initializers():
         "orthogonal": lambda: tf.keras.initializers.Orthogonal(seed=5),
         "function": lambda: lambda shape, dtype=None: tf.random.normal(shape, dtype=dtype),
     }
-    if KERAS_3:
+    if IS_KERAS_3:
         stream = tf.keras.random.SeedGenerator
         make["stream"] = lambda: tf.keras.initializers.RandomNormal(seed=stream(5))
     return [pytest.param(function, id=name) for name, function in make.items()]
@@ -552,6 +552,7 @@ import numpy as np, tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf.head.layer import NOAHHead
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
 implementation, memory_budget = sys.argv[1], float(sys.argv[2])
 
@@ -647,7 +648,7 @@ def test_an_exported_model_can_serve_attention(tmp_path):
         def __init__(self, head):
             super().__init__()
             self.variables_of_head = [
-                getattr(w, "value", w) if KERAS_3 else w for w in head.weights
+                getattr(w, "value", w) if IS_KERAS_3 else w for w in head.weights
             ]
             self.head = head
 

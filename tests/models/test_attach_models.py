@@ -14,7 +14,6 @@ from stacks import slow_on_one_stack
 
 from benchmarks.backbone_cases import (
     HAS_KERAS_HUB,
-    KERAS_3,
     KERAS_CV_OTHERS,
     KERAS_HUB,
     Case,
@@ -22,6 +21,7 @@ from benchmarks.backbone_cases import (
 )
 from noah_tf.models.attach import attach_noah, feature_layer_name
 from noah_tf.models.feature_map import find_feature_map
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
 CASES = all_cases()
 FIT = [case for case in CASES if case.unfit is None]
@@ -53,7 +53,7 @@ def _marks(case):
     if case.slow or LARGE.search(case.name):
         yield pytest.mark.slow
     # Models of a family differ in width and depth alone, and on Keras 3 the quick ones are built.
-    if not (case.smallest or case.unfit or (KERAS_3 and not LARGE.search(case.name))):
+    if not (case.smallest or case.unfit or (IS_KERAS_3 and not LARGE.search(case.name))):
         yield EXHAUSTIVE
 
 

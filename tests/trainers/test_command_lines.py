@@ -16,7 +16,7 @@ from shared_data import REPOSITORY, SCENES
 from stacks import slow_on_one_stack
 
 import noah_tf
-from benchmarks.backbone_cases import KERAS_3
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
 QUICKSTART = str(REPOSITORY / "configs" / "quickstart.py")
 
@@ -54,7 +54,7 @@ def folder_flags(shapes):
 
 
 # On Keras 3 test_docs.py and test_recipes_end_to_end.py run the same programs.
-@pytest.mark.exhaustive if KERAS_3 else pytest.mark.slow
+@pytest.mark.exhaustive if IS_KERAS_3 else pytest.mark.slow
 def test_from_photos_in_folders_to_an_exported_model(shapes, tmp_path):
     train = command(tmp_path, "train", *folder_flags(shapes), "--workdir=runs/shapes")
     assert train.returncode == 0, train.stderr

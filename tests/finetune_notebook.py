@@ -1,6 +1,6 @@
 """Runs the notebook of docs/ from its first cell to its last.
 
-As a program it writes what the cells show into the file, which the site shows:
+As a program, it writes the outputs of the cells into the file, which the site shows:
 
     python tests/finetune_notebook.py
 """
@@ -12,16 +12,16 @@ PATH = REPOSITORY / "docs" / "finetune.ipynb"
 
 
 def read():
-    """The notebook as it is committed."""
+    """Returns the notebook as it is committed."""
     return nbformat.read(PATH, as_version=4)
 
 
 def execute(notebook, folder):
-    """Runs all cells in a kernel of this interpreter; an error in one is raised.
+    """Runs all cells in a kernel of this interpreter, and raises the error of a cell.
 
     Args:
-        notebook: as `read` gives it; gets the outputs.
-        folder: where the kernel runs.
+        notebook: the return value of `read`. The outputs are written into it.
+        folder: the kernel's working folder.
     """
     from nbclient import NotebookClient
 
@@ -30,7 +30,7 @@ def execute(notebook, folder):
     ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            # TensorFlow's remarks on this machine.
+            # TensorFlow's warnings about this machine are left out.
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
             for out in cell.outputs:
                 out.pop("transient", None)

@@ -1,4 +1,4 @@
-"""The notebook of docs/: committed as it ran, and it runs."""
+"""The notebook of docs/ is committed with the outputs of one run, and it runs."""
 
 import re
 
@@ -11,11 +11,11 @@ for module in ("nbclient", "ipykernel"):
 import finetune_notebook as notebook  # noqa: E402
 
 
-def code_cells(found):
-    return [cell for cell in found.cells if cell.cell_type == "code"]
+def code_cells(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
 
 
-def test_it_is_committed_as_it_ran_from_top_to_bottom():
+def test_committed_outputs_are_of_one_run():
     cells = code_cells(notebook.read())
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
@@ -28,18 +28,18 @@ def test_it_is_committed_as_it_ran_from_top_to_bottom():
 
 
 @slow_on_one_stack.with_args(minutes=1)
-def test_it_runs(tmp_path):
-    found = notebook.read()
-    shown = [len(cell.outputs) for cell in code_cells(found)]
-    notebook.execute(found, tmp_path)
-    cells = code_cells(found)
-    assert [len(cell.outputs) for cell in cells] == shown
+def test_notebook_runs(tmp_path):
+    nb = notebook.read()
+    expected = [len(cell.outputs) for cell in code_cells(nb)]
+    notebook.execute(nb, tmp_path)
+    cells = code_cells(nb)
+    assert [len(cell.outputs) for cell in cells] == expected
     printed = "".join(
         output.text for cell in cells for output in cell.outputs if output.output_type == "stream"
     )
     (accuracy,) = re.findall(r"([\d.]+)% of 397 photos", printed)
     pointing = re.findall(r"^(?:attention|contribution): ([\d.]+)%$", printed, re.MULTILINE)
     assert float(accuracy) > 70
-    # A cell chosen at random lies on the digit in 14 %.
+    # A random position is on the digit in 14 % of the photos.
     assert len(pointing) == 2 and all(float(share) > 50 for share in pointing)
-    assert not list(tmp_path.iterdir())  # it writes to a folder of its own
+    assert not list(tmp_path.iterdir())  # it writes to a temporary folder

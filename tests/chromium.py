@@ -109,7 +109,7 @@ class DemoPage:
         """Gives the page a file, and waits until it has said something about it."""
         path = pathlib.Path(path).resolve()
         until(self._driver, lambda: self._all("#photo input[type=file]"))[0].send_keys(str(path))
-        until(self._driver, lambda: self.text("#said").startswith(path.name))
+        until(self._driver, lambda: self.text("#status").startswith(path.name))
         self.pictures()
 
     def pictures(self):

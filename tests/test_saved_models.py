@@ -1,6 +1,7 @@
-"""The files of saved_models/: TF Serving reads them, and what docs/serving.md shows works."""
+"""TF Serving can read the files of saved_models/, and the commands of docs/serving.md work."""
 
 import ast
+import inspect
 import re
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from google.protobuf import (
 )
 from photos import encoded, noise
 from shared_data import REPOSITORY
-from tf_serving_stand_in import HAS_RPC, model_server
+from tf_serving_stand_in import StandIn
 from tiny_model import expected_logits, write_tiny_model
 
 from noah_tf import attach_noah, export_savedmodel
@@ -32,7 +33,7 @@ FOLDER = REPOSITORY / "saved_models"
 PAGE = "docs/serving.md"
 FIELD = descriptor_pb2.FieldDescriptorProto
 
-# The messages that tensorflow-serving-api leaves out: field -> (number, type). They are those of
+# Messages that tensorflow-serving-api lacks: field -> (number, type). They are defined in
 # tensorflow_serving/servables/tensorflow/session_bundle_config.proto and
 # tensorflow_serving/config/monitoring_config.proto in tensorflow/serving.
 MESSAGES = {
@@ -50,14 +51,14 @@ MESSAGES = {
 }
 
 
-def parsed(name, message):
-    """A configuration file as a message of that name; unknown fields raise."""
+def parse_config(name, message):
+    """Returns a configuration file as a message of `MESSAGES`; unknown fields raise."""
     file = descriptor_pb2.FileDescriptorProto(
         name="served.proto", package="served", dependency=["google/protobuf/wrappers.proto"]
     )
     file.syntax = "proto3"
-    for name_, fields in MESSAGES.items():
-        description = file.message_type.add(name=name_)
+    for message_name, fields in MESSAGES.items():
+        description = file.message_type.add(name=message_name)
         for field_name, (number, kind) in fields.items():
             field = description.field.add(name=field_name, number=number)
             field.label = FIELD.LABEL_OPTIONAL
@@ -66,18 +67,20 @@ def parsed(name, message):
             elif isinstance(kind, int):
                 field.type = kind
             else:
-                known = f"served.{kind}" if isinstance(kind, str) else kind.DESCRIPTOR.full_name
-                field.type, field.type_name = FIELD.TYPE_MESSAGE, f".{known}"
+                full_name = f"served.{kind}" if isinstance(kind, str) else kind.DESCRIPTOR.full_name
+                field.type, field.type_name = FIELD.TYPE_MESSAGE, f".{full_name}"
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
-    factory = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"served.{message}"))
-    return text_format.Parse((FOLDER / name).read_text(), factory())
+    message_class = message_factory.GetMessageClass(
+        pool.FindMessageTypeByName(f"served.{message}")
+    )
+    return text_format.Parse((FOLDER / name).read_text(), message_class())
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A model base with two versions of the page's model, and a photo beside it."""
+    """A folder with the model digits in two versions, and a photo."""
     base = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         write_tiny_model(base / "digits" / str(version), tolerant=version == 2)
@@ -88,12 +91,11 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(digits):
     labels = {"stable": 1, "canary": 2}
-    with model_server(digits / "digits", "digits", [1, 2], labels) as running:
+    with StandIn(digits / "digits", "digits", [1, 2], labels) as running:
         yield running
 
 
-@pytest.mark.skipif(not HAS_RPC, reason="tensorflow-serving-api is not installed")
-def test_the_models_are_a_server_configuration():
+def test_models_config_is_a_server_configuration():
     from tensorflow_serving.config import model_server_config_pb2
 
     text = (FOLDER / "models.config").read_text()
@@ -105,42 +107,38 @@ def test_the_models_are_a_server_configuration():
     assert versions
     assert set(model.version_labels) == {"stable", "canary"}
     assert set(model.version_labels.values()) <= versions
-    # The step that the page describes: the line that is commented out.
-    later = text.replace("# versions: 2", "versions: 2")
-    config = text_format.Parse(later, model_server_config_pb2.ModelServerConfig())
+    # The page tells the reader to activate the line that is commented out.
+    edited = text.replace("# versions: 2", "versions: 2")
+    config = text_format.Parse(edited, model_server_config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
     assert list(model.model_version_policy.specific.versions) == [1, 2]
 
 
-def test_batches_are_those_that_an_export_warms_up():
-    import inspect
-
-    from noah_tf import export_savedmodel
-
-    batching = parsed("batching.config", "BatchingParameters")
+def test_batch_sizes_are_those_that_an_export_warms_up():
+    batching = parse_config("batching.config", "BatchingParameters")
     sizes = list(batching.allowed_batch_sizes)
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == batching.max_batch_size.value
     assert batching.batch_timeout_micros.value >= 0
     assert batching.max_enqueued_batches.value >= 1
     assert batching.num_batch_threads.value >= 1
-    # Zeros on the right and at the bottom would change other clients' pictures.
+    # Padding would change the photos of other clients.
     assert not batching.pad_variable_length_inputs
     warmed_up = inspect.signature(export_savedmodel).parameters["warmup_batch_sizes"].default
     assert tuple(sizes) == tuple(warmed_up)
 
 
-def test_monitoring_is_where_the_page_says():
-    monitoring = parsed("monitoring.config", "MonitoringConfig").prometheus_config
+def test_monitoring_has_the_path_of_the_page():
+    monitoring = parse_config("monitoring.config", "MonitoringConfig").prometheus_config
     assert monitoring.enable
     assert f"localhost:8501{monitoring.path}" in pages.text(PAGE)
 
 
-def test_a_field_that_does_not_exist_is_noticed(tmp_path, monkeypatch):
+def test_an_unknown_field_raises(tmp_path, monkeypatch):
     (tmp_path / "batching.config").write_text("max_batch_sise { value: 3 }")
     monkeypatch.setattr(f"{__name__}.FOLDER", tmp_path)
     with pytest.raises(text_format.ParseError, match="max_batch_sise"):
-        parsed("batching.config", "BatchingParameters")
+        parse_config("batching.config", "BatchingParameters")
 
 
 def test_compose_mounts_this_folder_and_names_its_files():
@@ -159,37 +157,37 @@ def test_docker_has_the_same_options_as_compose():
     command = next(
         c for c in pages.commands(PAGE) if c[0] == "docker" and "--enable_batching=true" in c
     )
-    after_image = command[command.index("tensorflow/serving") + 1 :]
-    assert sorted(after_image) == sorted(compose["services"]["serving"]["command"])
+    options = command[command.index("tensorflow/serving") + 1 :]
+    assert sorted(options) == sorted(compose["services"]["serving"]["command"])
     published = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
     assert sorted(published) == sorted(compose["services"]["serving"]["ports"])
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @pytest.mark.parametrize("path, healthy", [("digits", True), ("digits/versions/9", False)])
-def test_the_health_check_sees_whether_the_model_is_available(server, path, healthy):
+def test_the_health_check_asks_whether_the_model_is_available(server, path, healthy):
     compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
     _, bash, option, line = compose["services"]["serving"]["healthcheck"]["test"]
     port = urllib.parse.urlsplit(server.rest).port
-    assert "$" not in line  # which compose would replace
+    assert "$" not in line  # compose would replace it
     line = line.replace("8501", str(port)).replace("models/digits", f"models/{path}")
     process = subprocess.run([bash, option, line], timeout=20, check=False)
     assert (process.returncode == 0) == healthy
 
 
-def test_the_pages_curl_lines_are_accepted(server, digits):
-    seen = set()
+def test_the_curl_commands_of_the_page_are_answered(server, digits):
+    kinds = set()
     for words in pages.commands(PAGE):
         if words[0] != "curl" or "prometheus" in words[1]:
             continue
         _, url = words
         answer = requests.get(url.replace("http://localhost:8501", server.rest), timeout=60)
         assert answer.status_code == 200, answer.text
-        seen.add("metadata" if "metadata" in answer.json() else "status")
+        kinds.add("metadata" if "metadata" in answer.json() else "status")
     for line in pages.command_lines(PAGE):
         if "base64" not in line:
             continue
-        # The shell's own quoting, and a curl that shows where it would send what.
+        # The shell runs the line, and this `curl` prints the url and the body.
         shell = f'curl() {{ echo "$3"; cat; }}; {line}'
         process = subprocess.run(
             ["bash", "-c", shell],
@@ -205,49 +203,50 @@ def test_the_pages_curl_lines_are_accepted(server, digits):
         assert answer.status_code == 200, answer.text
         answer = answer.json()
         if "outputs" in answer:
-            seen.add("columns")
+            kinds.add("columns")
             logits = answer["outputs"]["logits"][0]
         else:
             (row,) = answer["predictions"]
-            seen.add("explain" if "attention" in row else "rows")
+            kinds.add("explain" if "attention" in row else "rows")
             logits = row["logits"]
         np.testing.assert_allclose(logits, expected_logits(noise(9, 7)), atol=1e-6)
-    assert seen == {"status", "metadata", "rows", "columns", "explain"}
+    assert kinds == {"status", "metadata", "rows", "columns", "explain"}
 
 
-def test_the_pages_client_commands_run(server, digits, monkeypatch, tmp_path, capsys):
+def test_the_client_commands_of_the_page_run(server, digits, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(digits / "photo.png", "photo.png")
-    ran = 0
+    num_run = 0
     for words in pages.commands(PAGE):
         if words[:3] != ["python", "-m", "noah_tf.serving"] or "..." in words:
             continue
-        if words[3] == "demo":  # runs until it is stopped; test_demo.py does that
+        if words[3] == "demo":  # runs until it is interrupted, as in test_demo.py
             continue
-        rest, rpc = "http://localhost:8501", "grpc://localhost:8500"
-        if rpc in words and server.grpc is None:
-            continue
-        words = [{rest: server.rest, rpc: server.grpc}.get(word, word) for word in words[3:]]
+        urls = {"http://localhost:8501": server.rest, "grpc://localhost:8500": server.grpc}
+        words = [urls.get(word, word) for word in words[3:]]
         words = ["photo.png" if word == "photos/*.png" else word for word in words]
         if words[0] == "load":
             words[words.index("--seconds") + 1] = "0.3"
             words += ["--warmup-seconds", "0"]
         assert main(words) == 0, capsys.readouterr().err
-        ran += 1
-    assert ran >= 2
+        num_run += 1
+    assert num_run >= 2
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
 
-def test_the_pages_python_runs(server, digits, monkeypatch, capsys):
+def test_the_python_code_of_the_page_runs(server, digits, monkeypatch, capsys):
     (block,) = pages.blocks(PAGE, "python")
     monkeypatch.chdir(digits)
     exec(block.code.replace("http://localhost:8501", server.rest), {})
     assert len(ast.literal_eval(capsys.readouterr().out)) == 2
 
 
-def test_the_signatures_table_is_an_exports(server, tmp_path):
+def test_the_table_of_signatures_is_that_of_an_export(server, tmp_path):
     rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", pages.text(PAGE), re.MULTILINE)
-    table = {name: (takes, set(re.findall(r"`(\w+)`", gives))) for name, takes, gives in rows}
+    table = {
+        name: (input_name, set(re.findall(r"`(\w+)`", outputs)))
+        for name, input_name, outputs in rows
+    }
     table["serve_tensor"] = table["serve_tensor"][0], table["serving_default"][1]  # "the same"
     inputs = tf.keras.Input((8, 8, 3))
     features = tf.keras.layers.Conv2D(8, 3, strides=2)(inputs)
@@ -258,7 +257,7 @@ def test_the_signatures_table_is_an_exports(server, tmp_path):
     with Client(server.rest, "digits", version=1) as client:
         served = client.metadata()["metadata"]["signature_def"]["signature_def"]
     assert set(exported) == set(table)
-    for name, (takes, gives) in table.items():
-        assert set(exported[name].structured_outputs) == set(served[name]["outputs"]) == gives
-        assert [takes] == list(exported[name].structured_input_signature[1])
-        assert [takes] == list(served[name]["inputs"])
+    for name, (input_name, outputs) in table.items():
+        assert set(exported[name].structured_outputs) == set(served[name]["outputs"]) == outputs
+        assert [input_name] == list(exported[name].structured_input_signature[1])
+        assert [input_name] == list(served[name]["inputs"])

@@ -1,330 +1,349 @@
-"""TF Serving's model server for tests: the real one, or a stand-in where there is none.
+"""A stand-in for TF Serving's model server, with REST, gRPC, versions, labels and warm-up.
 
-    with model_server(folder, "flowers") as server:
-        server.kind             # "tensorflow_model_server" or "stand-in"
-        server.rest, server.grpc  # urls; grpc is None where tensorflow-serving-api is missing
-        server.configure(versions=[1, 2], labels={"stable": 1, "canary": 2})
+    with StandIn(folder, "flowers", [1, 2], {"stable": 1, "canary": 2}) as server:
+        server.rest, server.grpc  # urls
+        server.configure([2], {"stable": 2})  # as if its config file had changed
+        server.poll()  # notices the versions that were added to the folder or deleted from it
 
-Where the program `tensorflow_model_server` is on the PATH, it is started. Where it is not, a server
-in this process loads the SavedModels into a `tf.compat.v1.Session` each, so that their graphs alone
-are run, by TensorFlow's C++ runtime and no Python code of the model, and answers as the pages say:
+Each version runs in a `tf.compat.v1.Session`: in the C++ runtime, without Python code of the model.
+Signatures have one input, as those of noah_tf's exports. The stand-in follows these pages:
 
-- "RESTful API", https://www.tensorflow.org/tfx/serving/api_rest: paths, status, metadata, predict,
-  {"error": ...}; JSON forms in tf_serving_json.py. gRPC in tf_serving_rpc.py.
-- "Tensorflow Serving Configuration", https://www.tensorflow.org/tfx/serving/serving_config: the
-  newest version is served unless `specific` ones are; labels go to loaded versions only; the
-  folder is polled. A new version is loaded before the old one goes, which waits for its requests.
-- "SavedModel Warmup", https://www.tensorflow.org/tfx/serving/saved_model_warmup: the records of
-  assets.extra/tf_serving_warmup_requests are replayed before a version is available, and a bad
-  record keeps it from loading. It needs tensorflow-serving-api.
+- https://www.tensorflow.org/tfx/serving/api_rest: the paths and the JSON.
+- https://www.tensorflow.org/tfx/serving/serving_config: the newest version is served unless others
+  are configured. A new version is loaded before the old one is unloaded, which waits for its
+  requests. A label moves only to a version that is loaded.
+- https://www.tensorflow.org/tfx/serving/saved_model_warmup: a version becomes available after its
+  warm-up requests were answered, and a bad request keeps it from loading.
 
-The stand-in has no server-side batching, no classify or regress, and no time limits.
+It has no server-side batching, no classify or regress, and no limits of time or concurrency.
 """
 
+import base64
+import concurrent.futures
 import contextlib
 import http.server
 import json
 import pathlib
 import re
-import shutil
 import threading
-import time
 
+import numpy as np
+import pytest
 import tensorflow as tf
 from google.protobuf import json_format
-from tf_serving_json import BadRequest, NotFound, answer_to_json, request_from_json
-from tf_serving_real import RealServer
 
-try:
-    import tensorflow_serving.apis  # noqa: F401
+pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed")
 
-    HAS_RPC = True
-except ImportError:
-    HAS_RPC = False
+import grpc
+from tensorflow_serving.apis import get_model_metadata_pb2 as metadata_pb2
+from tensorflow_serving.apis import get_model_status_pb2 as status_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-DEFAULT_SIGNATURE = "serving_default"
-WARM_UP = "assets.extra/tf_serving_warmup_requests"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+
+
+class Refused(Exception):
+    """The server refuses a request, with the name of a gRPC status code."""
+
+    def __init__(self, message, code="INVALID_ARGUMENT"):
+        super().__init__(message)
+        self.code = code
+
+
+def parse_request(body, signatures):
+    """Returns signature, input, array, and whether the JSON of a predict request has rows."""
+    try:
+        document = json.loads(body)
+    except ValueError as error:
+        raise Refused(f"JSON Parse error: {error}") from None
+    signature = document.get("signature_name", "serving_default")
+    if signature not in signatures:
+        raise Refused(f'Serving signature name: "{signature}" not found in signature def')
+    ((name, info),) = signatures[signature].inputs.items()
+    has_rows = "instances" in document
+    if has_rows == ("inputs" in document):
+        raise Refused("expecting one of 'inputs' or 'instances' keys to exist")
+
+    def unnamed(value):
+        if not isinstance(value, dict) or set(value) == {"b64"}:
+            return value
+        if set(value) != {name}:
+            raise Refused(f"JSON object: keys must be equal to: {name}")
+        return value[name]
+
+    if not has_rows:
+        values = unnamed(document["inputs"])
+    elif isinstance(document["instances"], list) and document["instances"]:
+        values = [unnamed(row) for row in document["instances"]]
+    else:
+        raise Refused("No values in 'instances' array")
+    return signature, name, _parse_array(values, tf.as_dtype(info.dtype)), has_rows
+
+
+def _parse_array(values, dtype):
+    """Returns a nested list of numbers, strings and {"b64": ...} as an array."""
+
+    def parse(value):
+        if isinstance(value, list):
+            return [parse(each) for each in value]
+        if dtype != tf.string:
+            return value
+        if isinstance(value, dict) and set(value) == {"b64"}:
+            return base64.b64decode(value["b64"], validate=True)
+        return value.encode()
+
+    try:
+        return np.array(parse(values), dtype.as_numpy_dtype)
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise Refused(f"JSON Value is not of expected type: {dtype.name}: {error}") from None
+
+
+def format_response(outputs, has_rows):
+    """Returns the JSON of a dict from output to array, in the form of the request."""
+    columns = {}
+    for name, array in outputs.items():
+        if array.dtype == object:
+            array = np.vectorize(lambda value: value.decode(errors="replace"), [object])(array)
+        columns[name] = array.tolist()
+    if not has_rows:
+        return json.dumps({"outputs": columns})
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return json.dumps({"predictions": rows})
 
 
 class LoadedVersion:
-    """A SavedModel in a session of its own."""
+    """A SavedModel in a session of its own, after its warm-up."""
 
     def __init__(self, path):
         graph = tf.Graph()
         with graph.as_default():
-            self._session = tf.compat.v1.Session(graph=graph)
-            meta = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
-            self.signatures = dict(meta.signature_def)
-        self.users = 0
-        self.warmed_up = _replay(path / WARM_UP, self)
+            self.session = tf.compat.v1.Session(graph=graph)
+            meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(path))
+        self.signatures = dict(meta_graph.signature_def)
+        self.num_requests = 0  # under way
+        self.num_warmed_up = 0
+        if (path / WARMUP_FILE).exists():
+            for record in tf.compat.v1.io.tf_record_iterator(str(path / WARMUP_FILE)):
+                log = prediction_log_pb2.PredictionLog.FromString(record)
+                self.predict(log.predict_log.request)
+                self.num_warmed_up += 1
 
-    def inputs(self, name):
-        """Dict input → tf.DType of a signature."""
-        name = name or DEFAULT_SIGNATURE
-        if name not in self.signatures:
-            raise BadRequest(f'Serving signature name: "{name}" not found in signature def')
-        return {n: tf.as_dtype(info.dtype) for n, info in self.signatures[name].inputs.items()}
+    def predict(self, request):
+        """Returns the outputs for a gRPC request, a dict from name to array."""
+        signature = request.model_spec.signature_name or "serving_default"
+        if signature not in self.signatures:
+            message = f'Serving signature key "{signature}" not found.'
+            raise Refused(message, "FAILED_PRECONDITION")
+        ((name, tensor),) = request.inputs.items()
+        return self.run(signature, name, tf.make_ndarray(tensor))
 
-    def run(self, name, values):
-        """Runs a signature on dict input → array; returns dict output → array."""
-        wanted = set(self.inputs(name))
-        if set(values) != wanted:
-            raise BadRequest(f"input keys {sorted(values)} do not match signature {sorted(wanted)}")
-        signature = self.signatures[name or DEFAULT_SIGNATURE]
-        feeds = {signature.inputs[name].name: value for name, value in values.items()}
-        fetches = {name: info.name for name, info in signature.outputs.items()}
+    def run(self, signature, input_name, array):
+        """Returns the outputs of a signature, a dict from name to array."""
+        definition = self.signatures[signature]
+        fetches = {name: info.name for name, info in definition.outputs.items()}
         try:
-            return self._session.run(fetches, feeds)
+            return self.session.run(fetches, {definition.inputs[input_name].name: array})
         except tf.errors.InvalidArgumentError as error:
-            # The runtime's own message, before Session.run has added what Python knows.
-            plain = error.__context__
-            raise BadRequest(getattr(plain, "message", error.message)) from None
-        except ValueError as error:  # what Session.run checks before the runtime does
-            raise BadRequest(str(error)) from None
-
-    def close(self):
-        self._session.close()
+            # The context is the error of the runtime, without what `Session.run` adds to it.
+            raise Refused(getattr(error.__context__, "message", error.message)) from None
 
 
-def _replay(path, version):
-    """Runs a version's warm-up records; how many there were, or None if they cannot be read."""
-    if not path.exists():
-        return 0
-    if not HAS_RPC:
-        return None
-    from tf_serving_rpc import run_record
+class StandIn(contextlib.AbstractContextManager):
+    """Loads, serves and unloads the versions of one model.
 
-    records = [*tf.compat.v1.io.tf_record_iterator(str(path))]
-    for record in records:
-        run_record(record, version)
-    return len(records)
+    Args:
+        base_path: folder of the model's versions.
+        name: name to serve it under.
+        versions: list of the versions to serve; None for the newest.
+        labels: dict from label to version.
+    """
 
-
-class StandIn:
-    """Loads, serves and unloads the versions of one model, and polls its folder."""
-
-    kind = "stand-in"
-
-    def __init__(self, base_path, name, versions=None, labels=None, poll_seconds=0.2):
+    def __init__(self, base_path, name, versions=None, labels=None):
         self.base_path, self.name = pathlib.Path(base_path), name
-        self._wanted, self._labels = versions, dict(labels or {})
-        self._lock, self._one_poll = threading.Lock(), threading.Lock()
-        self._loaded, self._states = {}, {}  # version → model, version → (state, error message)
-        self._poll_seconds, self._stop = poll_seconds, threading.Event()
-        self._servers = contextlib.ExitStack()
+        self._configured, self._labels = versions, dict(labels or {})
+        self._changed = threading.Condition()
+        self._loaded, self._states = {}, {}  # by version; a state is (name, error message)
+        self.poll()
+        self._rest_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _RestHandler)
+        self._rest_server.models = self
+        self.rest = f"http://127.0.0.1:{self._rest_server.server_port}"
+        threading.Thread(target=self._rest_server.serve_forever, args=(0.05,), daemon=True).start()
+        self._grpc_server, port = _start_grpc(self)
+        self.grpc = f"grpc://127.0.0.1:{port}"
 
     def configure(self, versions=None, labels=None):
-        """Serves other versions (None: the newest) and labels, as a reloaded config file does."""
-        with self._lock:
-            self._wanted = versions
-        self.poll()
-        self._set_labels(labels)
+        """Serves other versions and labels.
 
-    def _set_labels(self, labels):
-        with self._lock:
-            for label, version in (labels or {}).items():
-                if version not in self._loaded:
-                    raise ValueError(f"label {label}: version {version} is not available")
-            self._labels = dict(labels or {})
+        Raises:
+            ValueError: a label that is in use moves to a version that is not loaded. The real
+                server logs this and keeps the old configuration.
+        """
+        for label, version in (labels or {}).items():
+            if self._labels.get(label, version) != version and version not in self._loaded:
+                raise ValueError(f"label {label}: version {version} is not loaded")
+        self._configured = versions
+        self.poll()
+        self._labels = dict(labels or {})
 
     def poll(self):
-        """Loads what is new in the folder, then unloads what is no longer wanted."""
-        with self._one_poll:
-            present = sorted(int(p.name) for p in self.base_path.glob("*") if p.name.isdigit())
-            with self._lock:
-                wanted = self._wanted
-            wanted = present[-1:] if wanted is None else [v for v in wanted if v in present]
-            for version in wanted:
-                if version not in self._states or self._states[version] == ("END", ""):
-                    self._load(version)
-            with self._lock:
-                # Old versions stay until one that is wanted can answer.
-                ready = not wanted or any(version in self._loaded for version in wanted)
-                gone = [v for v in self._loaded if v not in wanted] if ready else []
-                old = [(version, self._loaded.pop(version)) for version in gone]
-                self._labels = {k: v for k, v in self._labels.items() if v in self._loaded}
-                self._states.update(dict.fromkeys(gone, ("UNLOADING", "")))
-            for version, model in old:
-                while model.users:
-                    time.sleep(0.005)
-                model.close()
-                self._states[version] = ("END", "")
+        """Loads the versions that are wanted, then unloads the others."""
+        present = sorted(int(p.name) for p in self.base_path.iterdir() if p.name.isdigit())
+        wanted = present[-1:]
+        if self._configured is not None:
+            wanted = [version for version in self._configured if version in present]
+        for version in wanted:
+            if self._states.get(version, ("END", "")) != ("END", ""):
+                continue
+            try:
+                self._loaded[version] = LoadedVersion(self.base_path / str(version))
+                self._states[version] = ("AVAILABLE", "")
+            except Exception as error:  # the version ends, whatever the reason
+                self._states[version] = ("END", f"{type(error).__name__}: {error}")
+        if wanted and not set(wanted) & set(self._loaded):
+            return  # the old versions stay until a new one can answer
+        for version in set(self._loaded) - set(wanted):
+            with self._changed:
+                model = self._loaded.pop(version)
+                self._states[version] = ("UNLOADING", "")
+                self._changed.wait_for(lambda model=model: not model.num_requests)
+            model.session.close()
+            self._states[version] = ("END", "")
 
-    def _load(self, version):
-        self._states[version] = ("LOADING", "")
-        try:
-            model = LoadedVersion(self.base_path / str(version))
-        except Exception as error:  # as the real server: the version ends, and it says why
-            self._states[version] = ("END", f"{type(error).__name__}: {error}")
-            return
-        with self._lock:
-            self._loaded[version] = model
-            self._states[version] = ("AVAILABLE", "")
+    def _resolve(self, name, version=None, label=None):
+        """Returns the number of the version that a request asks for, or None for the newest."""
+        if name != self.name:
+            raise Refused(f"Servable not found for request: Latest({name})", "NOT_FOUND")
+        if label is not None and label not in self._labels:
+            raise Refused(f"Unrecognized servable version label: {label}")
+        return self._labels.get(label, version)
 
     @contextlib.contextmanager
-    def version(self, name, version=None, label=None):
-        """The number and `LoadedVersion` that a request is for; it stays while it is used."""
-        with self._lock:
-            if name == self.name and label is not None:
-                if label not in self._labels:
-                    raise BadRequest(f"Unrecognized servable version label: {label}")
-                version = self._labels[label]
-            if name == self.name and version is None and self._loaded:
-                version = max(self._loaded)
-            model = self._loaded.get(version) if name == self.name else None
-            if model is None:
-                which = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-                raise NotFound(f"Servable not found for request: {which}")
-            model.users += 1
+    def loaded(self, *asked):
+        """Yields a version's number and its `LoadedVersion`, which stays loaded for the block."""
+        with self._changed:
+            version = self._resolve(*asked)
+            servable = f"Specific({self.name}, {version})" if version else f"Latest({self.name})"
+            version = version or max(self._loaded, default=None)
+            if version not in self._loaded:
+                raise Refused(f"Servable not found for request: {servable}", "NOT_FOUND")
+            model = self._loaded[version]
+            model.num_requests += 1
         try:
             yield version, model
         finally:
-            with self._lock:
-                model.users -= 1
+            with self._changed:
+                model.num_requests -= 1
+                self._changed.notify_all()
 
-    def status(self, name, version=None, label=None):
-        """List of version, state and error message, newest first."""
-        with self._lock:
-            states = dict(self._states) if name == self.name else {}
-            if label is not None:
-                if label not in self._labels:
-                    raise BadRequest(f"Unrecognized servable version label: {label}")
-                version = self._labels[label]
-        if version is not None:
-            states = {v: state for v, state in states.items() if v == version}
-        if not states:
-            which = "" if version is None else f" with version {version}"
-            raise NotFound(f"Could not find any versions of model {name}{which}")
-        return [(v, state, error) for v, (state, error) in sorted(states.items(), reverse=True)]
+    def predict(self, request, *asked):
+        """Returns a `PredictResponse`."""
+        response = predict_pb2.PredictResponse()
+        with self.loaded(*asked) as (version, model):
+            response.model_spec.name, response.model_spec.version.value = self.name, version
+            for name, array in model.predict(request).items():
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
+        return response
 
-    @property
-    def warmed_up(self):
-        """Dict loaded version → how many warm-up records were replayed."""
-        with self._lock:
-            return {version: model.warmed_up for version, model in self._loaded.items()}
+    def metadata(self, _, *asked):
+        """Returns a `GetModelMetadataResponse`."""
+        response = metadata_pb2.GetModelMetadataResponse()
+        with self.loaded(*asked) as (version, model):
+            response.model_spec.name, response.model_spec.version.value = self.name, version
+            signatures = metadata_pb2.SignatureDefMap(signature_def=model.signatures)
+            response.metadata["signature_def"].Pack(signatures)
+        return response
 
-    def start(self):
-        labels = self._labels
-        self.poll()
-        self._set_labels(labels)
-        server = _HttpServer(("127.0.0.1", 0), _Handler)
-        server.models = self
-        self._start(server.serve_forever, 0.05)
-        self._servers.callback(server.server_close)
-        self._servers.callback(server.shutdown)
-        self.rest, self.grpc = f"http://127.0.0.1:{server.server_address[1]}", None
-        if HAS_RPC:
-            from tf_serving_rpc import start
+    def status(self, _, *asked):
+        """Returns a `GetModelStatusResponse`, newest version first."""
+        response = status_pb2.GetModelStatusResponse()
+        asked_version = self._resolve(*asked)
+        for version, (state, error) in sorted(self._states.items(), reverse=True):
+            if asked_version in (None, version):
+                added = response.model_version_status.add(version=version, state=state)
+                added.status.error_code, added.status.error_message = 2 if error else 0, error
+        if not response.model_version_status:
+            raise Refused(f"Could not find any versions of model {self.name}", "NOT_FOUND")
+        return response
 
-            rpc, port = start(self)
-            self._servers.callback(lambda: rpc.stop(grace=1).wait())
-            self.grpc = f"grpc://127.0.0.1:{port}"
-        self._poller = self._start(self._keep_polling)
-
-    def _start(self, function, *arguments):
-        thread = threading.Thread(target=function, args=arguments, daemon=True)
-        thread.start()
-        return thread
-
-    def _keep_polling(self):
-        while not self._stop.wait(self._poll_seconds):
-            self.poll()
-
-    def stop(self):
-        self._stop.set()
-        self._poller.join()
-        self._servers.close()
+    def __exit__(self, *_):
+        self._rest_server.shutdown()
+        self._rest_server.server_close()
+        self._grpc_server.stop(grace=1).wait()
         for model in self._loaded.values():
-            model.close()
-        self._loaded = {}
+            model.session.close()
 
 
-class _HttpServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """The REST interface."""
-
+class _RestHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # head and body leave together
-    _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
+    wbufsize = -1  # sends headers and body in one piece
 
     def do_GET(self):
-        self._answer(self._MODEL + "(/metadata)?", self._get)
-
-    def do_POST(self):
-        self._answer(self._MODEL + ":(predict)", self._predict)
-
-    def _answer(self, path, function):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(/metadata|:predict)?"
         try:
             match = re.fullmatch(path, self.path)
-            if match is None:
-                raise BadRequest(f"Malformed request: {self.command} {self.path}")
-            name, version, label, verb = match.groups()
-            which = {"version": version and int(version), "label": label}
-            status, text = 200, function(name, which, verb, body)
-        except BadRequest as error:
-            status, text = 400, json.dumps({"error": str(error)})
-        except NotFound as error:
-            status, text = 404, json.dumps({"error": str(error)})
-        except Exception as error:
-            status, text = 500, json.dumps({"error": f"{type(error).__name__}: {error}"})
+            if match is None or (match[4] == ":predict") != (self.command == "POST"):
+                raise Refused(f"Malformed request: {self.command} {self.path}")
+            asked = (match[1], match[2] and int(match[2]), match[3])
+            status, text = 200, self._answer(self.server.models, asked, match[4], body)
+        except Refused as error:
+            status = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404}[error.code]
+            text = json.dumps({"error": str(error)})
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
 
-    def _get(self, name, which, metadata, _):
-        models = self.server.models
-        if not metadata:
-            statuses = models.status(name, **which)
-            return json.dumps({"model_version_status": [_status(*status) for status in statuses]})
-        with models.version(name, **which) as (version, model):
-            signatures = {
-                key: json_format.MessageToDict(signature, preserving_proto_field_name=True)
-                for key, signature in model.signatures.items()
-            }
-        spec = {"name": name, "signature_name": "", "version": str(version)}
-        definition = {"signature_def": {"signature_def": signatures}}
-        return json.dumps({"model_spec": spec, "metadata": definition})
+    do_POST = do_GET
 
-    def _predict(self, name, which, _, body):
-        with self.server.models.version(name, **which) as (_, model):
-            signature, values, rows = request_from_json(body, model.inputs)
-            return answer_to_json(model.run(signature, values), rows)
+    def _answer(self, models, asked, suffix, body):
+        if suffix == ":predict":
+            with models.loaded(*asked) as (_, model):
+                *request, has_rows = parse_request(body, model.signatures)
+                return format_response(model.run(*request), has_rows)
+        if suffix == "/metadata":
+            message = models.metadata(None, *asked)
+            return json_format.MessageToJson(message, preserving_proto_field_name=True)
+        statuses = []
+        for status in models.status(None, *asked).model_version_status:
+            error = status.status.error_message
+            code = {"error_code": "UNKNOWN" if error else "OK", "error_message": error}
+            state = status.State.Name(status.state)
+            statuses.append({"version": str(status.version), "state": state, "status": code})
+        return json.dumps({"model_version_status": statuses})
 
     def log_message(self, *_):
         pass
 
 
-def _status(version, state, error):
-    status = {"error_code": "UNKNOWN" if error else "OK", "error_message": error}
-    return {"version": str(version), "state": state, "status": status}
+def _start_grpc(models):
+    """Starts the gRPC interface of a `StandIn`, and returns the server and its port."""
 
+    def handler(method, request_type):
+        def answer(request, context):
+            spec = request.model_spec
+            version = spec.version.value if spec.HasField("version") else None
+            label = spec.version_label if spec.HasField("version_label") else None
+            try:
+                return method(request, spec.name, version, label)
+            except Refused as error:
+                context.abort(grpc.StatusCode[error.code], str(error))
 
-@contextlib.contextmanager
-def model_server(base_path, name, versions=None, labels=None, poll_seconds=0.2):
-    """Serves a model while the block runs.
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_type.FromString, lambda response: response.SerializeToString()
+        )
 
-    Args:
-        base_path: folder of the model's versions.
-        name: name to serve it under.
-        versions: the versions to serve; None for the newest.
-        labels: dict label → version.
-        poll_seconds: how often the folder is looked at; the real server takes whole seconds.
-
-    Yields:
-        A `StandIn` or a `RealServer`: `kind`, `rest`, `grpc`, `configure`.
-    """
-    real = shutil.which(RealServer.kind) is not None
-    server = (RealServer if real else StandIn)(base_path, name, versions, labels, poll_seconds)
+    predictions = {
+        "Predict": handler(models.predict, predict_pb2.PredictRequest),
+        "GetModelMetadata": handler(models.metadata, metadata_pb2.GetModelMetadataRequest),
+    }
+    statuses = {"GetModelStatus": handler(models.status, status_pb2.GetModelStatusRequest)}
+    service = grpc.method_handlers_generic_handler
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(32))
+    server.add_generic_rpc_handlers([service("tensorflow.serving.PredictionService", predictions)])
+    server.add_generic_rpc_handlers([service("tensorflow.serving.ModelService", statuses)])
+    port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    return server, port

@@ -9,17 +9,20 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
-# Modules of this package with a function `add_parser(subparsers)`, which sets the default `run`:
-# a function of the parsed options that returns the exit code.
+from noah_tf.serving.errors import ServingError
+
+# Each of these modules has a function `add_parser(subparsers)`, which sets the default `run`: a
+# function that takes the parsed options and returns the exit code.
 COMMANDS = ("predict", "load", "demo")
 
 
-def main(arguments=None):
-    """Runs a subcommand; what a user can mend is one sentence.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand, and prints its errors as one sentence.
 
     Args:
-        arguments: list of strings; None for the command line's.
+        arguments: list of strings; None for those of the command line.
 
     Returns:
         The exit code: 0, or 1 if something failed. Wrong usage exits with 2.
@@ -31,14 +34,13 @@ def main(arguments=None):
     for name in COMMANDS:
         importlib.import_module(f"noah_tf.serving.{name}").add_parser(subparsers)
     options = parser.parse_args(arguments)
-    # It announces each retry; the outcome is what counts.
+    # urllib3 warns about each retry, and the user needs the outcome only.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    from noah_tf.serving.errors import ServingError
-
     try:
         return options.run(options)
     except BrokenPipeError:
-        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        # The reader of the output, such as `head`, has closed it. Without this line Python would
+        # flush the rest at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ServingError, OSError, ValueError, ImportError) as error:

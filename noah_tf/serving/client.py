@@ -1,32 +1,38 @@
 """A client of TF Serving and of KServe's protocol v1, over REST or gRPC."""
 
-import time
-import urllib.parse
+from __future__ import annotations
 
-from noah_tf.serving.errors import ServingError, model_of
-from noah_tf.utils.validation import check_positive_int, is_number
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two looks at whether a model is ready
+from noah_tf.serving.clock import SYSTEM_CLOCK, Clock
+from noah_tf.serving.endpoint import Endpoint
+from noah_tf.serving.errors import ServingError
+
+_MIN_PAUSE, _MAX_PAUSE = 0.1, 1.0  # seconds between two checks whether the model is ready
 
 
 class Client:
     """Asks a served model about photos.
 
-    Requests are tried again, with growing pauses, when the server cannot be reached or says that
-    it is not available (503, UNAVAILABLE). A client belongs to one thread.
+    The client repeats a request, with growing pauses, while the server cannot be reached or
+    reports that it is unavailable (HTTP 503, gRPC UNAVAILABLE). Each thread needs its own client.
 
     Args:
-        url: the server's address: "http://HOST:8501" (or https) for REST, "grpc://HOST:8500" for
+        url: address of the server: "http://HOST:8501" (or https) for REST, "grpc://HOST:8500" for
             gRPC, which needs tensorflow-serving-api (`pip install 'noah-tf[serving]'`).
-        model: the model's name there.
-        version: ask this version; None for the newest.
-        label: ask the version with this label, such as "canary".
-        timeout: seconds that a try may take; over gRPC, all tries of a request together.
-        retries: how often a request is tried again; over gRPC at most 4, which is gRPC's limit.
+        model: name of the model on the server.
+        version: number of the version to ask; None for the newest.
+        label: label of the version to ask, such as "canary"; excludes `version`.
+        timeout: seconds before a request fails. Over REST each attempt has this much time, over
+            gRPC all attempts together.
+        retries: how often a request is repeated; over gRPC at most 4.
+        clock: the time to measure and wait by; tests replace it.
 
     Raises:
-        ValueError: an argument is of no use.
-        ImportError: the url wants gRPC, and tensorflow-serving-api is not installed.
+        ValueError: an argument is invalid.
+        ImportError: the url is one of gRPC, and tensorflow-serving-api is not installed.
 
     Example:
 
@@ -36,54 +42,48 @@ class Client:
     ['rose', 'tulip', 'daisy', 'dandelion', 'sunflower']
     """
 
-    def __init__(self, url, model, version=None, label=None, timeout=60.0, retries=4):
-        scheme, address = _parsed(url)
-        if not model or not isinstance(model, str):
-            raise ValueError(f"model must be the model's name on the server, got {model!r}.")
-        if version is not None:
-            check_positive_int("version", version)
-            if label is not None:
-                raise ValueError(
-                    f"A version ({version}) and a label ({label!r}) are given: give one of them."
-                )
-        if not is_number(timeout) or timeout <= 0:
-            raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}.")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries must be 0 or a positive integer, got {retries!r}.")
-        self.url, self.model = url.rstrip("/"), model
-        self._words = model_of(model, version, label)
-        if scheme == "grpc":
-            from noah_tf.serving.rpc import RpcTransport as Transport
-        else:
-            from noah_tf.serving.rest import RestTransport as Transport
-        self._transport = Transport(address, model, version, label, float(timeout), retries)
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 4,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._endpoint = Endpoint(url, model, version, label, timeout, retries)
+        self.url, self.model = self._endpoint.url, model
+        self._clock = clock
+        self._transport: Any = _make_transport(self._endpoint, clock)
 
-    def wait_until_ready(self, seconds=30.0):
-        """Waits until the server has loaded the model; one look is taken in any case.
+    def wait_until_ready(self, seconds: float = 30.0) -> None:
+        """Waits until the server has loaded the model. Asks the server at least once.
 
         Args:
             seconds: how long to wait at most.
 
         Raises:
-            ServingError: the model was not ready in time; the message says what came instead.
+            ServingError: the model did not become ready in time; the message says why.
         """
-        begin, pause = time.monotonic(), _FIRST_PAUSE
+        begin, pause = self._clock.now(), _MIN_PAUSE
         while True:
-            left = begin + seconds - time.monotonic()
-            ready, what = self._transport.readiness(timeout=max(left, _LONGEST_PAUSE))
+            remaining = begin + seconds - self._clock.now()
+            ready, state = self._transport.readiness(timeout=max(remaining, _MAX_PAUSE))
             if ready:
                 return
-            left = begin + seconds - time.monotonic()
-            if left <= 0:
+            elapsed = self._clock.now() - begin
+            if elapsed >= seconds:
                 raise ServingError(
-                    f"{self._words} at {self.url} was not ready in {seconds - left:.1f} s: {what}.",
+                    f"{self._endpoint.description} at {self._endpoint.url} was not ready in "
+                    f"{elapsed:.1f} s: {state}.",
                     "not ready",
                 )
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._clock.sleep(min(pause, seconds - elapsed))
+            pause = min(2 * pause, _MAX_PAUSE)
 
-    def metadata(self):
-        """The model's signatures, as TF Serving describes them.
+    def metadata(self) -> dict[str, Any]:
+        """Returns the model's signatures, as TF Serving describes them.
 
         Returns:
             Dict with "model_spec" and "metadata"; the signatures are in
@@ -94,31 +94,35 @@ class Client:
         """
         return self._transport.metadata()
 
-    def predict(self, images, signature="serving_default"):
-        """Asks about photos, in one request.
+    def predict(
+        self, images: Sequence[bytes], signature: str = "serving_default"
+    ) -> list[dict[str, Any]]:
+        """Returns the model's outputs for some photos, which it sends in one request.
 
         Args:
-            images: list of bytes, one encoded photo each; they are sent as they are.
+            images: list of bytes, one encoded photo each, which are sent unchanged.
             signature: name of a signature that takes encoded photos: "serving_default", "explain".
 
         Returns:
-            List of dicts, one a photo: the signature's outputs, as numbers, strings and lists.
+            List of one dict per photo: the signature's outputs, as numbers, strings and lists.
 
         Raises:
             ServingError: the server refused the photos (`refused` is true) or cannot be reached.
         """
         return self._transport.parse(self.prepare(images, signature)(), len(images))
 
-    def prepare(self, images, signature="serving_default"):
-        """Encodes a request and sends nothing yet.
+    def prepare(
+        self, images: Sequence[bytes], signature: str = "serving_default"
+    ) -> Callable[[], Any]:
+        """Encodes a request without sending it.
 
         Args:
             images: as for `predict`.
             signature: as for `predict`.
 
         Returns:
-            Function without arguments that sends the request, waits for the answer and returns it
-            as it came, or raises `ServingError`.
+            Function without arguments that sends the request and returns the undecoded response,
+            or raises `ServingError`.
         """
         if not images or not all(isinstance(image, bytes) for image in images):
             raise ValueError(
@@ -128,33 +132,28 @@ class Client:
         request = self._transport.encode(images, signature)
         return lambda: self._transport.send(request)
 
-    def close(self):
+    def close(self) -> None:
         """Closes the connection."""
         self._transport.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
 
-def _parsed(url):
-    """Scheme and address of a server's url; for gRPC the address has no scheme."""
-    wanted = "http://HOST:8501, https://HOST or grpc://HOST:8500"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"The url {url!r} is no address of a server: give {wanted}.") from None
-    if parts.scheme not in ("http", "https", "grpc") or not host:
-        raise ValueError(f"The url {url!r} is no address of a server: give {wanted}.")
-    path = parts.path.rstrip("/")
-    if parts.query or parts.fragment or "/v1/" in f"{path}/" or (path and parts.scheme == "grpc"):
-        raise ValueError(
-            f"The url {url!r} has more than the server's address: give {wanted}; model, version "
-            "and signature have options of their own."
-        )
-    if parts.scheme == "grpc" and port is None:
-        raise ValueError(f"The url {url!r} has no port: TF Serving's gRPC port is 8500.")
-    return parts.scheme, parts.netloc if parts.scheme == "grpc" else url.rstrip("/")
+def _make_transport(endpoint: Endpoint, clock: Clock) -> Any:
+    """Returns the connection that speaks the protocol of the endpoint's url."""
+    if endpoint.is_grpc:  # imported here because it needs TensorFlow, which REST does not
+        from noah_tf.serving.rpc import RpcTransport
+
+        return RpcTransport(endpoint, clock)
+    from noah_tf.serving.rest import RestTransport
+
+    return RestTransport(endpoint, clock)

@@ -1,48 +1,43 @@
-"""What a server's answers that are no predictions become."""
+"""The error of a request to a server, and the server's own messages made readable."""
 
 import re
+from collections.abc import Iterable
 
-_LONGEST = 500  # characters; TF Serving repeats values of the request
+_MAX_CHARACTERS = 500  # TF Serving repeats values of the request in its messages
 
 
 class ServingError(RuntimeError):
-    """A server did not answer, or its answer is no prediction. Its text is one sentence.
+    """The server did not answer, or did not answer with a prediction. Its text is one sentence.
 
     Attributes:
-        kind: a few words to count errors by, such as "HTTP 503" or "connection refused".
-        refused: whether the server has judged this request, so that others may still work.
+        kind: short name that errors are counted by, such as "HTTP 503" or "connection refused".
+        refused: True if the server rejected this request, so that other requests may still work.
     """
 
-    def __init__(self, message, kind, refused=False):
+    def __init__(self, message: str, kind: str, refused: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
         self.refused = refused
 
 
-def server_message(text):
-    """A server's message without the names of graph nodes, on one line, of readable length."""
+def readable_message(text: str) -> str:
+    """Returns a server's message on one line, without names of graph nodes and without photos."""
     text = re.sub(r"\{\{function_node [^}]*\}\}", " ", text)
     text = re.sub(r"[A-Za-z0-9+/=]{80,}", "...", text)  # a photo of the request, in base64
     text = " ".join(re.split(r"\[\[", text)[0].split()).rstrip(".")
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} ..."
 
 
-def model_of(model, version, label):
-    """A model in words: its name, and its version or label where one is given."""
-    if version is not None:
-        return f"{model} (version {version})"
-    return model if label is None else f"{model} (label {label})"
-
-
-def readiness(versions):
-    """Whether one of a model's versions can be asked, and what they are at.
+def readiness_of(versions: Iterable[tuple[int | str, str, str]]) -> tuple[bool, str]:
+    """Returns whether a model can be asked, and the states of its versions in words.
 
     Args:
-        versions: list of triples version, state's name, error message or "".
+        versions: (version, name of its state, error message or "") for each version on the server.
     """
+    versions = list(versions)
     states = [
-        f"version {version} is {state}" + (f" ({server_message(error)})" if error else "")
+        f"version {version} is {state}" + (f" ({readable_message(error)})" if error else "")
         for version, state, error in versions
     ]
     ready = any(state == "AVAILABLE" for _, state, _ in versions)
-    return ready, ", ".join(states) or "no version is there"
+    return ready, ", ".join(states) or "the server has no version of it"

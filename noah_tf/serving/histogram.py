@@ -4,17 +4,16 @@ import pathlib
 
 import numpy as np
 
+from noah_tf.serving.load_report import LoadReport
 
-def bars(latencies, count=10, width=40):
-    """Lines of text with a bar each.
+
+def text_bars(latencies: np.ndarray, count: int = 10, width: int = 40) -> list[str]:
+    """Returns a histogram as lines of text, one bar each.
 
     Args:
-        latencies: sorted seconds.
+        latencies: sorted latencies in seconds.
         count: number of bars.
-        width: characters of the longest one.
-
-    Returns:
-        List of strings.
+        width: characters of the longest bar.
     """
     edges = _edges(latencies, count)
     counts, _ = np.histogram(latencies, edges)
@@ -25,16 +24,13 @@ def bars(latencies, count=10, width=40):
     return lines
 
 
-def draw(report, path, title):
-    """Draws the latencies of the requests that succeeded.
+def draw(report: LoadReport, path: str | pathlib.Path, title: str) -> pathlib.Path:
+    """Draws the latencies of the successful requests, and returns the path of the picture.
 
     Args:
-        report: a `load.LoadReport` with at least one latency.
+        report: a report with at least one latency.
         path: where to write the PNG.
-        title: first line over the picture.
-
-    Returns:
-        `pathlib.Path` of the picture.
+        title: first line above the picture.
     """
     from matplotlib.figure import Figure
 
@@ -42,23 +38,22 @@ def draw(report, path, title):
     edges = 1000 * _edges(report.latencies, 60)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.hist(milliseconds, edges, color="#9ecae1", edgecolor="#6baed6", linewidth=0.5)
-    if _skewed(report.latencies):
+    axes.hist(milliseconds, edges.tolist(), color="#9ecae1", edgecolor="#6baed6", linewidth=0.5)
+    if _is_skewed(report.latencies):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-    # Percentiles that lie close to each other would hide each other's names in the picture.
-    colours = {50: "#31a354", 95: "#e6550d", 99: "#a50f15"}
-    for percent, colour in colours.items():
+    # The percentiles are in the legend, since names beside the lines would overlap.
+    colors = {50: "#31a354", 95: "#e6550d", 99: "#a50f15"}
+    for percent, color in colors.items():
         value = 1000 * report.percentile(percent)
-        axes.axvline(value, color=colour, label=f"p{percent}: {value:.1f} ms")
+        axes.axvline(value, color=color, label=f"p{percent}: {value:.1f} ms")
     axes.legend()
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("requests")
-    failed = sum(map(len, report.failures.values()))
     axes.set_title(
         f"{title}\n{report.concurrency} at a time, {report.images_each}: "
         f"{report.requests_per_second:.1f} requests/s, {report.images_per_second:.1f} images/s"
-        + (f"; {failed} failed, not shown" if failed else ""),
+        + (f"; {report.num_failed} failed, not shown" if report.num_failed else ""),
         fontsize="medium",
     )
     path = pathlib.Path(path)
@@ -66,19 +61,20 @@ def draw(report, path, title):
     return path
 
 
-def _skewed(latencies):
-    """Whether a few slow requests would squeeze all others into one corner."""
+def _is_skewed(latencies: np.ndarray) -> bool:
+    """Returns whether a few slow requests would squeeze the others into one bar."""
     return latencies[-1] > 10 * np.median(latencies)
 
 
-def _edges(latencies, count):
+def _edges(latencies: np.ndarray, count: int) -> np.ndarray:
+    """Returns the `count` + 1 edges of the bars, (count + 1,), in seconds."""
     low, high = latencies[0], latencies[-1]
     if high <= low:
         low, high = 0.9 * low, 1.1 * high
-    if _skewed(latencies):
+    if _is_skewed(latencies):
         edges = np.geomspace(low, high, count + 1)
     else:
         edges = np.linspace(low, high, count + 1)
-    # Rounding must not leave the smallest or the largest out.
+    # Rounding must not exclude the smallest or the largest latency.
     edges[0], edges[-1] = low, high
     return edges

@@ -1,59 +1,65 @@
-"""The options that the subcommands share, and the photos that they are given."""
+"""The options that `predict` and `load` share, and the photos that they are given."""
 
 import argparse
 import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from noah_tf.serving.client import Client
 
 
-def add_server_options(parser, batch_size, retries=True):
-    """Adds the options that say which model is asked, how, and about which photos.
+def add_server_options(
+    parser: argparse.ArgumentParser, batch_size: int, retries: bool = True
+) -> None:
+    """Adds the options that name the model, the signature and the photos.
 
     Args:
-        parser: the subcommand's `argparse` parser.
-        batch_size: the default of --batch-size.
-        retries: whether the subcommand tries requests again.
+        parser: the parser of the subcommand.
+        batch_size: default of --batch-size.
+        retries: whether the subcommand has the option --retries.
     """
     parser.add_argument(
         "--url", required=True, help="http://HOST:8501 (or https) for REST, grpc://HOST:8500"
     )
-    parser.add_argument("--model", required=True, help="the model's name on the server")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--version", type=positive, help="its version (the newest)")
-    which.add_argument("--label", help="its version's label, such as stable or canary")
+    parser.add_argument("--model", required=True, help="name of the model on the server")
+    version = parser.add_mutually_exclusive_group()
+    version.add_argument("--version", type=positive_int, help="version to ask (the newest)")
+    version.add_argument("--label", help="label of the version to ask, such as stable or canary")
     parser.add_argument(
         "--signature", default="serving_default", help="or explain (%(default)s)", metavar="NAME"
     )
     parser.add_argument(
         "--batch-size",
-        type=positive,
+        type=positive_int,
         default=batch_size,
         metavar="N",
-        help="photos in a request (%(default)s)",
+        help="photos per request (%(default)s)",
     )
     parser.add_argument(
-        "--timeout", type=duration, default=60.0, help="seconds a request may take (%(default)g)"
+        "--timeout",
+        type=positive_seconds,
+        default=60.0,
+        help="seconds before a request fails (%(default)g)",
     )
     parser.add_argument(
         "--wait",
-        type=pause,
+        type=seconds,
         default=10.0,
         help="seconds to wait until the model is ready (%(default)g)",
     )
     if retries:
         parser.add_argument(
             "--retries",
-            type=natural,
+            type=natural_int,
             default=4,
             metavar="N",
-            help="how often a request is tried again while the server is not available "
-            "(%(default)s)",
+            help="how often a request is repeated while the server is unavailable (%(default)s)",
         )
-    parser.add_argument("photos", nargs="+", metavar="photo", help="image files, sent as they are")
+    parser.add_argument("photos", nargs="+", metavar="photo", help="image files, sent unchanged")
 
 
-def client_of(options, retries):
-    """The client that the options describe."""
+def make_client(options: argparse.Namespace, retries: int) -> Client:
+    """Returns the client that the options of `add_server_options` describe."""
     return Client(
         options.url,
         options.model,
@@ -64,42 +70,42 @@ def client_of(options, retries):
     )
 
 
-def positive(text):
-    """An option's value as a positive integer."""
+def positive_int(text: str) -> int:
+    """Returns an option's value as a positive integer."""
     return _number(text, int, 1, "a positive integer")
 
 
-def natural(text):
-    """An option's value as 0 or a positive integer."""
+def natural_int(text: str) -> int:
+    """Returns an option's value as 0 or a positive integer."""
     return _number(text, int, 0, "0 or a positive integer")
 
 
-def pause(text):
-    """An option's value as a number of seconds, or 0."""
+def seconds(text: str) -> float:
+    """Returns an option's value as a number of seconds, which may be 0."""
     return _number(text, float, 0, "a number of seconds")
 
 
-def duration(text):
-    """An option's value as a number of seconds."""
+def positive_seconds(text: str) -> float:
+    """Returns an option's value as a positive number of seconds, at least a millisecond."""
     return _number(text, float, 1e-3, "a positive number of seconds")
 
 
-def _number(text, kind, least, what):
+def _number(text: str, kind: Callable[[str], Any], minimum: float, description: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
         value = None
-    # Written so that NaN, which is not at least anything, is refused.
-    if value is None or not least <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}")
+    # The comparison is false for NaN, which is therefore refused.
+    if value is None or not minimum <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be {description}, got {text!r}")
     return value
 
 
-def check_photos(paths):
-    """Looks whether all files can be read, before the first one is sent.
+def check_photos(paths: Sequence[str]) -> None:
+    """Checks that all files can be read, before the first one is sent.
 
     Raises:
-        OSError: one of them is missing, is no file, or may not be read.
+        OSError: a file is missing, is a folder, or may not be read.
     """
     for path in map(pathlib.Path, paths):
         if path.is_dir():
@@ -114,7 +120,7 @@ def check_photos(paths):
             raise OSError(f"{path} cannot be read: {reason}.") from None
 
 
-def batches_of(paths, size):
-    """Yields the paths in lists of at most `size`."""
-    for start in range(0, len(paths), size):
-        yield paths[start : start + size]
+def batches(paths: Sequence[str], batch_size: int) -> Iterator[Sequence[str]]:
+    """Yields the paths in lists of at most `batch_size`."""
+    for start in range(0, len(paths), batch_size):
+        yield paths[start : start + batch_size]

@@ -1,23 +1,27 @@
-"""The subcommand that asks a served model about photos."""
+"""The subcommand `predict`, which asks a served model about photos."""
 
+import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from noah_tf.serving.client import Client
 from noah_tf.serving.errors import ServingError
 from noah_tf.serving.options import (
     add_server_options,
-    batches_of,
+    batches,
     check_photos,
-    client_of,
-    positive,
+    make_client,
+    positive_int,
 )
 
 HEADER = ("file", "classes", "looked at", "status")
 
 
-def add_parser(subparsers):
-    """Adds the subcommand."""
+def add_parser(subparsers: Any) -> None:
+    """Adds the subcommand to the command line."""
     parser = subparsers.add_parser(
         "predict",
         help="classes of photos",
@@ -25,49 +29,55 @@ def add_parser(subparsers):
     )
     add_server_options(parser, batch_size=8)
     parser.add_argument(
-        "--top-k", type=positive, metavar="K", help="show this many classes (all that come)"
+        "--top-k",
+        type=positive_int,
+        metavar="K",
+        help="show only this many classes (all that the model returns)",
     )
     parser.add_argument(
         "--format",
         choices=("table", "json"),
         default="table",
-        help="json: one object a line and file, with all outputs (%(default)s)",
+        help="json: one line per file, with all outputs (%(default)s)",
     )
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> int:
     """Prints the classes of every photo.
 
     Returns:
-        The exit code: 1 if the server refused a batch, else 0.
+        The exit code: 1 if the server refused a photo, else 0.
     """
     check_photos(options.photos)
-    rows, failed = [], 0
-    with client_of(options, options.retries) as client:
+    rows: list[tuple[str, ...]] = []
+    exit_code = 0
+    with make_client(options, options.retries) as client:
         client.wait_until_ready(options.wait)
-        for paths in batches_of(options.photos, options.batch_size):
+        for paths in batches(options.photos, options.batch_size):
             try:
-                answers = list(answered(client, paths, options.signature))
+                answers = list(predict_files(client, paths, options.signature))
             except (ServingError, KeyboardInterrupt):
                 if rows:
-                    print(table(rows))
+                    print(format_table(rows))
                 raise
             for path, answer in answers:
                 if isinstance(answer, ServingError):
                     print(f"The server refused {path}: {answer}", file=sys.stderr)
-                    failed = 1
+                    exit_code = 1
                 elif options.format == "json":
-                    print(json.dumps({"file": str(path), **shortened(answer, options.top_k)}))
+                    print(json.dumps({"file": str(path), **best_classes(answer, options.top_k)}))
                 else:
-                    rows.append(row(path, answer, options.top_k))
+                    rows.append(table_row(path, answer, options.top_k))
     if rows:
-        print(table(rows))
-    return failed
+        print(format_table(rows))
+    return exit_code
 
 
-def answered(client, paths, signature):
-    """Asks about a batch, and photo by photo where the server refuses it for a bad one.
+def predict_files(
+    client: Client, paths: Sequence[str | pathlib.Path], signature: str
+) -> Iterator[tuple[str | pathlib.Path, dict[str, Any] | ServingError]]:
+    """Asks about a batch of files, and about each file alone if the server refuses the batch.
 
     Args:
         client: a `client.Client`.
@@ -75,10 +85,10 @@ def answered(client, paths, signature):
         signature: name of the signature to ask.
 
     Yields:
-        Pairs of a path and the photo's answer, or the `ServingError` of one that is refused.
+        (path, outputs of the photo), or (path, `ServingError`) for a photo that is refused.
 
     Raises:
-        ServingError: the server cannot be asked, or has no such model.
+        ServingError: the server cannot be reached, or has no such model.
     """
     try:
         answers = client.predict([pathlib.Path(path).read_bytes() for path in paths], signature)
@@ -88,50 +98,61 @@ def answered(client, paths, signature):
         if len(paths) == 1:
             yield paths[0], error
             return
-        # A decoder's message does not say which photo it is about.
+        # The message of a decoder does not name the photo, so that each is asked about alone.
         for path in paths:
-            yield from answered(client, [path], signature)
+            yield from predict_files(client, [path], signature)
     else:
         yield from zip(paths, answers, strict=True)
 
 
-def shortened(answer, top_k=None):
-    """A photo's outputs with the `top_k` best classes, and without those that only fill up."""
+def best_classes(answer: dict[str, Any], top_k: int | None = None) -> dict[str, Any]:
+    """Returns a photo's outputs for its `top_k` best classes only.
+
+    Args:
+        answer: outputs of a photo. Entries of class -1, which only fill up a batch of photos with
+            different numbers of labels, are removed.
+        top_k: number of classes; None for all.
+    """
     classes = answer.get("classes")
     if classes is None:
         return answer
-    kept = [i for i, label in enumerate(classes) if label >= 0][:top_k]
-    short = {**answer}
+    indices = [index for index, class_index in enumerate(classes) if class_index >= 0][:top_k]
+    best = {**answer}
     for name in ("classes", "labels", "probabilities"):
         if name in answer:
-            short[name] = [answer[name][i] for i in kept]
+            best[name] = [answer[name][index] for index in indices]
     if "attention" in answer:
-        short["attention"] = [[[cell[i] for i in kept] for cell in r] for r in answer["attention"]]
-    return short
+        best["attention"] = [
+            [[cell[index] for index in indices] for cell in row] for row in answer["attention"]
+        ]
+    return best
 
 
-def row(path, answer, top_k=None):
-    """A photo's line of the table: file, classes, where the first one was seen, status."""
-    answer = shortened(answer, top_k)
+def table_row(
+    path: str | pathlib.Path, answer: dict[str, Any], top_k: int | None = None
+) -> tuple[str, str, str, str]:
+    """Returns a photo's row of the table: file, classes, where the first was seen, status."""
+    answer = best_classes(answer, top_k)
     if "labels" not in answer or "probabilities" not in answer:
         raise ServingError(
-            f"The answer has {', '.join(sorted(answer))}, and a table needs labels and "
-            "probabilities, as noah_tf's exports have: give --format json.",
+            "The table needs the outputs labels and probabilities, which noah_tf's exports have, "
+            f"got {', '.join(sorted(answer))}: give --format json.",
             "no predictions",
         )
     pairs = zip(answer["labels"], answer["probabilities"], strict=True)
     classes = ", ".join(f"{label} {probability:.1%}" for label, probability in pairs)
-    return str(path), classes or "none", _seen_at(answer), answer.get("status", "")
+    return str(path), classes or "none", _attention_peak(answer), answer.get("status", "")
 
 
-def _seen_at(answer):
-    """The middle of the cell that the first class's attention is strongest in."""
+def _attention_peak(answer: dict[str, Any]) -> str:
+    """Returns the center of the cell with the first class's highest attention, in words."""
     if "attention" not in answer or not answer["labels"]:
         return ""
     cells = answer["attention"]
     height, width = len(cells), len(cells[0])
     y, x = max(
-        ((y, x) for y in range(height) for x in range(width)), key=lambda at: cells[at[0]][at[1]][0]
+        ((y, x) for y in range(height) for x in range(width)),
+        key=lambda position: cells[position[0]][position[1]][0],
     )
     top, left, bottom, right = answer.get("region", (0, 0, 1, 1))
     down = top + (y + 0.5) / height * (bottom - top)
@@ -139,9 +160,9 @@ def _seen_at(answer):
     return f"{down:.0%} down, {across:.0%} across"
 
 
-def table(rows):
-    """Rows as lines of text under a header, without the columns that are empty."""
-    columns = [c for c in zip(HEADER, *rows, strict=True) if any(c[1:])]
+def format_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Returns rows as aligned lines of text under a header, without the empty columns."""
+    columns = [column for column in zip(HEADER, *rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     lines = []
     for cells in zip(*columns, strict=True):

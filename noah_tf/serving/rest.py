@@ -5,84 +5,109 @@ import contextlib
 import json
 import time
 import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import requests
 import requests.adapters
 import urllib3
 
-from noah_tf.serving.errors import ServingError, model_of, readiness, server_message
+from noah_tf.serving.clock import Clock
+from noah_tf.serving.endpoint import Endpoint
+from noah_tf.serving.errors import ServingError, readable_message, readiness_of
 
-_LONGEST_PAUSE = 10.0  # seconds between two tries, whatever the server asks for
+_MAX_PAUSE = 10.0  # seconds between two attempts, even if the server asks for a longer pause
 
 
 class _Retry(urllib3.Retry):
-    """Tries again what may work a moment later, which a request that timed out is not."""
+    """Repeats a request while the server is unavailable, but not a request that timed out."""
 
-    def increment(self, method=None, url=None, response=None, error=None, *arguments, **options):
+    pause: Callable[[float], None] = staticmethod(time.sleep)
+
+    def new(self, **changes: Any) -> "_Retry":
+        retry = super().new(**changes)
+        retry.pause = self.pause  # type: ignore[method-assign]
+        return retry
+
+    def increment(
+        self, method=None, url=None, response=None, error=None, *arguments: Any, **options: Any
+    ) -> "_Retry":
         if isinstance(error, urllib3.exceptions.ReadTimeoutError):
             raise error
         return super().increment(method, url, response, error, *arguments, **options)
 
-    def get_retry_after(self, response):
+    def get_retry_after(self, response: Any) -> float | None:
         seconds = super().get_retry_after(response)
-        return None if seconds is None else min(seconds, _LONGEST_PAUSE)
+        return None if seconds is None else min(seconds, _MAX_PAUSE)
+
+    def sleep(self, response: Any = None) -> None:
+        requested = None if response is None else self.get_retry_after(response)
+        self.pause(requested or self.get_backoff_time())
 
 
 class RestTransport:
-    """What `client.Client` says, in JSON; the arguments are its own."""
+    """Sends the requests of a `client.Client` as JSON.
 
-    def __init__(self, address, model, version, label, timeout, retries):
-        where = f"/versions/{version}" if version is not None else ""
-        if label is not None:
-            where = f"/labels/{urllib.parse.quote(label, safe='')}"
-        self._url = f"{address}/v1/models/{urllib.parse.quote(model, safe='')}{where}"
-        self._words = model_of(model, version, label)
-        self._timeout, self._retries = timeout, retries
+    Args:
+        endpoint: the model to ask.
+        clock: the time to measure and wait by.
+    """
+
+    def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+        version = ""
+        if endpoint.version is not None:
+            version = f"/versions/{endpoint.version}"
+        elif endpoint.label is not None:
+            version = f"/labels/{urllib.parse.quote(endpoint.label, safe='')}"
+        model = urllib.parse.quote(endpoint.model, safe="")
+        self._endpoint, self._clock = endpoint, clock
+        self._url = f"{endpoint.url}/v1/models/{model}{version}"
         retry = _Retry(
-            total=retries,
-            allowed_methods=("GET", "POST"),  # a prediction changes nothing
+            total=endpoint.retries,
+            allowed_methods=("GET", "POST"),  # a prediction changes nothing on the server
             status_forcelist=(503,),
             backoff_factor=0.2,
-            backoff_max=_LONGEST_PAUSE,
+            backoff_max=_MAX_PAUSE,
             backoff_jitter=0.1,
             raise_on_status=False,
         )
+        retry.pause = clock.sleep  # type: ignore[method-assign]
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
 
-    def readiness(self, timeout):
-        """Whether the model can be asked, and what it is at; see `errors.readiness`."""
+    def readiness(self, timeout: float) -> tuple[bool, str]:
+        """Returns whether the model can be asked, and its state in words."""
         try:
-            # Without the session, whose tries would stretch the timeout.
-            response = requests.get(self._url, timeout=min(timeout, self._timeout))
+            # Not through the session, whose retries would exceed the timeout.
+            response = requests.get(self._url, timeout=min(timeout, self._endpoint.timeout))
         except requests.RequestException as error:
-            return False, _what_came(error)
-        answer = _json_of(response)
-        if response.status_code == 200 and isinstance(answer, dict):
-            if isinstance(answer.get("model_version_status"), list):
-                return readiness([_version_status(s) for s in answer["model_version_status"]])
-            if "ready" in answer:  # KServe
-                ready = str(answer["ready"]).lower() == "true"
-                return ready, f"the server says ready: {answer['ready']}"
-        return False, f"the answer is {response.status_code}, {_message(response)}"
+            return False, _cause(error)
+        document = _json_of(response)
+        if response.status_code == 200 and isinstance(document, dict):
+            if isinstance(document.get("model_version_status"), list):
+                return readiness_of(map(_version_state, document["model_version_status"]))
+            if "ready" in document:  # KServe
+                ready = str(document["ready"]).lower() == "true"
+                return ready, f"the server says ready: {document['ready']}"
+        return False, f"the server answered {response.status_code}, {_error_text(response)}"
 
-    def metadata(self):
-        """See `client.Client.metadata`."""
-        return self._answer("GET", "/metadata").json()
+    def metadata(self) -> dict[str, Any]:
+        """Returns what `client.Client.metadata` does."""
+        return self._request("GET", "/metadata").json()
 
-    def encode(self, images, signature):
-        """The body of a request in rows."""
-        # The value alone is a row where a signature has one input, whatever that is called.
+    def encode(self, images: Sequence[bytes], signature: str) -> bytes:
+        """Returns the body of a request with one row per photo."""
+        # A signature with a single input takes the value alone, so that no input is named here.
         rows = [{"b64": base64.b64encode(image).decode()} for image in images]
         return json.dumps({"signature_name": signature, "instances": rows}).encode()
 
-    def send(self, body):
-        """Sends what `encode` gave; returns the answer's body."""
-        return self._answer("POST", ":predict", body).content
+    def send(self, body: bytes) -> bytes:
+        """Sends the body that `encode` returned, and returns the body of the response."""
+        return self._request("POST", ":predict", body).content
 
-    def parse(self, content, count):
-        """The outputs of `count` photos, one dict each."""
+    def parse(self, content: bytes, count: int) -> list[dict[str, Any]]:
+        """Returns the outputs of `count` photos, one dict each."""
         try:
             rows = json.loads(content)["predictions"]
         except (ValueError, KeyError, TypeError):
@@ -93,100 +118,108 @@ class RestTransport:
                 "no predictions",
             )
         if not all(isinstance(row, dict) for row in rows):
-            # TF Serving leaves the name out where there is one output only.
+            # TF Serving omits the name of an output if there is only one.
             raise ServingError(
-                f"{self._words} at {self._url} has a single output without a name, and this "
-                "client reads signatures with several, as noah_tf's exports have.",
+                f"{self._endpoint.description} at {self._endpoint.url} has a single output without "
+                "a name, and this client reads signatures with several, as noah_tf's exports have.",
                 "no predictions",
             )
         return rows
 
-    def close(self):
+    def close(self) -> None:
         """Closes the connections."""
         self._session.close()
 
-    def _answer(self, method, verb, body=None):
-        url, begin = self._url + verb, time.monotonic()
+    def _request(self, method: str, suffix: str, body: bytes | None = None) -> requests.Response:
+        """Returns a response with status 200, or raises `ServingError`."""
+        url, begin = self._url + suffix, self._clock.now()
         try:
             response = self._session.request(
                 method,
                 url,
                 data=body,
                 headers={"Content-Type": "application/json"} if body else None,
-                timeout=self._timeout,
-                allow_redirects=False,  # a redirected POST would arrive as a GET
+                timeout=self._endpoint.timeout,
+                allow_redirects=False,  # requests would repeat a redirected POST as a GET
             )
         except requests.RequestException as error:
-            what = _what_came(error)
-            raise ServingError(
-                f"No answer from {url} in {time.monotonic() - begin:.1f} s{self._tries(what)}: "
-                f"{what}.",
-                what,
-            ) from error
+            cause = _cause(error)
+            duration = self._duration(begin, timed_out=cause == "timeout")
+            raise ServingError(f"No answer from {url} in {duration}: {cause}.", cause) from error
+        if response.status_code != 200:
+            raise self._error(url, response, begin)
+        return response
+
+    def _error(self, url: str, response: requests.Response, begin: float) -> ServingError:
+        """Returns the error that describes a response without a prediction."""
         status = response.status_code
-        if status == 200:
-            return response
         if status == 503:
-            raise ServingError(
-                f"{url} was not available for {time.monotonic() - begin:.1f} s{self._tries()}: "
-                f"{_message(response)} (HTTP 503).",
+            return ServingError(
+                f"{url} was not available for {self._duration(begin)}: {_error_text(response)} "
+                "(HTTP 503).",
                 "HTTP 503",
             )
         if 300 <= status < 400:
-            raise ServingError(
-                f"{url} sends on to {response.headers.get('Location')} (HTTP {status}): give that "
+            return ServingError(
+                f"{url} redirects to {response.headers.get('Location')} (HTTP {status}): give that "
                 "address as the url.",
                 f"HTTP {status}",
             )
-        raise ServingError(
-            f"{_message(response)} (HTTP {status}).", f"HTTP {status}", refused=status < 500
+        return ServingError(
+            f"{_error_text(response)} (HTTP {status}).", f"HTTP {status}", refused=status < 500
         )
 
-    def _tries(self, what=None):
-        if what == "timeout":
-            return f" (timeout {self._timeout:g} s)"
-        return f" and {self._retries + 1} tries" if self._retries else ""
+    def _duration(self, begin: float, timed_out: bool = False) -> str:
+        """Returns the time since `begin` and the number of attempts, in words."""
+        seconds, retries = self._clock.now() - begin, self._endpoint.retries
+        if timed_out:
+            return f"{seconds:.1f} s (timeout {self._endpoint.timeout:g} s)"
+        return f"{seconds:.1f} s" + (f" and {retries + 1} tries" if retries else "")
 
 
-def _version_status(status):
+def _version_state(status: dict[str, Any]) -> tuple[str, str, str]:
+    """Returns version, state and error message of an element of `model_version_status`."""
     error = status.get("status", {}).get("error_message", "")
-    return status.get("version"), status.get("state"), error
+    return status.get("version", ""), status.get("state", ""), error
 
 
-def _json_of(response):
-    # Older TF Servings escape the apostrophe, which JSON does not know.
+def _json_of(response: requests.Response) -> Any:
+    """Returns the document in a response, or None."""
+    # Older versions of TF Serving escape the apostrophe, which JSON does not allow.
     for text in (response.text, response.text.replace("\\'", "'")):
         with contextlib.suppress(ValueError):
             return json.loads(text)
     return None
 
 
-def _message(response):
-    """What an answer says is wrong: TF Serving's and KServe's "error", else its text."""
-    answer = _json_of(response)
-    if isinstance(answer, dict):
+def _error_text(response: requests.Response) -> str:
+    """Returns the message in TF Serving's "error" or KServe's "detail", or the whole text."""
+    document = _json_of(response)
+    if isinstance(document, dict):
         for key in ("error", "detail"):
-            if answer.get(key):
-                return server_message(str(answer[key]))
+            if document.get(key):
+                return readable_message(str(document[key]))
     return _text(response.content)
 
 
-def _text(content):
-    return server_message(content.decode("utf-8", "replace")) or "an empty answer"
+def _text(content: bytes) -> str:
+    return readable_message(content.decode("utf-8", "replace")) or "an empty answer"
 
 
-def _what_came(error):
-    """The innermost cause of a request's failure, in a few words."""
+def _cause(error: requests.RequestException) -> str:
+    """Returns the innermost cause of a failed request in a few words."""
     if isinstance(error, requests.Timeout):
         return "timeout"
-    causes, following = [], error
-    while following is not None and following not in causes:
-        causes.append(following)
-        reason = getattr(following, "reason", None) or (following.args[:1] or (None,))[0]
-        following = following.__cause__ or following.__context__
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        # urllib3 keeps the cause in `reason` or in the first argument.
+        reason = getattr(cause, "reason", None) or (cause.args[:1] or (None,))[0]
+        cause = cause.__cause__ or cause.__context__
         if isinstance(reason, BaseException):
-            following = reason
+            cause = reason
     for cause in reversed(causes):
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
-    return server_message(str(causes[-1])) or type(causes[-1]).__name__
+    return readable_message(str(causes[-1])) or type(causes[-1]).__name__

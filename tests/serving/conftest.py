@@ -18,9 +18,9 @@ def tiny_models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(tiny_models):
-    """Both versions of `tiny_models`, labelled stable and canary. Leave it as it is."""
-    from tf_serving_stand_in import model_server
+    """A server of both versions, with the labels stable and canary. Tests must not change it."""
+    from tf_serving_stand_in import StandIn
 
     labels = {"stable": 1, "canary": 2}
-    with model_server(tiny_models, "tiny", versions=[1, 2], labels=labels) as running:
+    with StandIn(tiny_models, "tiny", versions=[1, 2], labels=labels) as running:
         yield running

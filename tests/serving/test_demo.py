@@ -1,4 +1,4 @@
-"""The page to try a model: its command line, and how it behaves in a browser."""
+"""The demo page: its command line, and its behavior in a browser."""
 
 import argparse
 import html
@@ -17,28 +17,29 @@ from chromium import DemoPage, browser, console_errors, requested, what_is_missi
 from head_helpers import child_environment
 from photos import encoded, noise, smooth
 from PIL import Image
-from ports import free_ports
+from ports import reserved_ports
 from stacks import slow_on_one_stack
 from tiny_model import write_tiny_model
 
 from noah_tf.export.model_card import CardFacts, model_card
 from noah_tf.serving import demo
 from noah_tf.serving.__main__ import main
-from noah_tf.serving.demo_model import DemoModel, answer, load_model
+from noah_tf.serving.demo_model import DemoModel, explain_photo, load_model
 
 
 @pytest.fixture
 def free_port():
-    return free_ports(1)[0]
+    with reserved_ports(1) as (port,):
+        yield port
 
 
 def run(capsys, *arguments):
-    """Exit code and lines of stderr."""
+    """Returns the exit code and the lines of stderr."""
     code = main(["demo", *map(str, arguments)])
     return code, capsys.readouterr().err.splitlines()
 
 
-def test_a_model_that_is_not_there_is_one_sentence(tiny_models, tmp_path, capsys):
+def test_a_missing_model_is_one_sentence(tiny_models, tmp_path, capsys):
     missing = tmp_path / "no"
     assert run(capsys, "--model-dir", missing) == (1, [f"There is no folder {missing}."])
     code, lines = run(capsys, "--model-dir", tmp_path)
@@ -51,23 +52,23 @@ def test_a_model_that_is_not_there_is_one_sentence(tiny_models, tmp_path, capsys
 
 
 def test_a_port_in_use_is_one_sentence(tiny_models, capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         code, lines = run(capsys, "--model-dir", tiny_models, "--port", port)
     sentence = f"Port {port} of 127.0.0.1 is in use: give another one, --port."
     assert (code, lines) == (1, [sentence])
 
 
-def test_a_host_that_is_not_this_machine_is_one_sentence(tiny_models, free_port, capsys):
+def test_a_host_of_another_machine_is_one_sentence(tiny_models, free_port, capsys):
     options = ["--model-dir", tiny_models, "--host", "192.0.2.1", "--port", free_port]
     code, lines = run(capsys, *options)
     assert (code, len(lines)) == (1, 1)
     assert lines[0].startswith(f"The page cannot listen at 192.0.2.1, port {free_port}: ")
 
 
-def test_without_gradio_the_sentence_has_the_command(tiny_models, free_port, capsys, monkeypatch):
+def test_without_gradio_the_error_has_a_command(
+    tiny_models, free_port, capsys, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     code, lines = run(capsys, "--model-dir", tiny_models, "--port", free_port)
@@ -85,21 +86,21 @@ def test_without_gradio_the_sentence_has_the_command(tiny_models, free_port, cap
         (["--model-dir", "m", "--port", "x"], "must be a port from 1 to 65535, got 'x'"),
     ],
 )
-def test_wrong_usage_ends_with_2(arguments, message, capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_wrong_usage_exits_with_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as raised:
         main(["demo", *arguments])
-    assert ended.value.code == 2
+    assert raised.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_it_listens_on_this_machine_alone_unless_told_otherwise():
+def test_the_page_is_for_this_machine_alone_by_default():
     parser = argparse.ArgumentParser()
     demo.add_parser(parser.add_subparsers())
     options = parser.parse_args(["demo", "--model-dir", "m"])
     assert (options.host, options.port, options.version) == ("127.0.0.1", 7860, None)
 
 
-def test_the_cards_facts_head_the_page():
+def test_the_heading_has_the_facts_of_the_card():
     card = {
         "data": {"name": "digit_scenes", "eval_split": "test", "num_classes": 1000},
         "parameters": {"total": 316176},
@@ -113,7 +114,7 @@ def test_the_cards_facts_head_the_page():
     assert "no signature explain" in text_of(DemoModel("m", "3", None, False, card))
 
 
-def test_nothing_in_a_name_is_taken_for_html():
+def test_names_are_escaped_in_html():
     card = {"data": {"name": "<script>alert(1)</script>"}}
     model = DemoModel("<b>", "1", None, True, card)
     assert "<script" not in demo.heading(model) and "<b>" not in demo.heading(model)
@@ -124,7 +125,7 @@ def text_of(model):
     return " ".join(re.sub("<[^>]*>", " ", demo.heading(model)).split())
 
 
-def test_the_page_answers_and_goes_on_after_a_bad_photo(tiny_models, tmp_path):
+def test_the_page_still_answers_after_a_bad_photo(tiny_models, tmp_path):
     pytest.importorskip("gradio")
     page = demo.build_page(load_model(tiny_models))
     (show,) = (block.fn for block in page.fns.values() if block.fn.__name__ == "show")
@@ -132,25 +133,25 @@ def test_the_page_answers_and_goes_on_after_a_bad_photo(tiny_models, tmp_path):
     good.write_bytes(encoded(noise(20, 30), "PNG"))
     bad.write_text("this is no photo")
     for _ in range(2):
-        cleared, said, classes, pictures = show(str(good))
-        assert cleared is None and "good.png" in said
+        upload, status, classes, pictures = show(str(good))
+        assert upload is None and "good.png" in status
         assert len(classes) == 2 and len(pictures) == 3
-        cleared, said, classes, pictures = show(str(bad))
-        assert "&lt;b&gt;.jpg" in said
-        assert "The model cannot read this photo: neither PNG nor JPEG." in said
-        assert (cleared, classes, pictures) == (None, {}, [])
+        upload, status, classes, pictures = show(str(bad))
+        assert "&lt;b&gt;.jpg" in status
+        assert "The model cannot read this photo: neither PNG nor JPEG." in status
+        assert (upload, classes, pictures) == (None, {}, [])
 
 
 @pytest.fixture
 def running(tmp_path, free_port):
-    """The command line with a model that has a card, and what it is given and leaves behind."""
+    """The demo of a model that has a card, in a process of its own."""
     pytest.importorskip("gradio")
     if what_is_missing():
         pytest.skip(what_is_missing())
-    models, scratch = tmp_path / "colours", tmp_path / "scratch"
+    models, scratch = tmp_path / "colors", tmp_path / "scratch"
     write_tiny_model(models / "1")
     write_tiny_model(models / "2", tolerant=True)
-    facts = CardFacts("colours", class_names=["red", "green", "blue"], data={"name": "paint"})
+    facts = CardFacts("colors", class_names=["red", "green", "blue"], data={"name": "paint"})
     (models / "1" / "MODEL_CARD.md").write_text(model_card(facts), encoding="utf-8")
     scratch.mkdir()
     command = [sys.executable, "-m", "noah_tf.serving", "demo", "--model-dir", str(models)]
@@ -176,17 +177,17 @@ def test_in_a_browser(running, tmp_path):
     photo.write_bytes(encoded(smooth(40, 80), "JPEG", quality=30))
     broken.write_bytes(photo.read_bytes()[:200])
     model = load_model(running.models, 1)
-    probabilities, pictures = answer(model, photo.read_bytes())
+    probabilities, pictures = explain_photo(model, photo.read_bytes())
     with browser() as driver:
         page = DemoPage(driver, running.url)
-        assert driver.title == "colours, version 1"
+        assert driver.title == "colors, version 1"
         assert page.text(".noah-head").split("\n") == [
-            "colours, version 1",
+            "colors, version 1",
             "3 classes · trained on paint",
         ]
         for _ in range(2):
             page.upload(photo)
-            assert page.text("#said") == "photo.jpg"
+            assert page.text("#status") == "photo.jpg"
             shown = page.text("#classes").split("\n")
             best, value = next(iter(probabilities.items()))
             assert shown[1] == best and f"{value:.0%}" in shown
@@ -197,8 +198,8 @@ def test_in_a_browser(running, tmp_path):
                 answered = requests.get(address, stream=True, timeout=10)
                 np.testing.assert_array_equal(np.asarray(Image.open(answered.raw)), picture)
             page.upload(broken)
-            said = page.text("#said")
-            assert said.startswith("broken.jpg The model cannot read this photo: "), said
+            status = page.text("#status")
+            assert status.startswith("broken.jpg The model cannot read this photo: "), status
             assert page.pictures() == ([], [])
             assert not set(probabilities) & set(page.text("#classes").split("\n"))
         assert console_errors(driver) == []

@@ -1,8 +1,8 @@
-"""gRPC's own retries, and what becomes of its errors."""
+"""The client over gRPC: retries and errors."""
 
 import concurrent.futures
 import contextlib
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -11,22 +11,35 @@ grpc = pytest.importorskip("grpc")
 pytest.importorskip("tensorflow_serving")
 
 import tensorflow as tf  # noqa: E402
+from fake_clock import FakeClock  # noqa: E402
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc  # noqa: E402
 
 from noah_tf.serving import Client, ServingError  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def short_backoff(monkeypatch):
+    monkeypatch.setattr("noah_tf.serving.rpc._INITIAL_BACKOFF", 0.001)
+
+
+HANG = object()  # an answer that never comes
+
+
 @contextlib.contextmanager
 def scripted_rpc(*answers):
-    """A server whose Predict gives these in turn: a status code, or a dict of arrays."""
-    calls = []
+    """Yields the url of a server and the requests that it received.
+
+    Its Predict gives the answers in turn, and repeats the last: a status code, `HANG`, or a dict of
+    arrays.
+    """
+    requests, ended = [], threading.Event()
 
     class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request, context):
-            answer = answers[min(len(calls), len(answers) - 1)]
-            calls.append((time.monotonic(), request))
-            if isinstance(answer, float):
-                time.sleep(answer)
+            answer = answers[min(len(requests), len(answers) - 1)]
+            requests.append(request)
+            if answer is HANG:
+                ended.wait()
                 return predict_pb2.PredictResponse()
             if not isinstance(answer, dict):
                 context.abort(answer, f"scripted {answer.name}")
@@ -40,8 +53,9 @@ def scripted_rpc(*answers):
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        yield f"grpc://127.0.0.1:{port}", calls
+        yield f"grpc://127.0.0.1:{port}", requests
     finally:
+        ended.set()
         server.stop(grace=None).wait()
 
 
@@ -51,52 +65,56 @@ ANSWER = {
 }
 
 
-def test_unavailable_is_tried_again_with_pauses():
+def test_unavailable_is_repeated():
     busy = grpc.StatusCode.UNAVAILABLE
-    with scripted_rpc(busy, busy, ANSWER) as (url, calls), Client(url, "tiny") as client:
+    with scripted_rpc(busy, busy, ANSWER) as (url, requests), Client(url, "tiny") as client:
         assert client.predict([b"photo"]) == [{"classes": [2, 1], "labels": ["a", "é"]}]
-    assert len(calls) == 3
+    assert len(requests) == 3
 
 
-def test_unavailable_to_the_end_is_one_sentence():
+def test_an_error_after_all_retries_is_one_sentence():
     with (
-        scripted_rpc(grpc.StatusCode.UNAVAILABLE) as (url, calls),
-        Client(url, "tiny", retries=2) as client,
+        scripted_rpc(grpc.StatusCode.UNAVAILABLE) as (url, requests),
+        Client(url, "tiny", retries=2, clock=FakeClock()) as client,
         pytest.raises(ServingError) as raised,
     ):
         client.predict([b"photo"])
-    assert len(calls) == 3
-    assert str(raised.value).startswith(f"{url} was not available for ")
-    assert str(raised.value).endswith("s and 3 tries: scripted UNAVAILABLE (UNAVAILABLE).")
+    assert len(requests) == 3
+    assert str(raised.value) == (
+        f"{url} was not available for 0.0 s and 3 tries: scripted UNAVAILABLE (UNAVAILABLE)."
+    )
     assert not raised.value.refused
 
 
 def test_without_retries_there_is_one_try():
     with (
-        scripted_rpc(grpc.StatusCode.UNAVAILABLE) as (url, calls),
+        scripted_rpc(grpc.StatusCode.UNAVAILABLE) as (url, requests),
         Client(url, "tiny", retries=0) as client,
         pytest.raises(ServingError) as raised,
     ):
         client.predict([b"photo"])
-    assert len(calls) == 1
+    assert len(requests) == 1
     assert "tries" not in str(raised.value)
 
 
-@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "UNIMPLEMENTED"])
-def test_other_codes_are_not_tried_again(code):
+REFUSALS = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION")
+
+
+@pytest.mark.parametrize("code", [*REFUSALS, "RESOURCE_EXHAUSTED", "INTERNAL", "UNIMPLEMENTED"])
+def test_other_codes_are_not_repeated(code):
     with (
-        scripted_rpc(grpc.StatusCode[code]) as (url, calls),
+        scripted_rpc(grpc.StatusCode[code]) as (url, requests),
         Client(url, "tiny") as client,
         pytest.raises(ServingError, match=rf"^scripted {code} \({code}\)\.$") as raised,
     ):
         client.predict([b"photo"])
-    assert len(calls) == 1
-    assert raised.value.refused == (code in ("INVALID_ARGUMENT", "NOT_FOUND"))
+    assert len(requests) == 1
+    assert raised.value.refused == (code in REFUSALS)
 
 
-def test_the_timeout_is_one_sentence():
+def test_a_timeout_is_one_sentence():
     with (
-        scripted_rpc(1.0) as (url, calls),
+        scripted_rpc(HANG) as (url, _),
         Client(url, "tiny", timeout=0.2) as client,
         pytest.raises(ServingError, match=r"No answer from .* \(timeout 0.2 s\)") as raised,
     ):
@@ -104,23 +122,23 @@ def test_the_timeout_is_one_sentence():
     assert raised.value.kind == "timeout"
 
 
-def test_more_retries_than_grpc_makes_are_refused():
-    with pytest.raises(ValueError, match="retries is 5, and gRPC tries again at most 4 times"):
+def test_more_retries_than_grpc_makes_raise():
+    with pytest.raises(ValueError, match="retries must be at most 4 over gRPC, .*, got 5"):
         Client("grpc://localhost:8500", "tiny", retries=5)
 
 
-def test_photos_are_sent_as_they_are():
+def test_photos_are_sent_unchanged():
     photos = [b"\x00photo\x00\x00", b"", b"\xff\xd8"]
     answer = {"classes": np.zeros([3, 1], np.int32)}
-    with scripted_rpc(answer) as (url, calls), Client(url, "tiny", label="canary") as client:
+    with scripted_rpc(answer) as (url, requests), Client(url, "tiny", label="canary") as client:
         client.predict(photos, "explain")
-    (_, request), *_ = calls
+    (request,) = requests
     assert tf.make_ndarray(request.inputs["image_bytes"]).tolist() == photos
     assert request.model_spec.signature_name == "explain"
     assert request.model_spec.version_label == "canary"
 
 
-def test_the_number_of_answers_must_fit():
+def test_a_wrong_number_of_answers_raises():
     with (
         scripted_rpc(ANSWER) as (url, _),
         Client(url, "tiny") as client,
@@ -129,7 +147,7 @@ def test_the_number_of_answers_must_fit():
         client.predict([b"photo", b"photo"])
 
 
-def test_messages_larger_than_grpcs_default_pass():
+def test_messages_larger_than_the_default_of_grpc_are_received():
     answer = {"attention": np.zeros([1, 2_000_000], np.float32)}  # 8 MB; the default is 4
     with scripted_rpc(answer) as (url, _), Client(url, "tiny") as client:
         assert len(client.predict([b"photo"])[0]["attention"]) == 2_000_000

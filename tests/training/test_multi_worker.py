@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from head_helpers import child_environment
-from ports import free_ports
+from ports import reserved_ports
 from recipes import TRAIN_EXAMPLES, small_recipe
 from stacks import slow_on_one_stack
 
@@ -54,14 +54,10 @@ json.dump(seen, open(seen_path, "w"))
 """
 
 
-def run(config, workdir, workers, stop=None):
-    """Runs the workers, and returns their return codes, outputs and images.
-
-    `stop` is (worker, steps, signal).
-    """
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+def start(config, workdir, addresses, stop):
+    """Starts a worker at each address and returns the processes."""
     processes = []
-    for index in range(workers):
+    for index in range(len(addresses)):
         steps, signum = stop[1:] if stop and stop[0] == index else (-1, 0)
         seen = workdir.parent / f"{workdir.name}_seen_{index}.json"
         arguments = json.dumps(
@@ -69,7 +65,7 @@ def run(config, workdir, workers, stop=None):
         )
         environment = child_environment()
         environment.pop("TF_CONFIG", None)
-        if workers > 1:
+        if len(addresses) > 1:
             task = {"type": "worker", "index": index}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
         processes.append(
@@ -81,7 +77,17 @@ def run(config, workdir, workers, stop=None):
                 text=True,
             )
         )
-    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    return processes
+
+
+def run(config, workdir, workers, stop=None):
+    """Runs the workers, and returns their return codes, outputs and images.
+
+    `stop` is (worker, steps, signal).
+    """
+    with reserved_ports(workers) as ports:
+        processes = start(config, workdir, [f"127.0.0.1:{port}" for port in ports], stop)
+        outputs = [process.communicate(timeout=400)[0] for process in processes]
     codes = [process.returncode for process in processes]
     paths = [workdir.parent / f"{workdir.name}_seen_{index}.json" for index in range(workers)]
     return codes, outputs, [json.loads(p.read_text()) for p in paths if p.exists()]

@@ -1,7 +1,6 @@
 """Fixtures that several test modules share."""
 
 import os
-import shutil
 
 import pytest
 from once_per_run import once_per_run
@@ -11,26 +10,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of minutes first: at the end they would leave one worker alone."""
+    """Runs the tests that take minutes first, so that none of them runs alone at the end."""
     items.sort(key=lambda item: not any(m.kwargs.get("minutes") for m in item.iter_markers("slow")))
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Says which model server answered."""
-    if not any("serving" in report.nodeid for report in terminalreporter.getreports("passed")):
-        return
-    found = shutil.which("tensorflow_model_server")
-    terminalreporter.write_line(
-        f"Served models were tested with {found}."
-        if found
-        else "Served models were tested without tensorflow_model_server, which is not on the PATH: "
-        "a stand-in ran the SavedModels in TensorFlow sessions."
-    )
 
 
 @pytest.fixture
 def shared():
-    """The folder of reference data; skips the test where it is missing."""
+    """The folder of reference data; skips the test if the folder does not exist."""
     folder = shared_folder()
     if not folder.is_dir():
         pytest.skip(f"no reference data at {folder} (set NOAH_TF_SHARED)")
@@ -47,7 +33,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_run(shapes, tmp_path_factory):
-    """The --workdir of a run of `recipes.small_recipe` that is complete. Read it only."""
+    """The workdir of a complete run of `recipes.small_recipe`. Tests must not change it."""
     from recipes import small_recipe
 
     from noah_tf.training.loop import train
@@ -58,7 +44,7 @@ def finished_run(shapes, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def float32_policy():
-    """Leaves the Keras dtype policy as it was before the test."""
+    """Restores the default Keras dtype policy after each test."""
     yield
     import tensorflow as tf
 
@@ -67,7 +53,7 @@ def float32_policy():
 
 @pytest.fixture(scope="session")
 def coco_dir(tmp_path_factory):
-    """A TFDS data directory with coco/2017 in small, see `coco_like`."""
+    """A TFDS data directory with a small coco/2017, see `coco_like`."""
     from coco_like import make_coco
 
     return once_per_run(tmp_path_factory, "coco", make_coco) / "tfds"
@@ -75,7 +61,7 @@ def coco_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory):
-    """A TFDS data directory with both configs of digit_scenes, 200 scenes a split."""
+    """A TFDS data directory with both configs of digit_scenes, 200 scenes per split."""
     import tensorflow_datasets as tfds
     from shared_data import SCENES
 

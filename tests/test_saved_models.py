@@ -72,9 +72,7 @@ def parse_config(name, message):
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
-    message_class = message_factory.GetMessageClass(
-        pool.FindMessageTypeByName(f"served.{message}")
-    )
+    message_class = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"served.{message}"))
     return text_format.Parse((FOLDER / name).read_text(), message_class())
 
 

@@ -66,9 +66,7 @@ def test_a_host_of_another_machine_is_one_sentence(tiny_models, free_port, capsy
     assert lines[0].startswith(f"The page cannot listen at 192.0.2.1, port {free_port}: ")
 
 
-def test_without_gradio_the_error_has_a_command(
-    tiny_models, free_port, capsys, monkeypatch
-):
+def test_without_gradio_the_error_has_a_command(tiny_models, free_port, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     code, lines = run(capsys, "--model-dir", tiny_models, "--port", free_port)

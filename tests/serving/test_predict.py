@@ -33,9 +33,7 @@ def test_a_row_has_the_status_of_a_bad_photo():
     st.tuples(*[st.floats(0.5, 1)] * 2),
     st.data(),
 )
-def test_a_row_has_the_center_of_the_cell_with_most_attention(
-    height, width, start, end, data
-):
+def test_a_row_has_the_center_of_the_cell_with_most_attention(height, width, start, end, data):
     y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     attention = np.zeros((height, width, 3))
     attention[y, x, 0] = 1
@@ -59,14 +57,16 @@ def test_best_classes_selects_the_attention_maps_too():
 
 def test_the_table_omits_empty_columns():
     rows = [("a.jpg", "blue 75.0%", "", ""), ("longer.jpg", "none", "", "")]
-    assert format_table(rows).splitlines() == ["file        classes", "a.jpg       blue 75.0%", "longer.jpg  none"]
+    assert format_table(rows).splitlines() == [
+        "file        classes",
+        "a.jpg       blue 75.0%",
+        "longer.jpg  none",
+    ]
     assert "status" in format_table([("a.jpg", "none", "", "it is empty")])
 
 
 def test_an_answer_without_labels_has_no_table():
-    with pytest.raises(
-        ServingError, match="needs .* labels .*got scores: .*--format json"
-    ):
+    with pytest.raises(ServingError, match="needs .* labels .*got scores: .*--format json"):
         table_row("a.jpg", {"scores": [1]})
 
 

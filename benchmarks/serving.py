@@ -1,18 +1,19 @@
-"""Images a second through an exported graph, beside a direct Keras call with the same decode.
+"""Speed of an exported model, relative to the Keras model with the same decoding.
 
     python benchmarks/serving.py --images FOLDER_OF_JPEGS
 
-Exports MobileNetV2 x0.35 with a NOAH head, 224 px, 1000 classes, and gives its `serving_default`
-encoded photos; the peer is a `tf.function` that decodes and prepares the same photos in a
-`tf.map_fn` and calls the Keras model. Both in turns; prints the medians and their ratio, by the
-wall's clock and by the processor's, which does not see what other programs take. With --tolerant
-the export reports bad photos one by one, and the ratio is the price of that.
+Exports MobileNetV2 x0.35 with a NOAH head (224 px, 1000 classes) and sends encoded photos through
+its signature `serving_default`. The baseline is a `tf.function` that decodes and preprocesses the
+same photos in a `tf.map_fn` and calls the Keras model. Both run in turns. The benchmark prints the
+medians of the wall time and of the CPU time, which other programs do not affect, and their ratio.
+With --tolerant the export reports a status for each photo, and the ratio shows the cost of that.
 """
 
 import argparse
 import functools
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -24,11 +25,11 @@ from noah_tf.models.zoo import preprocessing_for
 NAME = "noah_mobilenetv2_035"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", help="folder of JPEGs; by default noise of 500 x 375 pixels")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each turn")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--tolerant", action="store_true")
     arguments = parser.parse_args()
@@ -36,14 +37,14 @@ def main():
     photos = find_photos(arguments.images, max(arguments.batch_sizes))
     model = create_model(NAME)
     with tempfile.TemporaryDirectory() as folder:
-        served = exported(model, folder, arguments.tolerant)
-    peer = direct(model)
+        exported = export_signature(model, folder, arguments.tolerant)
+    baseline = make_baseline(model)
     print(f"TensorFlow {tf.__version__}, {'tolerant' if arguments.tolerant else 'strict'} export")
-    for size in arguments.batch_sizes:
-        batch = tf.constant(photos[:size])
+    for batch_size in arguments.batch_sizes:
+        batch = tf.constant(photos[:batch_size])
         turns = {
-            "keras": functools.partial(peer, batch),
-            "export": functools.partial(served, image_bytes=batch),
+            "keras": functools.partial(baseline, batch),
+            "export": functools.partial(exported, image_bytes=batch),
         }
         np.testing.assert_allclose(
             turns["export"]()["logits"], turns["keras"]()[0], rtol=1e-4, atol=1e-5
@@ -51,16 +52,14 @@ def main():
         calls = max(1, round(arguments.seconds / seconds_of(turns["keras"], 3)[0]))
         times = seconds_in_turns(turns, arguments.repeats, calls)
         for name, turn in times.items():
-            wall, processor = size / np.median(turn, axis=0)
-            print(f"batch {size:3} {name:7} {wall:7.1f} images/s, {processor:7.1f} a processor's")
-        wall, processor = np.median(times["keras"] / times["export"], axis=0)
-        print(
-            f"batch {size:3} export's speed of Keras's: {wall:.3f}, of processors {processor:.3f}"
-        )
+            wall, cpu = batch_size / np.median(turn, axis=0)
+            print(f"batch {batch_size:3} {name:7} {wall:7.1f} images/s, {cpu:7.1f} per CPU second")
+        wall, cpu = np.median(times["keras"] / times["export"], axis=0)
+        print(f"batch {batch_size:3} export relative to Keras: {wall:.3f}, by CPU time {cpu:.3f}")
 
 
-def find_photos(folder, count):
-    """`count` encoded JPEGs."""
+def find_photos(folder: str | None, count: int) -> list[bytes]:
+    """Returns `count` encoded JPEGs of a folder, or of noise if there is no folder."""
     if folder is None:
         noise = np.random.default_rng(0).integers(0, 256, (count, 12, 16, 3)).astype(np.float32)
         pixels = tf.cast(tf.image.resize(noise, (375, 500)), tf.uint8)
@@ -69,23 +68,23 @@ def find_photos(folder, count):
         p for p in pathlib.Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg")
     )
     if len(files) < count:
-        raise SystemExit(f"{folder} has {len(files)} JPEGs, and a batch takes {count}.")
+        raise SystemExit(f"{folder} has {len(files)} JPEGs, and the largest batch needs {count}.")
     return [file.read_bytes() for file in files[:: len(files) // count][:count]]
 
 
-def exported(model, folder, tolerant):
-    """`serving_default` of the model's export, loaded again."""
+def export_signature(model: tf.keras.Model, folder: str, tolerant: bool) -> Callable:
+    """Exports the model, loads the export, and returns its signature `serving_default`."""
     path = export_savedmodel(
         model, folder, preprocessing_for(NAME), tolerant=tolerant, warmup_batch_sizes=()
     )
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
-    signature.owner = loaded  # which holds the weights
+    signature.owner = loaded  # keeps the weights alive
     return signature
 
 
-def direct(model):
-    """From encoded photos to logits and probabilities with the Keras model itself."""
+def make_baseline(model: tf.keras.Model) -> Callable:
+    """Returns a function from encoded photos to logits and probabilities of the Keras model."""
     preprocessing = preprocessing_for(NAME)
     spec = tf.TensorSpec((*preprocessing.image_size, 3), tf.float32)
 

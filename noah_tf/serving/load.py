@@ -18,12 +18,12 @@ from noah_tf.serving.errors import ServingError
 from noah_tf.serving.load_report import LoadReport
 from noah_tf.serving.options import (
     add_server_options,
-    batches,
     check_photos,
-    make_client,
+    client_from_options,
+    nonnegative_seconds,
     positive_int,
     positive_seconds,
-    seconds,
+    split_into_batches,
 )
 
 
@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--warmup-seconds",
-        type=seconds,
+        type=nonnegative_seconds,
         default=2.0,
         help="how long requests are sent before the measurement (%(default)g)",
     )
@@ -66,14 +66,14 @@ def run(options: argparse.Namespace) -> int:
     check_photos(options.photos)
     if options.histogram:
         _check_writable(options.histogram)
-    with make_client(options, retries=0) as client:
+    with client_from_options(options, retries=0) as client:
         client.wait_until_ready(options.wait)
     paths = repeat_to_full_batches(options.photos, options.batch_size)
     report = measure(
-        lambda: make_client(options, retries=0),
+        lambda: client_from_options(options, retries=0),
         [
             [pathlib.Path(path).read_bytes() for path in batch]
-            for batch in batches(paths, options.batch_size)
+            for batch in split_into_batches(paths, options.batch_size)
         ],
         options.signature,
         options.concurrency,

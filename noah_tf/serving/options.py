@@ -43,7 +43,7 @@ def add_server_options(
     )
     parser.add_argument(
         "--wait",
-        type=seconds,
+        type=nonnegative_seconds,
         default=10.0,
         help="seconds to wait until the model is ready (%(default)g)",
     )
@@ -58,7 +58,7 @@ def add_server_options(
     parser.add_argument("photos", nargs="+", metavar="photo", help="image files, sent unchanged")
 
 
-def make_client(options: argparse.Namespace, retries: int) -> Client:
+def client_from_options(options: argparse.Namespace, retries: int) -> Client:
     """Returns the client that the options of `add_server_options` describe."""
     return Client(
         options.url,
@@ -80,7 +80,7 @@ def natural_int(text: str) -> int:
     return _number(text, int, 0, "0 or a positive integer")
 
 
-def seconds(text: str) -> float:
+def nonnegative_seconds(text: str) -> float:
     """Returns an option's value as a number of seconds, which may be 0."""
     return _number(text, float, 0, "a number of seconds")
 
@@ -120,7 +120,7 @@ def check_photos(paths: Sequence[str]) -> None:
             raise OSError(f"{path} cannot be read: {reason}.") from None
 
 
-def batches(paths: Sequence[str], batch_size: int) -> Iterator[Sequence[str]]:
+def split_into_batches(paths: Sequence[str], batch_size: int) -> Iterator[Sequence[str]]:
     """Yields the paths in lists of at most `batch_size`."""
     for start in range(0, len(paths), batch_size):
         yield paths[start : start + batch_size]

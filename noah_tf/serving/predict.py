@@ -11,10 +11,10 @@ from noah_tf.serving.client import Client
 from noah_tf.serving.errors import ServingError
 from noah_tf.serving.options import (
     add_server_options,
-    batches,
     check_photos,
-    make_client,
+    client_from_options,
     positive_int,
+    split_into_batches,
 )
 
 HEADER = ("file", "classes", "looked at", "status")
@@ -52,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
     check_photos(options.photos)
     rows: list[tuple[str, ...]] = []
     exit_code = 0
-    with make_client(options, options.retries) as client:
+    with client_from_options(options, options.retries) as client:
         client.wait_until_ready(options.wait)
-        for paths in batches(options.photos, options.batch_size):
+        for paths in split_into_batches(options.photos, options.batch_size):
             try:
                 answers = list(predict_files(client, paths, options.signature))
             except (ServingError, KeyboardInterrupt):

@@ -110,6 +110,7 @@ def test_concurrent_requests_get_their_own_answers(models, tmp_path, make_client
 def test_no_request_is_lost_while_a_new_version_is_loaded(models, tmp_path):
     folder = tmp_path / "shapes"
     export(models[0], folder)
+    new_version = export(models[1], tmp_path / "elsewhere", version=2)
     expected = [expected_logits(model, FILES[:2]) for model in models]
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
     versions, answered, stop = [], threading.Condition(), threading.Event()
@@ -133,7 +134,7 @@ def test_no_request_is_lost_while_a_new_version_is_loaded(models, tmp_path):
         threads = [pool.submit(ask, url) for url in (server.rest, server.grpc) * 2]
         try:
             wait_for_answers(8)
-            export(models[1], folder)
+            new_version.rename(folder / "2")
             server.poll()
             count = len(versions)
             wait_for_answers(count + 16)

@@ -201,7 +201,7 @@ def test_load_counts_errors_and_exits_with_1_if_no_request_succeeded(photos, cap
     assert out[0].startswith("requests    0 succeeded, ")
     assert "x HTTP 503, mean " in out[1]
     assert "full (HTTP 503)" in out[1]
-    assert len(out) == 2
+    assert all(line.startswith("note ") for line in out[2:])  # on a busy machine
     assert not os.path.exists("never.png")
 
 

@@ -19,7 +19,8 @@ from noah_tf.serving import Client, ServingError  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch):
-    monkeypatch.setattr("noah_tf.serving.rpc._INITIAL_BACKOFF", 0.001)
+    # With a millisecond gRPC sometimes never repeats the request.
+    monkeypatch.setattr("noah_tf.serving.rpc._INITIAL_BACKOFF", 0.05)
 
 
 HANG = object()  # an answer that never comes

@@ -1,39 +1,44 @@
-"""Times of several things that take turns, so that what else the machine does meets all alike."""
+"""Measures the times of functions in turns, so that other load on the machine affects all alike."""
 
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 
-def clocks():
-    """Seconds of the wall's clock, and of all processors together."""
+def clocks() -> np.ndarray:
+    """Returns the wall-clock time and the CPU time of this process, in seconds."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def seconds_of(call, calls=1):
-    """Seconds that a call takes, by both clocks, on the average of several."""
-    before = clocks()
+def seconds_of(call: Callable[[], Any], calls: int = 1) -> np.ndarray:
+    """Returns the mean wall-clock time and CPU time of a call, in seconds."""
+    start = clocks()
     for _ in range(calls):
         call()
-    return (clocks() - before) / calls
+    return (clocks() - start) / calls
 
 
-def seconds_in_turns(turns, repeats, calls=1, warm_up=False):
-    """Seconds that each call takes, by both clocks.
+def seconds_in_turns(
+    turns: Mapping[str, Callable[[], Any]], repeats: int, calls: int = 1, warm_up: bool = False
+) -> dict[str, np.ndarray]:
+    """Measures functions in turns.
 
     Args:
-        turns: dict of name to a function without arguments.
-        repeats: how often each has its turn.
-        calls: how often it is called in a turn.
-        warm_up: whether each turn begins with a rest, as threads of the one before may still spin,
-            and with a call that is not measured, as its own may sleep.
+        turns: name → function without arguments.
+        repeats: number of turns of each function.
+        calls: number of calls in a turn.
+        warm_up: whether each turn starts with a pause, because threads of the previous function
+            may still be spinning, and with a call that is not measured, because the function's
+            own threads may be asleep.
 
     Returns:
-        Dict of name to an array (repeats, 2).
+        A dict name → array (repeats, 2) with the wall-clock and CPU seconds per call.
     """
-    times = {name: [] for name in turns}
+    times: dict[str, list[np.ndarray]] = {name: [] for name in turns}
     for repeat in range(repeats):
-        # Each goes first as often as the other.
+        # The order alternates, so that each function goes first equally often.
         for name in list(turns)[:: 1 if repeat % 2 else -1]:
             if warm_up:
                 time.sleep(0.05)

@@ -1,17 +1,18 @@
-"""The paper's models as built here: parameters, what the paper reports, and the parity error.
+"""Writes the table of the paper's models: parameters, reported accuracy and parity error.
 
     python benchmarks/zoo_table.py --goldens DIR --output docs/models.md
 
-DIR is a folder of model goldens (see `model_goldens.py`). Every model is built, given the golden
-weights, and run on the golden images; its error is the largest difference of a logit from the
-reference implementation's in float64, in standard deviations of the logits. With `--output` the
-table between the markers of that file is replaced.
+DIR is a folder of model goldens (see `model_goldens.py`). The script builds every model, loads the
+golden weights and runs it on the golden images. The parity error is the largest difference between
+a logit and the reference implementation's float64 logit, in standard deviations of the logits.
+`--output` replaces the table between the markers of that file.
 """
 
 import argparse
 import math
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -22,11 +23,11 @@ import tensorflow as tf
 import noah_tf
 from noah_tf.models.paper_table import ARCHITECTURES
 
-WITHOUT = "__noprelogits"
+NO_PRE_LOGITS = "__noprelogits"
 
 
-def measure(folder, entry):
-    """Trainable parameters of the model of an entry, and its error."""
+def measure(folder: pathlib.Path, entry: model_goldens.Entry) -> tuple[int, float]:
+    """Returns the number of trainable parameters of an entry's model, and its parity error."""
     tf.keras.backend.clear_session()
     model = noah_tf.create_model(**model_goldens.model_arguments(entry))
     noah_tf.load_official_weights(model, model_goldens.weights(entry))
@@ -35,22 +36,26 @@ def measure(folder, entry):
     return parameters, model_goldens.error(logits, model_goldens.read_outputs(folder, entry))
 
 
-def table(measured):
-    """The lines of the table; `measured` is name of a golden → (parameters, error)."""
+def make_table(measured: Mapping[str, tuple[int, float]]) -> list[str]:
+    """Returns the lines of the table.
+
+    Args:
+        measured: name of a golden → its model's parameters and parity error.
+    """
     lines = [
         "| model | N | r | parameters built, M | printed, M | top-1 reported, % | parity error |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in ARCHITECTURES.items():
-        if row.top1 is None:  # of MS-COCO alone
+        if row.top1 is None:  # The paper trains this one on MS-COCO only.
             continue
-        both = (name, f"noah_{name}")
-        built = _millions(both, measured)
-        if f"{name}{WITHOUT}" in measured:
-            without = _millions([other + WITHOUT for other in both], measured)
+        names = (name, f"noah_{name}")
+        built = _millions(names, measured)
+        if f"{name}{NO_PRE_LOGITS}" in measured:
+            without = _millions([other + NO_PRE_LOGITS for other in names], measured)
             built += f" ({without} without `pre_logits`)"
         ratio = f"1/{round(1 / row.key_ratio)}"
-        errors = " → ".join(f"{measured[other][1]:.1e}" for other in both)
+        errors = " → ".join(f"{measured[other][1]:.1e}" for other in names)
         lines.append(
             f"| `{name}` | {row.num_groups} | {ratio} | {built} | "
             f"{row.printed_millions:.2f} → {row.noah_printed_millions:.2f} | "
@@ -59,11 +64,11 @@ def table(measured):
     return lines
 
 
-def _millions(names, measured):
+def _millions(names: Sequence[str], measured: Mapping[str, tuple[int, float]]) -> str:
     return " → ".join(f"{measured[name][0] / 1e6:.3f}" for name in names)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--goldens", type=pathlib.Path, required=True, help="folder of goldens")
     parser.add_argument("--output", type=pathlib.Path, help="Markdown file to update")
@@ -72,12 +77,12 @@ def main():
     measured = {}
     for name, entry in model_goldens.read_manifest(arguments.goldens).items():
         measured[name] = measure(arguments.goldens, entry)
-    lines = table(measured)
+    lines = make_table(measured)
     print("\n".join(lines))
     worst = max(measured, key=lambda name: measured[name][1])
     print(
-        f"\nTensorFlow {tf.__version__}: worst of {len(measured)} is {worst} with "
-        f"{measured[worst][1]:.1e}."
+        f"\nTensorFlow {tf.__version__}: the largest error of {len(measured)} models is "
+        f"{measured[worst][1]:.1e}, of {worst}."
     )
     if arguments.output:
         try:

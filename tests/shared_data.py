@@ -1,6 +1,7 @@
-"""Where the checkout and the reference data are.
+"""The folders of the checkout and of the reference data.
 
-Not in conftest.py: a subfolder of tests has one of its own, and `import conftest` finds either.
+They are not in conftest.py, because subfolders of tests have a conftest.py too, and
+`import conftest` could import any of them.
 """
 
 import os
@@ -10,9 +11,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 def shared_folder():
-    """The folder of reference data: NOAH_TF_SHARED, else `../shared` beside the checkout."""
+    """Returns the folder of reference data: NOAH_TF_SHARED, or `../shared` next to the checkout."""
     folder = pathlib.Path(os.environ.get("NOAH_TF_SHARED", "../shared"))
     return folder if folder.is_absolute() else REPOSITORY / folder
 
 
-SCENES = 200  # in a split of the `tfds_dir` fixture's digit_scenes
+SCENES = 200  # Examples per split of digit_scenes in the fixture `tfds_dir`.

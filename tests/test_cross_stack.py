@@ -1,4 +1,4 @@
-"""Models of one stack on the other: each saves, the other loads and gives the same numbers."""
+"""Tests that weights, runs and exports of one stack work on the other, with equal logits."""
 
 import os
 import subprocess
@@ -11,10 +11,10 @@ from shared_data import REPOSITORY
 
 from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.runs.checkpoint import load_run
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
-KERAS_2 = tf.__version__.startswith("2.15.")
-# `make test` and `make test-addons` make these.
-OTHER = REPOSITORY / (".venv" if KERAS_2 else ".venv-addons") / "bin" / "python"
+# `make test` and `make test-addons` create these environments.
+OTHER = REPOSITORY / (".venv-addons" if IS_KERAS_3 else ".venv") / "bin" / "python"
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,8 +24,8 @@ pytestmark = [
     ),
 ]
 
-# Keras numbers layers and orders attributes in its own way; these have all that could differ:
-# names made by Keras, names with a slash, shared class names, a nested backbone, tokens.
+# Keras 2 and Keras 3 number layers and order attributes differently. These models have what could
+# differ: names given by Keras, names with a slash, equal class names, a nested backbone, tokens.
 MODELS = """
 import numpy as np
 import tensorflow as tf
@@ -97,13 +97,13 @@ def run_on(python, code, *arguments):
     return process.stdout
 
 
-def test_weights_of_the_other_stack_load_here(tmp_path):
+def test_weights_of_the_other_stack_load(tmp_path):
     run_on(OTHER, SAVE, tmp_path)
     namespace = {}
     exec(MODELS, namespace)
     for name, model in namespace["models"]():
-        if name == "multi_head_attention" and KERAS_2:
-            # Keras 3 writes this layer's parts where Keras 2 does not look for them.
+        if name == "multi_head_attention" and not IS_KERAS_3:
+            # Keras 2 does not find the weights of this layer in a file of Keras 3.
             with pytest.raises(ValueError, match="expected 2 variables, but received 0"):
                 model.load_weights(str(tmp_path / f"{name}.weights.h5"))
             continue
@@ -115,7 +115,7 @@ def test_weights_of_the_other_stack_load_here(tmp_path):
         )
 
 
-def test_a_finished_run_and_its_export_of_the_other_stack_are_used_here(shapes, tmp_path):
+def test_a_run_and_its_export_of_the_other_stack_load(shapes, tmp_path):
     config = small_recipe(shapes)
     config.train.epochs = 1
     train_and_export = f"""
@@ -133,8 +133,8 @@ print(result["loss"])
     run = load_run(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     loaded = tf.saved_model.load(str(tmp_path / "saved" / "1"))
-    answer = loaded.signatures["serve_tensor"](images=tf.constant(images))
-    prepared = tf.stack([run.preprocessing.evaluation(image) for image in images])
+    outputs = loaded.signatures["serve_tensor"](images=tf.constant(images))
+    pixels = tf.stack([run.preprocessing.evaluation(image) for image in images])
     np.testing.assert_allclose(
-        answer["logits"], run.model(prepared, training=False), rtol=1e-4, atol=1e-4
+        outputs["logits"], run.model(pixels, training=False), rtol=1e-4, atol=1e-4
     )

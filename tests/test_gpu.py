@@ -1,4 +1,4 @@
-"""What needs a GPU: `pytest -m gpu`."""
+"""Tests that need a GPU: `pytest -m gpu`."""
 
 import numpy as np
 import pytest
@@ -27,17 +27,18 @@ def logits_and_gradients(head, device):
     ("policy", "tolerance"),
     [("float32", 5e-3), ("mixed_bfloat16", 3e-2), ("mixed_float16", 5e-3)],
 )
-def test_the_gpu_agrees_with_the_cpu(policy, tolerance):
-    # float32 products run in TF32 on current GPUs unless that is switched off.
+def test_gpu_and_cpu_give_equal_logits_and_gradients(policy, tolerance):
+    # The tolerance of float32 is large because current GPUs multiply in TF32 by default.
     head = NOAHHead(100, num_groups=4, key_ratio=0.5, dtype=policy)
     reference = NOAHHead(100, num_groups=4, key_ratio=0.5)
     head.build(FEATURES.shape)
     reference.build(FEATURES.shape)
     reference.set_weights(head.get_weights())
     expected = logits_and_gradients(reference, "CPU:0")
-    for got, wanted in zip(logits_and_gradients(head, "GPU:0"), expected, strict=True):
-        scale = np.abs(wanted).max() or 1
-        np.testing.assert_allclose(got, wanted, atol=tolerance * scale)
+    actual = logits_and_gradients(head, "GPU:0")
+    for value, expected_value in zip(actual, expected, strict=True):
+        scale = np.abs(expected_value).max() or 1
+        np.testing.assert_allclose(value, expected_value, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
@@ -52,7 +53,7 @@ def test_a_run_on_all_gpus_learns(shapes, tmp_path, precision):
     assert np.isfinite(result["loss"]) and np.isfinite(result["ema_loss"])
 
 
-def test_xla_on_one_gpu_trains_as_without(shapes, tmp_path):
+def test_xla_on_one_gpu_gives_the_same_loss(shapes, tmp_path):
     losses = []
     for jit_compile in (False, True):
         config = small_recipe(shapes)

@@ -1,4 +1,4 @@
-"""A SavedModel with the signatures of noah_tf's exports, whose logits are a photo's mean colour."""
+"""A SavedModel with the signatures of noah_tf's exports, whose logits are the mean color."""
 
 import numpy as np
 import tensorflow as tf
@@ -8,18 +8,18 @@ MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
 
 
 def expected_logits(image):
-    """What the model gives for pixels."""
+    """Returns the model's logits for an image (H, W, 3) of uint8."""
     return np.asarray(image, np.float64).mean((0, 1)) / 255
 
 
 def write_tiny_model(path, tolerant=False, top_k=2):
-    """Writes it to a folder; `tolerant` adds the output `status`."""
+    """Writes the SavedModel to a folder. `tolerant` adds the output `status`."""
 
-    def logits_of(image):
+    def mean_color(image):
         logits = tf.reduce_mean(tf.cast(image, tf.float32), [0, 1]) / 255
         return tf.ensure_shape(logits, [3])
 
-    def answer(logits):
+    def predictions(logits):
         probabilities, classes = tf.math.top_k(tf.nn.softmax(logits), k=top_k)
         return {
             "classes": classes,
@@ -28,44 +28,44 @@ def write_tiny_model(path, tolerant=False, top_k=2):
             "logits": logits,
         }
 
-    def decoded(numbered):
-        row, data = numbered
-        good = tf.reduce_any([tf.strings.substr(data, 0, len(m)) == m for m in MAGIC])
+    def decode(row_and_bytes):
+        row, data = row_and_bytes
+        is_image = tf.reduce_any([tf.strings.substr(data, 0, len(m)) == m for m in MAGIC])
         if tolerant:
-            read = tf.cond(
-                good,
-                lambda: logits_of(tf.io.decode_image(data, 3, expand_animations=False)),
+            logits = tf.cond(
+                is_image,
+                lambda: mean_color(tf.io.decode_image(data, 3, expand_animations=False)),
                 lambda: tf.zeros([3]),
             )
-            return read, tf.where(good, "OK", "neither PNG nor JPEG")
+            return logits, tf.where(is_image, "OK", "neither PNG nor JPEG")
         message = tf.strings.format("row {} is neither PNG nor JPEG", row)
-        with tf.control_dependencies([tf.debugging.Assert(good, [message])]):
+        with tf.control_dependencies([tf.debugging.Assert(is_image, [message])]):
             data = tf.identity(data)
-        return logits_of(tf.io.decode_image(data, 3, expand_animations=False)), "OK"
+        return mean_color(tf.io.decode_image(data, 3, expand_animations=False)), "OK"
 
     def from_bytes(image_bytes):
         rows = tf.range(tf.shape(image_bytes)[0])
         signature = (tf.TensorSpec([3]), tf.TensorSpec([], tf.string))
-        logits, status = tf.map_fn(decoded, (rows, image_bytes), fn_output_signature=signature)
-        outputs = answer(logits)
+        logits, status = tf.map_fn(decode, (rows, image_bytes), fn_output_signature=signature)
+        outputs = predictions(logits)
         if tolerant:
-            bad = status != "OK"
+            failed = status != "OK"
             outputs["status"] = status
             for name, value in (("classes", -1), ("labels", ""), ("probabilities", 0.0)):
-                outputs[name] = tf.where(bad[:, None], value, outputs[name])
+                outputs[name] = tf.where(failed[:, None], value, outputs[name])
         return outputs
 
     def explain(image_bytes):
         outputs = from_bytes(image_bytes)
         count = tf.shape(image_bytes)[0]
-        # Always at the right of the second row, in the left half of the photo.
-        seen = tf.reshape(tf.one_hot(5, 6), [1, 2, 3, 1])
-        outputs["attention"] = tf.tile(seen, [count, 1, 1, top_k])
+        # The attention is at the right of the second row, the region is the left half.
+        attention = tf.reshape(tf.one_hot(5, 6), [1, 2, 3, 1])
+        outputs["attention"] = tf.tile(attention, [count, 1, 1, top_k])
         outputs["region"] = tf.tile([[0.0, 0.0, 1.0, 0.5]], [count, 1])
         return outputs
 
     def from_pixels(images):
-        return answer(tf.reduce_mean(tf.cast(images, tf.float32), [1, 2]) / 255)
+        return predictions(tf.reduce_mean(tf.cast(images, tf.float32), [1, 2]) / 255)
 
     def signature(function, **specs):
         return tf.function(function).get_concrete_function(**specs)

@@ -1,4 +1,4 @@
-"""The paper's architectures: how they start, what their layers compute, how gradients flow."""
+"""Tests of the paper's architectures: initial weights, layers and gradients."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,11 @@ from stacks import slow_on_one_stack
 import noah_tf
 from noah_tf.models.backbones import layers
 
-# Of each group of weights: what the names end in → its mean and standard deviation, by family.
-# A uniform distribution on +-b has the standard deviation b / sqrt(3).
+# Expected standard deviations. A uniform distribution on ±b has the standard deviation b / sqrt(3).
 
 
 def fan_out(kernel):
-    """Kaiming's, as PyTorch counts it: over all output channels."""
+    """Returns the fan-out as PyTorch counts it: over all output channels."""
     rows, columns, _, filters = kernel.shape
     return rows * columns * filters
 
@@ -41,10 +40,10 @@ def fan_in(kernel):
 
 
 def check_spread(values, std, mean=0.0):
-    """Sample mean and deviation lie within five standard errors of what is expected."""
+    """Checks that mean and standard deviation are within five standard errors of the expected."""
     values = np.asarray(values).ravel()
     assert values.size > 50
-    # The deviation of a uniform or a normal sample is known to about std / sqrt(2n) or better.
+    # The standard error of the deviation is std / sqrt(2n) or less.
     assert abs(values.std() - std) < 5 * std / np.sqrt(2 * values.size)
     assert abs(values.mean() - mean) < 5 * std / np.sqrt(values.size)
 
@@ -74,8 +73,8 @@ def check_norms(model):
 
 
 @pytest.fixture(scope="module")
-def made():
-    """Models made once for these tests, at a size that makes them quick."""
+def cached_model():
+    """Returns a function that creates each model once for this module."""
     models = {}
 
     def make(name, **arguments):
@@ -87,16 +86,24 @@ def made():
     return make
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenetv2_050", "mobilenetv3_small"])
-def test_convolutional_networks_start_as_the_references(name, made):
-    model, noah = made(name), made(f"noah_{name}")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        pytest.param("resnet50", marks=slow_on_one_stack),
+        "mobilenetv2_050",
+        "mobilenetv3_small",
+    ],
+)
+def test_convolutional_networks_have_the_references_initial_weights(name, cached_model):
+    model, noah = cached_model(name), cached_model(f"noah_{name}")
     for layer in layers_of(model, tf.keras.layers.Conv2D):
         check_spread(layer.kernel, kaiming(layer))
         if layer.use_bias:
             assert not layer.bias.numpy().any()
     for layer in layers_of(model, tf.keras.layers.DepthwiseConv2D):
         check_spread(depthwise_kernel(layer), kaiming_depthwise(layer))
-    for layer in layers_of(model, tf.keras.layers.Dense):  # the head, and V3's gates
+    for layer in layers_of(model, tf.keras.layers.Dense):  # the head and the gates of MobileNetV3
         check_spread(layer.kernel, 0.01)
         assert layer.bias is None or not layer.bias.numpy().any()
     check_norms(model)
@@ -104,14 +111,14 @@ def test_convolutional_networks_start_as_the_references(name, made):
     check_head(noah, (2 / (head.num_groups * head.num_classes)) ** 0.5)
 
 
-def test_shufflenet_starts_as_the_reference(made):
-    model, noah = made("shufflenetv2_100"), made("noah_shufflenetv2_100")
+def test_shufflenet_has_the_references_initial_weights(cached_model):
+    model, noah = cached_model("shufflenetv2_100"), cached_model("noah_shufflenetv2_100")
     for layer in layers_of(model, tf.keras.layers.Conv2D):
         check_spread(layer.kernel, uniform(fan_in(layer.kernel)))
     for layer in layers_of(model, tf.keras.layers.DepthwiseConv2D):
         kernel = depthwise_kernel(layer)
         check_spread(kernel, uniform(9))
-        assert np.abs(kernel).max() <= 1 / 3  # uniform: no tail
+        assert np.abs(kernel).max() <= 1 / 3  # A uniform distribution has no tail.
     dense = model.get_layer("gap_logits")
     check_spread(dense.kernel, uniform(1024))
     check_spread(dense.bias, uniform(1024))
@@ -120,8 +127,8 @@ def test_shufflenet_starts_as_the_reference(made):
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_050_patch16_224", "pvt_tiny_050"])
-def test_transformers_start_as_the_references(name, made):
-    model, noah = made(name), made(f"noah_{name}")
+def test_transformers_have_the_references_initial_weights(name, cached_model):
+    model, noah = cached_model(name), cached_model(f"noah_{name}")
     for layer in layers_of(model, tf.keras.layers.Dense):
         check_spread(layer.kernel, 0.02)
         assert not layer.bias.numpy().any()
@@ -143,8 +150,8 @@ def test_transformers_start_as_the_references(name, made):
     "name",
     ["mixer_s16_050_224", pytest.param("gmlp_ti16_050_224", marks=slow_on_one_stack)],
 )
-def test_mlps_start_as_the_references(name, made):
-    model, noah = made(name), made(f"noah_{name}")
+def test_mlps_have_the_references_initial_weights(name, cached_model):
+    model, noah = cached_model(name), cached_model(f"noah_{name}")
     for layer in layers_of(model, tf.keras.layers.Dense):
         inputs, outputs = layer.kernel.shape
         if layer.name == "gap_logits":
@@ -160,12 +167,12 @@ def test_mlps_start_as_the_references(name, made):
     check_spread(stem.kernel, (1 / fan_in(stem.kernel)) ** 0.5)
     assert not stem.bias.numpy().any()
     check_norms(model)
-    # LeCun's, over the channels that one group sees: a half of them are keys, in four groups.
+    # LeCun's variance for the channels of one group: half of the channels are keys, in four groups.
     width = stem.kernel.shape[-1]
     check_head(noah, (1 / (width / 2 / 4)) ** 0.5)
 
 
-# Images are as small as the architecture allows; float64 on a CPU is slow.
+# Each model with the smallest image size of its architecture, because float64 is slow on a CPU.
 GRADIENTS = {
     "noah_resnet18": (64, ["conv1", "layer3.0.downsample.0", "layer4.1.bn2"]),
     "noah_mobilenetv2_035": (64, ["features.1.conv.0.0", "features.9.conv.2", "features.18.1"]),
@@ -190,7 +197,7 @@ GRADIENTS = {
 }
 
 
-# The quick ones, one of each kind; the others are slow tests.
+# One CNN and one transformer. The others are slow tests.
 QUICK = ("noah_resnet18", "noah_deit_tiny_050_patch16_224")
 
 
@@ -202,10 +209,10 @@ def test_gradients_agree_with_finite_differences(name):
     size, layer_names = GRADIENTS[name]
     tf.keras.mixed_precision.set_global_policy("float64")
     tf.keras.utils.set_random_seed(3)
-    # In training the batch statistics are part of the gradient; dropout would be noise.
+    # training=True includes the batch statistics in the gradient. Dropout would add noise.
     model = noah_tf.create_model(name, num_classes=5, input_shape=(size, size, 3), dropout=0.0)
     rng = np.random.default_rng(5)
-    for weight in model.trainable_weights:  # away from zeros and other special starts
+    for weight in model.trainable_weights:  # moves the weights away from zeros and ones
         weight.assign_add(rng.normal(0, 0.05, weight.shape))
     images = tf.constant(rng.normal(size=(2, size, size, 3)))
     upstream = tf.constant(rng.normal(size=(2, 5)))
@@ -221,22 +228,24 @@ def test_gradients_agree_with_finite_differences(name):
     assert value.dtype == tf.float64
     for layer_name, kernel, gradient in zip(layer_names, kernels, gradients, strict=True):
         gradient = gradient.numpy()
-        # The largest one, and one at random.
+        # Checks the largest element and a random one.
         for index in (np.argmax(np.abs(gradient)), rng.integers(gradient.size)):
-            place = np.unravel_index(index, gradient.shape)
-            expected = finite_difference(loss, kernel, place)
+            position = np.unravel_index(index, gradient.shape)
+            expected = finite_difference(loss, kernel, position)
             tolerance = 1e-6 * np.abs(gradient).max()
-            assert gradient[place] == pytest.approx(expected, rel=1e-4, abs=tolerance), layer_name
+            assert gradient[position] == pytest.approx(expected, rel=1e-4, abs=tolerance), (
+                layer_name
+            )
 
 
-def finite_difference(loss, variable, place, step=1e-7):
-    """Central difference of the loss by one number of a variable."""
+def finite_difference(loss, variable, position, step=1e-7):
+    """Returns the central difference of the loss with respect to one element of a variable."""
     start = variable.numpy()
     values = []
     for sign in (1, -1):
-        moved = start.copy()
-        moved[place] += sign * step
-        variable.assign(moved)
+        shifted = start.copy()
+        shifted[position] += sign * step
+        variable.assign(shifted)
         values.append(loss().numpy())
     variable.assign(start)
     return (values[0] - values[1]) / (2 * step)
@@ -249,13 +258,13 @@ def test_channel_shuffle_interleaves_the_groups():
     assert (shuffled.numpy() == [0, 3, 1, 4, 2, 5]).all()
 
 
-def test_channel_split_cuts_consecutive_parts():
+def test_channel_split_returns_consecutive_parts():
     first, second = layers.ChannelSplit((1, 3))(tf.reshape(tf.range(4.0), (1, 1, 4)))
     assert first.numpy().tolist() == [[[0]]]
     assert second.numpy().tolist() == [[[1, 2, 3]]]
 
 
-def test_class_token_stands_in_front():
+def test_class_token_is_the_first_token():
     layer = layers.ClassToken()
     x = tf.random.normal((2, 4, 3))
     tokens = layer(x)
@@ -264,7 +273,7 @@ def test_class_token_stands_in_front():
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_attention_is_what_its_equation_says(heads):
+def test_attention_equals_its_equation(heads):
     rng = np.random.default_rng(0)
     query = rng.normal(size=(2, 5, 12)).astype("float32")
     key_value = rng.normal(size=(2, 7, 24)).astype("float32")
@@ -282,7 +291,7 @@ def test_attention_is_what_its_equation_says(heads):
 
 def test_attention_under_float16_takes_its_softmax_in_float32():
     layer = layers.DotProductAttention(1, dtype="mixed_float16")
-    # In float16 a sum of this many equal exponentials stops growing at 2,048.
+    # In float16 the sum of this many equal exponentials would stop growing at 2,048.
     query = tf.zeros((1, 1, 2))
     key_value = tf.concat([tf.zeros((1, 9000, 2)), tf.ones((1, 9000, 2))], -1)
     mixed = layer([query, key_value])
@@ -306,14 +315,14 @@ def test_hard_swish_and_sigmoid():
         lambda: layers.ChannelShuffle(4, name="e"),
     ],
 )
-def test_layers_are_made_again_from_their_config(make):
+def test_from_config_creates_an_equal_layer(make):
     layer = make()
     config = layer.get_config()
-    again = type(layer).from_config(config)
-    assert again.get_config() == config
-    assert again.name == layer.name
+    copy = type(layer).from_config(config)
+    assert copy.get_config() == config
+    assert copy.name == layer.name
 
 
-def test_drop_rates_rise_to_the_last():
-    assert layers.rising(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3])
-    assert layers.rising(0.3, 1) == [0]
+def test_drop_path_rates_increase_linearly():
+    assert layers.drop_path_rates(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert layers.drop_path_rates(0.3, 1) == [0]

@@ -1,4 +1,4 @@
-"""The backbones for small images: their maps, and what they share with the paper's."""
+"""Tests of the backbones for small images."""
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ from noah_tf.runs.model_config import model_from_config
         ("small_vit", {"patch_size": 8, "width": 8, "depth": 1, "num_heads": 2}, (16, 8)),
     ],
 )
-def test_the_last_map_of_32_pixels(backbone, options, shape):
+def test_the_feature_map_of_32_pixels(backbone, options, shape):
     assert getattr(small, backbone)((32, 32, 3), **options).output_shape == (None, *shape)
 
 
 @pytest.mark.parametrize("argument", ["resnet", "mobilenet_v2,gap", "vit", "noah,vit", "gap"])
-def test_the_recipe_for_cifar_has_a_map_to_look_at(argument):
+def test_the_cifar_recipe_has_at_least_16_positions(argument):
     config = recipe("cifar", argument)
     model = model_from_config(config.model, (32, 32), 10)
     name = "gap_pool" if "gap" in argument else "noah_head"
@@ -36,22 +36,22 @@ def test_the_recipe_for_cifar_has_a_map_to_look_at(argument):
 
 
 @pytest.mark.parametrize("argument", ["", "vgg", "noah,gap", "resnet,vit", "noah,"])
-def test_other_arguments_of_that_recipe_are_refused(argument):
+def test_other_arguments_of_the_cifar_recipe_raise(argument):
     with pytest.raises(ValueError, match="takes noah or gap and one of resnet, mobilenet_v2, vit"):
         recipe("cifar", argument)
 
 
-def test_a_small_mobilenet_differs_from_the_papers_in_its_strides_alone():
+def test_small_mobilenet_v2_differs_from_the_papers_only_in_strides():
     paper = mobilenet_v2.build("mobilenetv2_035", (32, 32, 3))
     ours = small.small_mobilenet_v2((32, 32, 3), strides=(2, 2, 2, 2, 2))
     ours.set_weights(paper.get_weights())
     images = tf.random.stateless_normal((2, 32, 32, 3), seed=(1, 2))
     np.testing.assert_array_equal(ours(images, training=False), paper(images, training=False))
-    reduced_less = small.small_mobilenet_v2((32, 32, 3))
-    assert [w.shape for w in reduced_less.weights] == [w.shape for w in paper.weights]
+    default_strides = small.small_mobilenet_v2((32, 32, 3))
+    assert [w.shape for w in default_strides.weights] == [w.shape for w in paper.weights]
 
 
-def test_a_vit_with_deits_sizes_is_deit_without_its_class_token():
+def test_small_vit_in_deits_sizes_equals_deit_without_a_class_token():
     paper = deit.build("deit_tiny_patch16_224", (32, 32, 3))
     ours = small.small_vit((32, 32, 3), patch_size=16, width=192, depth=12, num_heads=3)
     ours.set_weights(paper.get_weights())
@@ -63,7 +63,7 @@ def test_a_vit_with_deits_sizes_is_deit_without_its_class_token():
     ("backbone", "groups", "ratio"),
     [("small_resnet", 4, 1 / 2), ("small_mobilenet_v2", 8, 1 / 4), ("small_vit", 4, 1 / 2)],
 )
-def test_they_get_the_papers_groups_and_ratio(backbone, groups, ratio):
+def test_attach_noah_uses_the_papers_groups_and_key_ratio(backbone, groups, ratio):
     head = noah_tf.attach_noah(getattr(small, backbone)((32, 32, 3)), 10).get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (groups, ratio)
 
@@ -71,22 +71,34 @@ def test_they_get_the_papers_groups_and_ratio(backbone, groups, ratio):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: small.small_resnet((32, 32, 3), (16, 32), (1,)), "filters and blocks of each"),
-        (lambda: small.small_resnet((32, 32, 3), (), ()), "filters and blocks of each"),
+        (
+            lambda: small.small_resnet((32, 32, 3), (16, 32), (1,)),
+            "filters and blocks must have one value per stage",
+        ),
+        (
+            lambda: small.small_resnet((32, 32, 3), (), ()),
+            "filters and blocks must have one value per stage",
+        ),
         (lambda: small.small_resnet((32, 32)), "input_shape must be"),
         (lambda: small.small_mobilenet_v2((32, 32, 3), "036"), "one of mobilenetv2_100.*_036"),
-        (lambda: small.small_mobilenet_v2((32, 32, 3), strides=(2, 2)), "must be 5 of 1 or 2"),
-        (lambda: small.small_mobilenet_v2((32, 32, 3), strides=(4, 2, 2, 2, 2)), "5 of 1 or 2"),
+        (
+            lambda: small.small_mobilenet_v2((32, 32, 3), strides=(2, 2)),
+            "be 5 values of 1 or 2",
+        ),
+        (
+            lambda: small.small_mobilenet_v2((32, 32, 3), strides=(4, 2, 2, 2, 2)),
+            "5 values of 1 or 2",
+        ),
         (lambda: small.small_vit((30, 32, 3)), "multiples of 4"),
-        (lambda: small.small_vit((32, 32, 3), width=64), "num_heads=3 does not divide width=64"),
+        (lambda: small.small_vit((32, 32, 3), width=64), "num_heads must divide width=64, got 3"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(call, message):
+def test_invalid_sizes_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_options_for_the_head_are_not_for_the_plain_one():
+def test_the_gap_head_does_not_take_noah_options():
     backbone = small.small_vit((32, 32, 3), depth=1)
     model = noah_tf.attach_noah(backbone, 10, split_groups=False, memory_budget=8)
     head = model.get_layer("noah_head")

@@ -1,4 +1,4 @@
-"""ViT-Large, in DeiT's sizes: what it is made of, and that it starts from standard checkpoints."""
+"""Tests of ViT-Large, made as small as a DeiT."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ NAME = "vit_large_patch16_224"
 
 @pytest.fixture
 def small(monkeypatch):
-    """Makes ViT-Large as small as DeiT-Tiny x0.5."""
+    """Gives ViT-Large the sizes of DeiT-Tiny x0.5."""
     monkeypatch.setitem(vit.VARIANTS, NAME, (96, 3, 12))
 
 
@@ -23,7 +23,7 @@ def images_of(size):
 
 
 def parameters(width, depth, patches, num_classes, is_noah):
-    """How many a ViT has, by arXiv 2010.11929 (section 3.1) and arXiv 2402.02377."""
+    """Returns a ViT's parameter count by arXiv 2010.11929 (section 3.1) and arXiv 2402.02377."""
     block = 12 * width**2 + 13 * width  # qkv, projection, MLP of four times the width, two norms
     tokens = patches + (not is_noah)
     encoder = (3 * 16**2 + 1) * width + depth * block + 2 * width + tokens * width
@@ -33,17 +33,17 @@ def parameters(width, depth, patches, num_classes, is_noah):
 
 
 @pytest.mark.parametrize("prefix", ["", "noah_"])
-def test_the_table_has_the_parameters_of_its_sizes(prefix):
+def test_the_paper_table_has_the_parameters_of_the_sizes(prefix):
     row, is_noah = model_info(prefix + NAME)
     assert vit.VARIANTS[NAME] == (1024, 16, 24)
-    found = row.noah_parameters if is_noah else row.parameters
-    assert found == parameters(1024, 24, 196, 1000, is_noah)
+    expected = row.noah_parameters if is_noah else row.parameters
+    assert expected == parameters(1024, 24, 196, 1000, is_noah)
     deit_row = model_info("deit_base_patch16_224")[0]
-    of_deit = deit_row.noah_parameters if is_noah else deit_row.parameters
-    assert of_deit == parameters(768, 12, 196, 1000, is_noah)
+    deit_parameters = deit_row.noah_parameters if is_noah else deit_row.parameters
+    assert deit_parameters == parameters(768, 12, 196, 1000, is_noah)
 
 
-def test_it_is_deit_in_other_sizes(small):
+def test_vit_equals_deit_of_the_same_sizes(small):
     ours = vit.build(NAME, (32, 32, 3), class_token=True)
     paper = deit.build("deit_tiny_050_patch16_224", (32, 32, 3), pre_logits=False, class_token=True)
     ours.set_weights(paper.get_weights())
@@ -57,17 +57,17 @@ def test_a_noah_model_starts_from_a_standard_checkpoint_of_another_size(small, t
     with pytest.raises(ValueError, match=message):
         noah_tf.create_model(f"noah_{NAME}", 10, (48, 48, 3), weights=path)
     model = noah_tf.create_model(f"noah_{NAME}", 3, (64, 32, 3), weights=path, weights_head="skip")
-    found, given = state_dict(model), state_dict(standard)
-    assert found["pos_embed"].shape == (1, 8, 96) and "cls_token" not in found
-    table = given["pos_embed"][0, 1:].reshape(3, 3, 96).astype(np.float64)
+    loaded, saved = state_dict(model), state_dict(standard)
+    assert loaded["pos_embed"].shape == (1, 8, 96) and "cls_token" not in loaded
+    table = saved["pos_embed"][0, 1:].reshape(3, 3, 96).astype(np.float64)
     expected = interpolate(table, (4, 2), "bicubic").reshape(1, 8, 96)
-    np.testing.assert_array_equal(found["pos_embed"], expected.astype(np.float32))
-    for name in set(found) - {"pos_embed"}:
+    np.testing.assert_array_equal(loaded["pos_embed"], expected.astype(np.float32))
+    for name in set(loaded) - {"pos_embed"}:
         if not name.startswith("head."):
-            np.testing.assert_array_equal(found[name], given[name])
+            np.testing.assert_array_equal(loaded[name], saved[name])
 
 
-def test_its_preprocessing_is_that_of_its_weights():
+def test_preprocessing_of_vit():
     preprocessing = preprocessing_for(NAME)
     assert (preprocessing.mean, preprocessing.interpolation) == ((0.5,) * 3, "bicubic")
     assert preprocessing.resize_size == 256

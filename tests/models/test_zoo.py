@@ -1,4 +1,4 @@
-"""The paper's models by name: the table, the options, what is refused."""
+"""Tests of `create_model`, its options and its errors."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import noah_tf
 from noah_tf import NOAHHead
 from noah_tf.models import zoo
 
-# The smallest model of each family, and an image size that makes it quick.
+# The smallest model of each family, and a small image size.
 SMALL = {
     "resnet18": 64,
     "mobilenetv2_035": 64,
@@ -24,7 +24,7 @@ BOTH = [prefix + name for name in SMALL for prefix in ("", "noah_")]
 
 
 def params(names):
-    """The names as parameters; gMLP's graph of thirty blocks takes long to build."""
+    """Returns the names as parameters. gMLP is slow, because it has thirty blocks."""
     slow = [pytest.mark.slow]
     return [pytest.param(name, marks=slow if "gmlp" in name else []) for name in names]
 
@@ -38,7 +38,7 @@ def images_for(model, count=2):
     return np.random.default_rng(0).normal(size=(count, *model.input_shape[1:])).astype("float32")
 
 
-def test_there_are_52_on_imagenet_and_two_on_coco():
+def test_list_models_has_52_for_imagenet_and_two_for_coco():
     names = noah_tf.list_models()
     assert len(names) == len(set(names)) == 54
     assert sum(name.startswith("noah_") for name in names) == 27
@@ -53,12 +53,12 @@ def test_there_are_52_on_imagenet_and_two_on_coco():
         ("nothing*", []),
     ],
 )
-def test_models_are_listed_by_wildcard(pattern, names):
+def test_list_models_takes_wildcards(pattern, names):
     assert noah_tf.list_models(pattern) == names
 
 
 def parameters_mark(name):
-    """test_zoo_goldens.py counts those on ImageNet as well."""
+    """Returns the mark of a model. test_zoo_goldens.py also counts those of ImageNet."""
     on_imagenet = zoo.model_info(name)[0].top1 is not None
     return pytest.mark.exhaustive if on_imagenet else slow_on_one_stack
 
@@ -70,7 +70,7 @@ def parameters_mark(name):
         for name in noah_tf.list_models()
     ],
 )
-def test_every_model_has_the_tables_parameters(name):
+def test_parameters_equal_those_of_the_paper_table(name):
     row, is_noah = zoo.model_info(name)
     model = noah_tf.create_model(name)
     parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
@@ -84,7 +84,7 @@ def test_every_model_has_the_tables_parameters(name):
         assert head.dropout == row.dropout
 
 
-def test_parameters_without_pre_logits_are_those_printed():
+def test_parameters_without_pre_logits_equal_the_printed_ones():
     for name in ("deit_tiny_075_patch16_224", "deit_tiny_050_patch16_224"):
         row, _ = zoo.model_info(name)
         for model_name, printed in (
@@ -96,26 +96,21 @@ def test_parameters_without_pre_logits_are_those_printed():
 
 
 @pytest.mark.parametrize("name", params(BOTH))
-def test_another_number_of_classes(name):
-    model = small(name, num_classes=7, dropout=0.5)
+def test_other_options_of_the_head(name):
+    noah_options = {"num_groups": 2, "key_ratio": 0.75} if name.startswith("noah_") else {}
+    model = small(name, num_classes=7, dropout=0.5, **noah_options)
+    for option, value in noah_options.items():
+        assert getattr(model.get_layer("noah_head"), option) == value
     images = images_for(model)
     logits = model(images, training=False).numpy()
     assert logits.shape == (2, 7)
     assert np.isfinite(logits).all()
-    # Mixer's and gMLP's standard head starts at zero, as the reference's does.
+    # The standard head of Mixer and gMLP starts at zero, as the reference's does.
     starts_at_zero = name in ("mixer_s16_050_224", "gmlp_ti16_050_224")
     assert (np.ptp(logits) == 0) == starts_at_zero
     if not starts_at_zero:
-        again, other = (model(images, training=True).numpy() for _ in range(2))
-        assert not np.array_equal(again, other)  # the dropout is there
-
-
-@pytest.mark.parametrize("name", params(name for name in BOTH if name.startswith("noah_")))
-def test_other_groups_and_ratio(name):
-    model = small(name, num_classes=5, num_groups=2, key_ratio=0.75)
-    head = model.get_layer("noah_head")
-    assert (head.num_groups, head.key_ratio) == (2, 0.75)
-    assert model(images_for(model), training=False).shape == (2, 5)
+        first, second = (model(images, training=True).numpy() for _ in range(2))
+        assert not np.array_equal(first, second)  # Dropout is active.
 
 
 @pytest.mark.parametrize(
@@ -126,7 +121,7 @@ def test_other_groups_and_ratio(name):
         ("noah_shufflenetv2_100", (64, 96)),
         ("deit_tiny_patch16_224", (48, 80)),
         ("noah_deit_tiny_patch16_224", (16, 32)),
-        ("noah_deit_tiny_patch16_224", (32, 80)),  # 2 x 5 patches: nine and one more
+        ("noah_deit_tiny_patch16_224", (32, 80)),  # 2 x 5 patches: one more than a square
         ("pvt_tiny_050", (64, 96)),
         ("noah_pvt_tiny_050", (96, 32)),
     ],
@@ -154,33 +149,34 @@ def test_convolutional_models_take_any_image_size(name):
     assert model(images[:, :48, :80], training=False).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", params(name for name in BOTH if name.startswith("noah_")))
-def test_a_bare_backbone_takes_the_head(name):
-    backbone = small(name, include_top=False)
+@pytest.mark.parametrize("name", params(SMALL))
+def test_attach_noah_on_a_backbone_and_on_a_standard_model(name):
+    """`attach_noah` finds the same feature map in both, without the class token."""
+    backbone = small(f"noah_{name}", include_top=False)
     assert len(backbone.output_shape) in (3, 4)
     model = noah_tf.attach_noah(backbone, num_classes=4)
     head = model.get_layer("noah_head")
     row, _ = zoo.model_info(name)
     assert (head.num_groups, head.key_ratio) == (row.num_groups, row.key_ratio)
     assert model(images_for(model), training=False).shape == (2, 4)
-    whole = small(name, num_classes=4)
-    assert model.count_params() == whole.count_params()
-    assert [w.shape for w in model.weights] == [w.shape for w in whole.weights]
+    noah_model = small(f"noah_{name}", num_classes=4)
+    assert [w.shape for w in model.weights] == [w.shape for w in noah_model.weights]
 
-
-@pytest.mark.parametrize("name", params(SMALL))
-def test_noah_takes_the_place_of_the_standard_head(name):
-    """`attach_noah` finds the map of the paper's own models, class token or not."""
-    whole = small(name, num_classes=9)
-    model = noah_tf.attach_noah(whole, num_classes=4)
-    bare = noah_tf.attach_noah(small(name, include_top=False), num_classes=4)
-    assert model.count_params() == bare.count_params()
-    heads = [m.get_layer("noah_head") for m in (model, bare)]
-    assert heads[0].input.shape == heads[1].input.shape
-    for layer in whole.layers:
-        if getattr(layer, "num_prefix_tokens", 0):  # the class token is left out
-            assert heads[0].input.shape[1] == layer.grid[0] * layer.grid[1]
-    assert model(images_for(model), training=False).shape == (2, 4)
+    standard = small(name, num_classes=9)
+    replaced = noah_tf.attach_noah(standard, num_classes=4)
+    assert replaced(images_for(replaced), training=False).shape == (2, 4)
+    shape = replaced.get_layer("noah_head").input.shape[1:]
+    if name == "mobilenetv3_small":
+        # The standard model expands the 576 channels to 1280 after pooling.
+        assert shape == (*head.input.shape[1:-1], 576)
+    else:
+        assert shape == head.input.shape[1:]
+        # The class token and its position embedding stay in the backbone.
+        class_token = {"deit_tiny_050_patch16_224": 2 * 96, "pvt_tiny_050": 2 * 256}.get(name, 0)
+        assert replaced.count_params() == model.count_params() + class_token
+    for layer in standard.layers:
+        if getattr(layer, "num_prefix_tokens", 0):
+            assert head.input.shape[1] == layer.grid[0] * layer.grid[1]
 
 
 @pytest.mark.parametrize(
@@ -189,36 +185,36 @@ def test_noah_takes_the_place_of_the_standard_head(name):
         ("pvt_tiny_050", (64, 96), 6),
         ("deit_tiny_050_patch16_224", (32, 48), 6),
         ("deit_tiny_050_patch16_224", (48, 48), 9),
-        ("noah_deit_tiny_050_patch16_224", (80, 160), 50),  # 7 * 7 and one more
-        ("noah_pvt_tiny_050", (64, 160), 10),  # 3 * 3 and one more
+        ("noah_deit_tiny_050_patch16_224", (80, 160), 50),  # one more than 7 x 7
+        ("noah_pvt_tiny_050", (64, 160), 10),  # one more than 3 x 3
     ],
 )
 @pytest.mark.parametrize("include_top", [True, False])
-def test_the_head_sees_all_patches_and_no_class_token(name, size, patches, include_top):
+def test_the_head_gets_all_patches_and_no_class_token(name, size, patches, include_top):
     model = noah_tf.create_model(name, input_shape=(*size, 3), include_top=include_top)
     model = noah_tf.attach_noah(model, num_classes=4)
     assert model.get_layer("noah_head").input.shape[1] == patches
 
 
 @pytest.mark.parametrize("name", ["noah_resnet18", "deit_tiny_050_patch16_224", "pvt_tiny_050"])
-def test_drop_path_drops_whole_images(name):
+def test_drop_path_drops_whole_examples(name):
     model = small(name, num_classes=3, drop_path=0.4, dropout=0.0)
     drops = [layer for layer in model.layers if layer.name.endswith("drop_path")]
     rates = [layer.rate for layer in drops]
     assert max(rates) == pytest.approx(0.4)
-    assert rates == sorted(rates)  # linear from 0, where there is no layer at all
+    assert rates == sorted(rates)
     drop = drops[-1]
     x = np.ones((64, *drop.input.shape[1:]), "float32")
-    kept = drop(x, training=True).numpy().reshape(64, -1)
-    assert (np.ptp(kept, axis=1) == 0).all()
-    # Kept or dropped, and the kept ones scaled so that the mean stays.
-    for value in np.unique(kept):
+    outputs = drop(x, training=True).numpy().reshape(64, -1)
+    assert (np.ptp(outputs, axis=1) == 0).all()
+    # The outputs of the other examples are scaled, so that the mean stays the same.
+    for value in np.unique(outputs):
         assert value == 0 or value == pytest.approx(1 / 0.6)
-    assert 0.1 < (kept[:, 0] == 0).mean() < 0.7
+    assert 0.1 < (outputs[:, 0] == 0).mean() < 0.7
     assert (drop(x, training=False).numpy() == 1).all()
 
 
-def test_drop_path_and_mlp_dropout_of_mixers_are_the_same_in_every_block():
+def test_mixer_has_the_same_drop_rates_in_every_block():
     model = small("mixer_s16_050_224", drop_path=0.1, mlp_dropout=0.02)
     layers = [layer for layer in model.layers if hasattr(layer, "rate")]
     paths = [layer.rate for layer in layers if layer.name.endswith("drop_path")]
@@ -237,7 +233,7 @@ def test_drop_path_and_mlp_dropout_of_mixers_are_the_same_in_every_block():
         ]
     ),
 )
-def test_saving_and_loading_keeps_the_numbers(name, tmp_path):
+def test_keras_files_keep_the_logits(name, tmp_path):
     model = small(name, num_classes=5, drop_path=0.0 if "shuffle" in name else 0.1)
     rng = np.random.default_rng(3)
     model.set_weights([0.1 * rng.normal(size=w.shape) ** 2 for w in model.get_weights()])
@@ -252,7 +248,7 @@ def test_saving_and_loading_keeps_the_numbers(name, tmp_path):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", ["noah_deit_tiny_050_patch16_224", "resnet18"])
-def test_mixed_precision_stays_near(name, policy):
+def test_mixed_precision_logits_are_close(name, policy):
     model = small(name, num_classes=5)
     images = images_for(model)
     expected = model(images, training=False).numpy()
@@ -313,7 +309,7 @@ def test_layers_of_one_shape_start_differently():
         ),
         (
             {"name": "noah_mixer_s16_224", "input_shape": (256, 256, 3)},
-            "takes images of 224x224 only, got input_shape=(256, 256, 3)",
+            "are for 196 tokens, got input_shape=(256, 256, 3)",
         ),
         (
             {"name": "gmlp_ti16_224", "input_shape": (None, 224, 3)},
@@ -328,13 +324,13 @@ def test_layers_of_one_shape_start_differently():
         ({"name": "resnet18", "weights": "imagenet"}, "weights must end in .pth, .pt, .tar, .saf"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, message):
+def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ValueError) as error:
         noah_tf.create_model(**arguments)
     assert message in str(error.value)
 
 
-def test_keras_weights_are_loaded(tmp_path):
+def test_a_keras_weights_file_is_loaded(tmp_path):
     path = str(tmp_path / "start.weights.h5")
     source = small("noah_mobilenetv2_035", num_classes=3)
     source.save_weights(path)
@@ -343,7 +339,7 @@ def test_keras_weights_are_loaded(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_bare_backbone_takes_the_file_of_one(tmp_path):
+def test_a_backbone_loads_a_keras_weights_file(tmp_path):
     path = str(tmp_path / "backbone.weights.h5")
     source = small("mobilenetv2_035", include_top=False)
     source.save_weights(path)
@@ -352,7 +348,7 @@ def test_a_bare_backbone_takes_the_file_of_one(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_official_weights_are_loaded_and_another_head_stays_fresh(tmp_path):
+def test_weights_head_skip_leaves_the_head_as_initialized(tmp_path):
     path = tmp_path / "start.safetensors"
     source = small("noah_resnet18", num_classes=6)
     noah_tf.save_official_weights(source, path)
@@ -379,16 +375,17 @@ def test_official_weights_are_loaded_and_another_head_stays_fresh(tmp_path):
         ("weights.zip", ValueError, "weights.zip"),
     ],
 )
-def test_files_that_are_no_weights_of_the_model(file, error, message, tmp_path):
+def test_other_weights_files_raise(file, error, message, tmp_path):
     (tmp_path / "empty.weights.h5").write_bytes(b"")
     (tmp_path / "weights.zip").write_bytes(b"")
-    small("mobilenetv2_035").save_weights(str(tmp_path / "other.weights.h5"))
+    if "other" in file:
+        small("mobilenetv2_035").save_weights(str(tmp_path / file))
     name = "mobilenetv2_050" if "other" in file else "resnet18"
     with pytest.raises(error, match=message):
         noah_tf.create_model(name, input_shape=(64, 64, 3), weights=tmp_path / file)
 
 
-def test_what_each_family_is_evaluated_with():
+def test_preprocessing_of_the_families():
     assert zoo.preprocessing_for("noah_resnet50").to_dict() == {
         "image_size": [224, 224],
         "resize_size": 256,

@@ -1,4 +1,4 @@
-"""Every model of the zoo against the reference implementation's numbers."""
+"""Tests that every model computes the reference implementation's logits."""
 
 import filelock
 import numpy as np
@@ -12,11 +12,11 @@ from benchmarks import model_goldens
 from noah_tf.models import zoo
 
 GOLDENS = shared_folder() / "goldens" / "models"
-# The largest error, in standard deviations of the logits; the reference's own float32 run has
-# up to 1.4e-5.
+# The largest error in standard deviations of the logits. The reference's own float32 logits have
+# errors of up to 1.4e-5.
 TOLERANCE = 1e-4
 HEAVY = ("_base_", "_b16_", "resnet101", "resnet152")
-# Large graphs; and the same networks again with other epsilons.
+# Models with large graphs, and the same networks with other epsilons.
 SLOW = (*HEAVY, "gmlp", "epsprobe")
 
 
@@ -33,7 +33,7 @@ NAMES = [pytest.param(name, marks=list(_marks(name))) for name in ENTRIES] or [
 
 @pytest.fixture
 def one_at_a_time(name, tmp_path_factory):
-    """Keeps the workers of a test run from holding two heavy models at once."""
+    """Lets only one worker of a test run hold a heavy model at a time."""
     if not any(part in name for part in HEAVY):
         yield
         return
@@ -42,7 +42,7 @@ def one_at_a_time(name, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_model_is_the_references(name, one_at_a_time):
+def test_model_equals_the_references(name, one_at_a_time):
     entry = ENTRIES[name]
     model = noah_tf.create_model(**model_goldens.model_arguments(entry))
     noah_tf.load_official_weights(model, model_goldens.weights(entry))
@@ -72,18 +72,18 @@ def norm_epsilons(model):
 
 
 def head_layer(model):
-    """The layer that takes the features that the goldens hold."""
+    """Returns the layer whose input features the goldens hold."""
     names = ("noah_head", "classifier.1", "head", "gap_pool")
-    found = {layer.name: layer for layer in model.layers}
-    return next(found[name] for name in names if name in found)
+    layers = {layer.name: layer for layer in model.layers}
+    return next(layers[name] for name in names if name in layers)
 
 
 def check_features(features, entry, outputs):
-    """Compares what enters the head: its first channels and its mean over the positions."""
+    """Compares the head's input: its first channels and its mean over the positions."""
     channels = features.shape[-1]
     flat = features.reshape(len(features), -1, channels)
     if entry["family"] in ("mixer", "gmlp") and not entry["noah"]:
-        flat = flat.mean(axis=1, keepdims=True)  # the reference's linear head sees the mean
+        flat = flat.mean(axis=1, keepdims=True)  # The reference's linear head takes the mean.
     assert channels == entry["feat_shape"][1]
     expected = outputs["feat_slice"].reshape(len(features), 8, -1).transpose(0, 2, 1)
     scale = np.abs(expected).max()
@@ -94,12 +94,12 @@ def check_features(features, entry, outputs):
 
 def test_every_model_of_the_zoo_has_a_golden(shared):
     entries = model_goldens.read_manifest(shared / "goldens" / "models")
-    # The reference has no ViT: what it is made of is DeiT's, its sizes are in test_vit.py.
-    of_imagenet = {name for name in noah_tf.list_models() if zoo.model_info(name)[0].top1}
-    assert of_imagenet == {name for name in entries if "__" not in name}
+    # The reference has no ViT. test_vit.py tests it.
+    imagenet_models = {name for name in noah_tf.list_models() if zoo.model_info(name)[0].top1}
+    assert imagenet_models == {name for name in entries if "__" not in name}
 
 
-def test_the_table_is_the_references(shared):
+def test_the_paper_table_equals_the_references(shared):
     for name, entry in model_goldens.read_manifest(shared / "goldens" / "models").items():
         if "__" in name:
             continue
@@ -117,8 +117,7 @@ def test_the_table_is_the_references(shared):
             assert row.dropout == head["training_dropout"], name
 
 
-def test_wrong_weights_would_be_noticed(shared):
-    """The measure above is not met by anything: one wrong epsilon shows."""
+def test_a_wrong_epsilon_exceeds_the_tolerance(shared):
     entry = ENTRIES["resnet18"]
     model = noah_tf.create_model("resnet18")
     noah_tf.load_official_weights(model, model_goldens.weights(entry))

@@ -1,6 +1,6 @@
-"""The architectures that the paper trains, as bare Keras models that end in their last feature map.
+"""The paper's architectures as Keras models without a head, up to the last feature map.
 
-One module a family. Each has `VARIANTS`, the sizes of its architectures by name, and a `build`
-function. The layers that hold weights are named as the modules of the reference implementation,
-so that a layer's name is the name of its tensors in a checkpoint; see `noah_tf.models.official`.
+There is one module per family. It has `VARIANTS`, the sizes of its architectures by name, and a
+`build` function. Layers with weights have the names of the reference implementation's modules, so
+a layer's name is also the name of its tensors in a checkpoint. See `noah_tf.models.official`.
 """

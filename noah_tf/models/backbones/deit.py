@@ -1,5 +1,7 @@
 """DeiT (arXiv 2012.12877): a vision transformer on patches of 16 pixels."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from noah_tf.models.backbones.layers import (
@@ -8,17 +10,17 @@ from noah_tf.models.backbones.layers import (
     DotProductAttention,
     PositionEmbedding,
     check_input_shape,
+    drop_path_rates,
     layer_norm,
     linear,
     mlp,
     patches,
     residual,
-    rising,
 )
 
 layers = tf.keras.layers
 
-# Architecture: width, heads.
+# Architecture → width, attention heads.
 VARIANTS = {
     "deit_base_patch16_224": (768, 12),
     "deit_small_patch16_224": (384, 6),
@@ -31,28 +33,27 @@ _PRE_LOGITS_WIDTH = 192
 
 
 def build(
-    architecture,
-    input_shape,
-    drop_path=0.0,
-    mlp_dropout=0.0,
-    pre_logits=None,
-    class_token=False,
-):
-    """A DeiT up to its last tokens.
+    architecture: str,
+    input_shape: Any,
+    drop_path: float = 0.0,
+    mlp_dropout: float = 0.0,
+    pre_logits: bool | None = None,
+    class_token: bool = False,
+) -> tf.keras.Model:
+    """Builds a DeiT up to its last tokens.
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (height, width, channels), multiples of 16.
-        drop_path: drop rate of the last block; the others rise to it linearly from 0.
-        mlp_dropout: dropout rate in the blocks' MLPs.
-        pre_logits: whether a linear layer to 192 channels and a tanh end the model. None: as in
-            the released code, where the model is narrower than that. The sizes that the paper
-            prints are those without.
-        class_token: whether a class token stands in front of the patches, as in the standard
-            model.
+        input_shape: (height, width, channels). Height and width are multiples of 16.
+        drop_path: drop rate of the last block. It increases linearly from 0 in the first block.
+        mlp_dropout: dropout rate of the blocks' MLPs.
+        pre_logits: whether the model ends with a linear layer of 192 units and tanh. None follows
+            the released code, which has them if the model is narrower than 192 channels. The
+            parameter counts in the paper are those without them.
+        class_token: whether a class token precedes the patches, as in the standard model.
 
     Returns:
-        A functional Keras model, images to (B, L, C).
+        A functional Keras model from images to (B, L, C).
     """
     check_input_shape(architecture, input_shape, PATCH)
     width, heads = VARIANTS[architecture]
@@ -65,19 +66,28 @@ def build(
 
 
 def encoder(
-    images, width, heads, depth, patch_size, drop_path=0.0, mlp_dropout=0.0, class_token=False
-):
-    """Images (B, H, W, C) to tokens (B, L, width): patches, positions, blocks, a LayerNorm.
+    images: Any,
+    width: int,
+    heads: int,
+    depth: int,
+    patch_size: int,
+    drop_path: float = 0.0,
+    mlp_dropout: float = 0.0,
+    class_token: bool = False,
+) -> Any:
+    """Computes tokens (B, L, width) from images (B, H, W, C).
+
+    The encoder consists of patches, position embeddings, transformer blocks and a LayerNorm.
 
     Args:
         images: a Keras tensor whose height and width are multiples of the patch size.
-        width: channels of a token.
-        heads: attention heads of a block; divides the width.
-        depth: blocks.
-        patch_size: side of a patch, in pixels.
-        drop_path: drop rate of the last block; the others rise to it linearly from 0.
-        mlp_dropout: dropout rate in the blocks' MLPs.
-        class_token: whether a class token stands in front of the patches.
+        width: number of channels of a token.
+        heads: number of attention heads of a block, a divisor of the width.
+        depth: number of blocks.
+        patch_size: side of a patch in pixels.
+        drop_path: drop rate of the last block. It increases linearly from 0 in the first block.
+        mlp_dropout: dropout rate of the blocks' MLPs.
+        class_token: whether a class token precedes the patches.
 
     Returns:
         A Keras tensor.
@@ -87,13 +97,13 @@ def encoder(
         x = ClassToken(name="cls_token")(x)
     grid = (images.shape[1] // patch_size, images.shape[2] // patch_size)
     x = PositionEmbedding(grid, int(class_token), name="pos_embed")(x)
-    for index, rate in enumerate(rising(drop_path, depth)):
+    for index, rate in enumerate(drop_path_rates(drop_path, depth)):
         x = block(x, heads, f"blocks.{index}", rate, mlp_dropout)
     return layer_norm(x, "norm")
 
 
-def block(x, heads, name, drop_path=0.0, mlp_dropout=0.0):
-    """A transformer block on tokens (B, L, C): attention, then an MLP, each added."""
+def block(x: Any, heads: int, name: str, drop_path: float = 0.0, mlp_dropout: float = 0.0) -> Any:
+    """Applies attention and an MLP to tokens (B, L, C), each with a residual connection."""
     width = x.shape[-1]
     branch = linear(layer_norm(x, f"{name}.norm1"), 3 * width, f"{name}.attn.qkv")
     branch = ChannelSplit((width, 2 * width), name=f"{name}.attn.split")(branch)

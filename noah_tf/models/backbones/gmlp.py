@@ -1,11 +1,13 @@
-"""gMLP (arXiv 2105.08050): MLPs whose one half gates the other across the tokens."""
+"""gMLP (arXiv 2105.08050): MLPs with a gate that mixes the tokens."""
+
+from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.models.backbones.layers import (
     ChannelSplit,
-    dropped,
     layer_norm,
+    maybe_dropout,
     mlp_linear,
     normal,
     residual,
@@ -14,33 +16,35 @@ from noah_tf.models.backbones.mixer import check_fixed_size, stem
 
 layers = tf.keras.layers
 
-# Architecture: width.
+# Architecture → width.
 VARIANTS = {
     "gmlp_s16_224": 256,
     "gmlp_ti16_224": 128,
     "gmlp_ti16_075_224": 96,
     "gmlp_ti16_050_224": 64,
 }
-_BLOCKS = 30
+_NUM_BLOCKS = 30
 _GATE_EPSILON = 1e-5
 
 
-def build(architecture, input_shape, drop_path=0.0, mlp_dropout=0.0):
-    """A gMLP up to its last tokens.
+def build(
+    architecture: str, input_shape: Any, drop_path: float = 0.0, mlp_dropout: float = 0.0
+) -> tf.keras.Model:
+    """Builds a gMLP up to its last tokens.
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (224, 224, channels): the weights fix the number of tokens.
+        input_shape: (224, 224, channels). Another size would need weights of other shapes.
         drop_path: drop rate of every block.
-        mlp_dropout: dropout rate in the MLPs.
+        mlp_dropout: dropout rate of the MLPs.
 
     Returns:
-        A functional Keras model, images to (B, 196, C).
+        A functional Keras model from images to (B, 196, C).
     """
     check_fixed_size(architecture, input_shape)
     images = tf.keras.Input(input_shape)
     x = stem(images, VARIANTS[architecture])
-    for index in range(_BLOCKS):
+    for index in range(_NUM_BLOCKS):
         name = f"blocks.{index}"
         branch = layer_norm(x, f"{name}.norm")
         branch = _gated_mlp(branch, f"{name}.mlp_channels", mlp_dropout)
@@ -48,12 +52,12 @@ def build(architecture, input_shape, drop_path=0.0, mlp_dropout=0.0):
     return tf.keras.Model(images, layer_norm(x, "norm"), name=architecture)
 
 
-def _gated_mlp(x, name, dropout):
-    """Two linear layers; between them, half of the channels gates the other half."""
+def _gated_mlp(x: Any, name: str, dropout: float) -> Any:
+    """Applies two linear layers. Between them, half of the channels gates the other half."""
     width = x.shape[-1]
     x = mlp_linear(x, 6 * width, f"{name}.fc1")
     x = layers.Activation("gelu", name=f"{name}.act")(x)
-    x = dropped(x, dropout, f"{name}.drop1")
+    x = maybe_dropout(x, dropout, f"{name}.drop1")
     x, gate = ChannelSplit((3 * width, 3 * width), name=f"{name}.split")(x)
     gate = layer_norm(gate, f"{name}.gate.norm", _GATE_EPSILON)
     gate = layers.Permute((2, 1), name=f"{name}.gate.to_tokens")(gate)
@@ -65,4 +69,4 @@ def _gated_mlp(x, name, dropout):
     )(gate)
     gate = layers.Permute((2, 1), name=f"{name}.gate.to_channels")(gate)
     x = layers.Multiply(name=f"{name}.gate")([x, gate])
-    return dropped(mlp_linear(x, width, f"{name}.fc2"), dropout, f"{name}.drop2")
+    return maybe_dropout(mlp_linear(x, width, f"{name}.fc2"), dropout, f"{name}.drop2")

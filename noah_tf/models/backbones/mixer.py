@@ -1,4 +1,6 @@
-"""MLP-Mixer (arXiv 2105.01601): MLPs over the tokens take turns with MLPs over the channels."""
+"""MLP-Mixer (arXiv 2105.01601): MLPs over the tokens alternate with MLPs over the channels."""
+
+from typing import Any
 
 import tensorflow as tf
 
@@ -14,7 +16,7 @@ from noah_tf.models.backbones.layers import (
 
 layers = tf.keras.layers
 
-# Architecture: width, blocks.
+# Architecture → width, blocks.
 VARIANTS = {
     "mixer_b16_224": (768, 12),
     "mixer_s16_224": (512, 8),
@@ -24,17 +26,19 @@ VARIANTS = {
 PATCH, IMAGE_SIZE = 16, 224
 
 
-def build(architecture, input_shape, drop_path=0.0, mlp_dropout=0.0):
-    """An MLP-Mixer up to its last tokens.
+def build(
+    architecture: str, input_shape: Any, drop_path: float = 0.0, mlp_dropout: float = 0.0
+) -> tf.keras.Model:
+    """Builds an MLP-Mixer up to its last tokens.
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (224, 224, channels): the weights fix the number of tokens.
+        input_shape: (224, 224, channels). Another size would need weights of other shapes.
         drop_path: drop rate of every block.
-        mlp_dropout: dropout rate in the MLPs.
+        mlp_dropout: dropout rate of the MLPs.
 
     Returns:
-        A functional Keras model, images to (B, 196, C).
+        A functional Keras model from images to (B, 196, C).
     """
     check_fixed_size(architecture, input_shape)
     width, blocks = VARIANTS[architecture]
@@ -52,8 +56,8 @@ def build(architecture, input_shape, drop_path=0.0, mlp_dropout=0.0):
     return tf.keras.Model(images, layer_norm(x, "norm"), name=architecture)
 
 
-def stem(images, width):
-    """The patches as tokens."""
+def stem(images: Any, width: int) -> Any:
+    """Returns the patches of the images as tokens (B, 196, width)."""
     return patches(
         images,
         PATCH,
@@ -64,13 +68,12 @@ def stem(images, width):
     )
 
 
-def check_fixed_size(architecture, input_shape):
-    """Refuses every height and width but the one that the weights are for."""
+def check_fixed_size(architecture: str, input_shape: Any) -> None:
+    """Raises ValueError if the images are not 224x224 pixels."""
     check_input_shape(architecture, input_shape)
     if tuple(input_shape[:2]) != (IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(
-            f"{architecture} has weights for every one of its {(IMAGE_SIZE // PATCH) ** 2} tokens, "
-            f"so it takes images of {IMAGE_SIZE}x{IMAGE_SIZE} only, got "
-            f"input_shape={tuple(input_shape)}: resize the images, or choose a DeiT, a PVT or a "
-            "convolutional network."
+            f"{architecture} takes images of {IMAGE_SIZE}x{IMAGE_SIZE} only, because its weights "
+            f"are for {(IMAGE_SIZE // PATCH) ** 2} tokens, got input_shape={tuple(input_shape)}: "
+            "resize the images, or choose a DeiT, a PVT or a convolutional network."
         )

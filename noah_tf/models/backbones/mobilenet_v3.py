@@ -1,4 +1,6 @@
-"""MobileNetV3-Small (arXiv 1905.02244), as the reference implementation has it."""
+"""MobileNetV3-Small (arXiv 1905.02244), as in the reference implementation."""
+
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -7,92 +9,114 @@ from noah_tf.models.backbones.layers import (
     check_input_shape,
     conv,
     depthwise_conv,
+    drop_path_rates,
     hard_sigmoid,
     hard_swish,
     kaiming_normal,
     linear_head,
     normal,
     residual,
-    rising,
 )
 
 layers = tf.keras.layers
 
-# Architecture: of each block the kernel size, expanded channels, channels, whether it squeezes,
-# whether it uses hard-swish, strides (table 2 of the paper; its SE after the last convolution,
-# which the reference takes for a mistake, is left out).
+
+class _Block(NamedTuple):
+    """The sizes of one block.
+
+    Attributes:
+        kernel_size: side of the depthwise kernel.
+        expanded: number of channels after the expansion.
+        filters: number of channels of the output.
+        squeeze: whether the block has a squeeze-and-excite module.
+        swish: whether the activation is hard-swish instead of ReLU.
+        strides: strides of the depthwise convolution.
+    """
+
+    kernel_size: int
+    expanded: int
+    filters: int
+    squeeze: bool
+    swish: bool
+    strides: int
+
+
+# Architecture → blocks (table 2 of the paper). The reference considers the table's
+# squeeze-and-excite after the last convolution a mistake, and so it is left out.
 VARIANTS = {
     "mobilenetv3_small": (
-        (3, 16, 16, True, False, 2),
-        (3, 72, 24, False, False, 2),
-        (3, 88, 24, False, False, 1),
-        (5, 96, 40, True, True, 2),
-        (5, 240, 40, True, True, 1),
-        (5, 240, 40, True, True, 1),
-        (5, 120, 48, True, True, 1),
-        (5, 144, 48, True, True, 1),
-        (5, 288, 96, True, True, 2),
-        (5, 576, 96, True, True, 1),
-        (5, 576, 96, True, True, 1),
+        _Block(3, 16, 16, True, False, 2),
+        _Block(3, 72, 24, False, False, 2),
+        _Block(3, 88, 24, False, False, 1),
+        _Block(5, 96, 40, True, True, 2),
+        _Block(5, 240, 40, True, True, 1),
+        _Block(5, 240, 40, True, True, 1),
+        _Block(5, 120, 48, True, True, 1),
+        _Block(5, 144, 48, True, True, 1),
+        _Block(5, 288, 96, True, True, 2),
+        _Block(5, 576, 96, True, True, 1),
+        _Block(5, 576, 96, True, True, 1),
     ),
 }
 _SQUEEZE = 4
 
 
-def build(architecture, input_shape, drop_path=0.0, expand_map=True):
-    """A MobileNetV3 up to its last feature map, a 32nd of the image's size.
+def build(
+    architecture: str, input_shape: Any, drop_path: float = 0.0, expand_map: bool = True
+) -> tf.keras.Model:
+    """Builds a MobileNetV3 up to its last feature map, which is 1/32 of the image's size.
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (height, width, channels); height and width may be None.
-        drop_path: drop rate of the last block; the others rise to it linearly from 0.
-        expand_map: whether the last 1x1 convolution, from 576 channels to 1280, runs on the map,
-            as NOAH has it; else it is the standard head's, behind the pooling.
+        input_shape: (height, width, channels). Height and width may be None.
+        drop_path: drop rate of the last block. It increases linearly from 0 in the first block.
+        expand_map: whether the last 1x1 convolution, from 576 to 1280 channels, runs on the map,
+            as in the NOAH model. False leaves it to `standard_head`, which runs it after pooling.
 
     Returns:
-        A functional Keras model, images to (B, H, W, 1280) or (B, H, W, 576).
+        A functional Keras model from images to (B, H, W, 1280) or (B, H, W, 576).
     """
     check_input_shape(architecture, input_shape)
     blocks = VARIANTS[architecture]
-    rates = rising(drop_path, len(blocks))
+    rates = drop_path_rates(drop_path, len(blocks))
     images = tf.keras.Input(input_shape)
     x = conv(images, 16, 3, "features.0.0", strides=2)
-    x = _activated(x, "features.0.1", hard_swish)
+    x = _norm_and_activation(x, "features.0.1", hard_swish)
     for number, (block, rate) in enumerate(zip(blocks, rates, strict=True), start=1):
-        x = _block(x, *block, f"features.{number}", rate)
-    x = conv(x, blocks[-1][1], 1, "features.12.0")
-    x = _activated(x, "features.12.1", hard_swish)
+        x = _apply_block(x, block, f"features.{number}", rate)
+    x = conv(x, blocks[-1].expanded, 1, "features.12.0")
+    x = _norm_and_activation(x, "features.12.1", hard_swish)
     if expand_map:
         x = _expand(x, "features.13")
     return tf.keras.Model(images, x, name=architecture)
 
 
-def standard_head(features, num_classes, dropout, activation):
-    """Logits of the standard model: pooling, the last 1x1 convolution, a linear layer."""
+def standard_head(features: Any, num_classes: int, dropout: float, activation: Any) -> Any:
+    """Returns the standard model's logits: pooling, the last 1x1 convolution, a linear layer."""
     x = layers.GlobalAveragePooling2D(keepdims=True, name="gap_pool")(features)
     x = layers.Flatten(name="classifier.0")(_expand(x, "features.14"))
     return linear_head(x, num_classes, dropout, activation, "classifier.1", normal(0.01))
 
 
-def _block(x, kernel_size, expanded, filters, squeeze, swish, strides, name, drop_path):
-    """Expand, filter each channel, weigh the channels if `squeeze`, project."""
-    activation = hard_swish if swish else "relu"
-    branch = conv(x, expanded, 1, f"{name}.conv.0")
-    branch = _activated(branch, f"{name}.conv.1", activation)
-    branch = depthwise_conv(branch, kernel_size, f"{name}.conv.3", strides)
+def _apply_block(x: Any, block: _Block, name: str, drop_path: float) -> Any:
+    """Expands the channels, filters each one, weights them if `squeeze`, and projects."""
+    activation = hard_swish if block.swish else "relu"
+    branch = conv(x, block.expanded, 1, f"{name}.conv.0")
+    branch = _norm_and_activation(branch, f"{name}.conv.1", activation)
+    branch = depthwise_conv(branch, block.kernel_size, f"{name}.conv.3", block.strides)
     branch = batch_norm(branch, f"{name}.conv.4")
-    if squeeze:
+    if block.squeeze:
         branch = _squeeze_and_excite(branch, f"{name}.conv.5")
     branch = layers.Activation(activation, name=f"{name}.conv.6")(branch)
-    branch = conv(branch, filters, 1, f"{name}.conv.7")
+    branch = conv(branch, block.filters, 1, f"{name}.conv.7")
     branch = batch_norm(branch, f"{name}.conv.8")
-    if strides > 1 or x.shape[-1] != filters:
+    if block.strides > 1 or x.shape[-1] != block.filters:
         return branch
     return residual(x, branch, f"{name}.add", drop_path)
 
 
-def _squeeze_and_excite(x, name):
-    """Weighs each channel by a function of the means of all."""
+def _squeeze_and_excite(x: Any, name: str) -> Any:
+    """Weights each channel by a function of the mean of every channel."""
     channels = x.shape[-1]
     gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.avg_pool")(x)
     for index, units, activation in (
@@ -109,11 +133,11 @@ def _squeeze_and_excite(x, name):
     return layers.Multiply(name=name)([x, gate])
 
 
-def _expand(x, name):
+def _expand(x: Any, name: str) -> Any:
     return layers.Conv2D(
         1280, 1, activation=hard_swish, kernel_initializer=kaiming_normal(), name=name
     )(x)
 
 
-def _activated(x, name, activation):
+def _norm_and_activation(x: Any, name: str, activation: Any) -> Any:
     return layers.Activation(activation, name=f"{name}.act")(batch_norm(x, name))

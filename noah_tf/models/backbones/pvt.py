@@ -1,4 +1,6 @@
-"""PVT (arXiv 2102.12122): a transformer whose four stages have ever fewer and wider tokens."""
+"""PVT (arXiv 2102.12122): a transformer of four stages with ever fewer and wider tokens."""
+
+from typing import Any
 
 import tensorflow as tf
 
@@ -7,46 +9,52 @@ from noah_tf.models.backbones.layers import (
     DotProductAttention,
     PositionEmbedding,
     check_input_shape,
+    drop_path_rates,
     layer_norm,
     linear,
     mlp,
     patches,
     residual,
-    rising,
 )
 
 layers = tf.keras.layers
 
-# Architecture: widths of the stages.
+# Architecture → widths of the stages.
 VARIANTS = {
     "pvt_tiny": (64, 128, 320, 512),
     "pvt_tiny_075": (48, 96, 240, 384),
     "pvt_tiny_050": (32, 64, 160, 256),
 }
-# Patch size, heads, MLP ratio and spatial reduction of the stages.
+# Patch size, attention heads, MLP ratio and spatial reduction of each stage.
 _STAGES = ((4, 1, 8, 8), (2, 2, 8, 4), (2, 5, 4, 2), (2, 8, 4, 1))
 _DEPTH = 2
-# Patch embedding and reduction keep PyTorch's default epsilon; the other norms have 1e-6.
+# The norms of patch embedding and reduction use PyTorch's default epsilon, the others 1e-6.
 _EMBEDDING_EPSILON = 1e-5
 
 
-def build(architecture, input_shape, drop_path=0.0, mlp_dropout=0.0, class_token=False):
-    """A PVT up to its last tokens, a 32nd of the image's size.
+def build(
+    architecture: str,
+    input_shape: Any,
+    drop_path: float = 0.0,
+    mlp_dropout: float = 0.0,
+    class_token: bool = False,
+) -> tf.keras.Model:
+    """Builds a PVT up to its last tokens, whose grid is 1/32 of the image's size.
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (height, width, channels), multiples of 32.
-        drop_path: drop rate of the last block; the others rise to it linearly from 0.
-        mlp_dropout: dropout rate in the blocks' MLPs.
-        class_token: whether a class token stands in front of the patches of the last stage, as in
-            the standard model.
+        input_shape: (height, width, channels). Height and width are multiples of 32.
+        drop_path: drop rate of the last block. It increases linearly from 0 in the first block.
+        mlp_dropout: dropout rate of the blocks' MLPs.
+        class_token: whether a class token precedes the patches of the last stage, as in the
+            standard model.
 
     Returns:
-        A functional Keras model, images to (B, L, C).
+        A functional Keras model from images to (B, L, C).
     """
     check_input_shape(architecture, input_shape, 32)
     widths = VARIANTS[architecture]
-    rates = iter(rising(drop_path, _DEPTH * len(_STAGES)))
+    rates = iter(drop_path_rates(drop_path, _DEPTH * len(_STAGES)))
     x = images = tf.keras.Input(input_shape)
     for stage, width in enumerate(widths, start=1):
         patch, heads, mlp_ratio, reduction = _STAGES[stage - 1]
@@ -72,8 +80,8 @@ def build(architecture, input_shape, drop_path=0.0, mlp_dropout=0.0, class_token
     return tf.keras.Model(images, x, name=architecture)
 
 
-def _attention(x, grid, heads, reduction, name):
-    """Attention to tokens that are merged, `reduction` x `reduction` to one."""
+def _attention(x: Any, grid: tuple[int, int], heads: int, reduction: int, name: str) -> Any:
+    """Applies attention whose keys and values are `reduction` x `reduction` patches of tokens."""
     width = x.shape[-1]
     queries = linear(x, width, f"{name}.q")
     if reduction > 1:

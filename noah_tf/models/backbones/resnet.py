@@ -1,19 +1,21 @@
 """ResNet (arXiv 1512.03385), with the strides in the 3x3 convolution of a bottleneck ("v1.5")."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from noah_tf.models.backbones.layers import (
     batch_norm,
     check_input_shape,
     conv,
+    drop_path_rates,
     max_pool,
     residual,
-    rising,
 )
 
 layers = tf.keras.layers
 
-# Architecture: kind of block, blocks in each of the four stages.
+# Architecture → kind of block, number of blocks in each of the four stages.
 VARIANTS = {
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
@@ -23,20 +25,20 @@ VARIANTS = {
 _EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
-def build(architecture, input_shape, drop_path=0.0):
-    """A ResNet up to its last feature map, a 32nd of the image's size.
+def build(architecture: str, input_shape: Any, drop_path: float = 0.0) -> tf.keras.Model:
+    """Builds a ResNet up to its last feature map, which is 1/32 of the image's size.
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (height, width, channels); height and width may be None.
-        drop_path: drop rate of the last block; the others rise to it linearly from 0.
+        input_shape: (height, width, channels). Height and width may be None.
+        drop_path: drop rate of the last block. It increases linearly from 0 in the first block.
 
     Returns:
-        A functional Keras model, images to (B, H, W, C).
+        A functional Keras model from images to (B, H, W, C).
     """
     check_input_shape(architecture, input_shape)
     kind, blocks = VARIANTS[architecture]
-    rates = iter(rising(drop_path, sum(blocks)))
+    rates = iter(drop_path_rates(drop_path, sum(blocks)))
     images = tf.keras.Input(input_shape)
     x = conv(images, 64, 7, "conv1", strides=2)
     x = layers.ReLU(name="relu")(batch_norm(x, "bn1"))
@@ -49,8 +51,8 @@ def build(architecture, input_shape, drop_path=0.0):
     return tf.keras.Model(images, x, name=architecture)
 
 
-def block(x, kind, width, strides, name, drop_path=0.0):
-    """A residual block, "basic" or "bottleneck", of a width before the expansion."""
+def block(x: Any, kind: str, width: int, strides: int, name: str, drop_path: float = 0.0) -> Any:
+    """Applies a residual block, "basic" or "bottleneck". `width` is that before the expansion."""
     filters = width * _EXPANSION[kind]
     if kind == "basic":
         convolutions = [(width, 3, strides), (filters, 3, 1)]

@@ -10,7 +10,7 @@ from head_helpers import child_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import REPOSITORY
-from stacks import slow_on_one_stack
+from stacks import one_stack
 
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.training.plan import TrainingPlan
@@ -24,6 +24,8 @@ import accuracy_settings
 import accuracy_tables
 import page_sections
 from accuracy_settings import SETTINGS, VARIANTS, Run, list_runs, make_recipe
+
+pytestmark = one_stack
 
 values = st.floats(0, 1).map(lambda x: round(x, 4))
 
@@ -298,7 +300,7 @@ def test_missing_cifar10_raises_before_training(tmp_path, monkeypatch):
         accuracy_runs.prepare_data(list_runs(["cifar10_vit"], 1), str(tmp_path))
 
 
-@slow_on_one_stack
+@pytest.mark.slow
 def test_the_command_line_trains_a_quick_study(tmp_path, tfds_dir):
     arguments = ["--output", tmp_path / "study", "--setting", "digit_scenes", "--seeds", 1]
     arguments += ["--quick", "--processes", 2]

@@ -284,7 +284,7 @@ def _with_noah_head(
         num_classes=head.num_classes,
         num_groups=head.num_groups,
         key_ratio=head.key_ratio,
-        dropout=head.dropout,
+        dropout=head.dropout or 0.0,
         drop_class_token=False,
         activation=head.activation,
         kernel_initializer=family.noah_initializer(head.num_groups),

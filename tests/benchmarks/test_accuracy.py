@@ -1,5 +1,6 @@
 """Tests of the study: its runs, their recipes, the tables and the command line."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -79,30 +80,31 @@ def test_the_last_map_has_at_least_4x4_positions(name):
     assert np.prod(model.get_layer("noah_head").input.shape[1:-1]) >= 16
 
 
+@functools.cache
+def head_config(run):
+    model = model_from_config(make_recipe(run).model, (64, 64), 10)
+    return model.get_layer("noah_head").get_config()
+
+
 @pytest.mark.parametrize("variant", VARIANTS["ablations"].changes)
 def test_an_ablation_changes_only_its_own_options(variant):
     setting, _, _, changes = VARIANTS["ablations"]
     run = Run(setting, "ablations", variant, 0, 0.01)
-    config = make_recipe(run)
-    TrainingPlan.from_config(config)
-    head = model_from_config(config.model, (64, 64), 10).get_layer("noah_head").get_config()
-    as_usual = make_recipe(run._replace(part="heads", variant="noah")).model
-    usual = model_from_config(as_usual, (64, 64), 10)
-    usual = usual.get_layer("noah_head").get_config()
-    changed = {key: head[key] for key in head if head[key] != usual[key]}
-    assert changed == changes[variant]
-    assert (usual["num_groups"], usual["key_ratio"]) == (4, 1 / 2)
+    TrainingPlan.from_config(make_recipe(run))
+    head, default = head_config(run), head_config(run._replace(part="heads", variant="noah"))
+    assert {key: head[key] for key in head if head[key] != default[key]} == changes[variant]
+    assert (default["num_groups"], default["key_ratio"]) == (4, 1 / 2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS["causes"].changes)
 def test_a_cause_changes_only_its_own_options(variant):
-    setting, usual, _, changes = VARIANTS["causes"]
+    setting, default_options, _, changes = VARIANTS["causes"]
     run = Run(setting, "causes", variant, 3, 0.01)
     config = make_recipe(run, "data")
     TrainingPlan.from_config(config)
-    same = make_recipe(run._replace(part="heads", variant="noah"), "data")
-    same.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
-    assert config.to_dict() == same.to_dict()
+    expected = make_recipe(run._replace(part="heads", variant="noah"), "data")
+    expected.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
+    assert config.to_dict() == expected.to_dict()
     model = model_from_config(config.model, (32, 32), 10)
     size = 2 if "map 2x2" in variant else 4
     head = model.get_layer("gap_pool" if "pooling" in variant else "noah_head")
@@ -110,7 +112,7 @@ def test_a_cause_changes_only_its_own_options(variant):
         options = {"N = 4, r = 1/2": (4, 1 / 2), "r = 1/8": (8, 1 / 8)}.get(variant, (8, 1 / 4))
         assert (head.num_groups, head.key_ratio) == options
     assert tuple(head.input.shape[1:]) == (size, size, 1280)
-    assert usual == "N = 8, r = 1/4, map 4x4"
+    assert default_options == "N = 8, r = 1/4, map 4x4"
 
 
 @given(st.lists(st.tuples(values, values), min_size=2, max_size=6))

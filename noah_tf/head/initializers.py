@@ -1,9 +1,10 @@
 """Initializers of a head's weights."""
 
-import numbers
 from typing import Any
 
 import tensorflow as tf
+
+from noah_tf.utils.validation import is_int
 
 
 def reference_initializer() -> tf.keras.initializers.Initializer:
@@ -29,6 +30,6 @@ def independent_copy(initializer: Any, index: int) -> Any:
         return initializer
     config = initializer.get_config()
     seed = config.get("seed", "no seed")
-    if seed is not None and not isinstance(seed, numbers.Integral):
+    if seed is not None and not is_int(seed):
         return initializer
     return type(initializer).from_config({**config, "seed": None if seed is None else seed + index})

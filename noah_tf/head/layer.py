@@ -1,6 +1,5 @@
 """NOAHHead: the layer that replaces the pooling and the linear layer of an image classifier."""
 
-import numbers
 from typing import Any
 
 import tensorflow as tf
@@ -23,6 +22,7 @@ from noah_tf.utils.validation import (
     check_positive_number,
     check_rate,
     class_indices,
+    is_int,
 )
 
 IMPLEMENTATIONS = ("auto", "direct", "blocked")
@@ -148,7 +148,7 @@ class NOAHHead(tf.keras.layers.Layer):
         self.bias_regularizer = tf.keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = tf.keras.constraints.get(kernel_constraint)
         self.bias_constraint = tf.keras.constraints.get(bias_constraint)
-        if seed is not None and not isinstance(seed, numbers.Integral):
+        if seed is not None and not is_int(seed):
             raise ValueError(f"seed must be an integer or None, got {seed!r}.")
         self.seed = None if seed is None else int(seed)
         self.channels: int | None = None  # C, which `build` sets.

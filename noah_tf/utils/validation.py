@@ -36,9 +36,8 @@ def check_int(name: str, value: Any, minimum: int) -> int:
     4
     """
     if not is_int(value) or value < minimum:
-        allowed = {0: "0 or a positive integer", 1: "a positive integer"}
-        expected = allowed.get(minimum, f"an integer of at least {minimum}")
-        raise ValueError(f"{name} must be {expected}, got {value!r}.")
+        allowed = "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
+        raise ValueError(f"{name} must be {allowed}, got {value!r}.")
     return int(value)
 
 

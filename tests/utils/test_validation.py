@@ -23,10 +23,8 @@ def test_other_values_are_not_positive_integers(value):
 
 
 def test_the_minimum_of_an_integer_is_named():
-    with pytest.raises(ValueError, match="retries must be 0 or a positive integer, got -1."):
+    with pytest.raises(ValueError, match="retries must be an integer of at least 0, got -1."):
         validation.check_int("retries", -1, minimum=0)
-    with pytest.raises(ValueError, match="groups must be an integer of at least 2, got 1."):
-        validation.check_int("groups", 1, minimum=2)
 
 
 @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, True, "1"])

@@ -37,7 +37,7 @@ from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.pipeline import train_batches
 from noah_tf.datasets.source import Source, read_by_index
 from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.images.random_crop import crop_draws, random_part, random_window
+from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window, random_window
 from noah_tf.images.train_transform import TrainTransform
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEGs.", required=True)
@@ -110,12 +110,12 @@ def decode_datasets(source, batch_size, threads):
         return crop_draws(tf.stack([tf.constant(1, tf.int64), place]))
 
     def drawn(place):
-        return random_part(source.fetch(place)["image"], draws(place))
+        return decode_random_window(source.fetch(place)["image"], draws(place), RandomCrop())
 
     windows = []
     for place in tf.range(source.num_examples, dtype=tf.int64):
         size = tf.io.extract_jpeg_shape(source.fetch(place)["image"])[:2]
-        windows.append(random_window(size, draws(place)))
+        windows.append(random_window(size, draws(place), RandomCrop()))
 
     def known(place, window):
         return tf.image.decode_and_crop_jpeg(source.fetch(place)["image"], window, channels=3)

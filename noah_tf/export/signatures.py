@@ -11,7 +11,7 @@ from noah_tf.utils.keras_compat import raw_variable, weight_path
 
 LABELS_FILE = "labels.txt"  # in the export's assets
 OK = "OK"
-# Decoding takes 3 to 11 bytes a pixel, see `image_headers.problem`.
+# Decoding takes 3 to 11 bytes a pixel, see `headers.problem`.
 MAX_PIXELS = 2**25
 _PIXELS_AT_A_TIME = 2**27  # of the photos of a request
 

@@ -1,50 +1,54 @@
-"""Decode, resize, crop, normalise: the one definition for training, evaluation, export and client.
+"""Decode, resize, crop, normalize: one definition for training, evaluation, export and client.
 
-Everything here is TensorFlow ops, so the same code runs eagerly, inside `tf.data`, inside
-`tf.map_fn` and inside an exported SavedModel. Random crops are functions of a seed that is passed
-in; nothing keeps random state.
+Everything here consists of TensorFlow ops, so the same code runs eagerly, inside `tf.data`, inside
+`tf.map_fn` and inside an exported SavedModel. Random crops are functions of a seed; nothing keeps
+random state.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.images.exif import orientation
 from noah_tf.images.ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
-from noah_tf.images.random_crop import RandomCrop, crop_draws, random_part
+from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window
+from noah_tf.utils.validation import check_choice, is_int, is_number
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Of a photo that is longer than this many times what is kept of it, only the middle is scaled.
-_LONGEST = 16
+# A long side is cut down to this many times the part of it that the crop shows, before resizing.
+_MAX_ELONGATION = 16
+_MAX_ENLARGEMENT = 16  # the largest allowed resize_size / min(image_size), which limits the memory
 _DEFAULT_CROP = RandomCrop()
-_LARGEST_RESIZE = 16  # times the crop; more would take the memory and show nothing
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From an encoded photo to what a model takes.
+    """Turns an encoded photo into the input of a model.
 
-    Evaluation scales the photo (antialiased) until its short side is `resize_size`, cuts
-    `image_size` out of the centre and normalises. Training cuts a random part of the photo instead
-    and scales that to `image_size`. Where every object of a photo counts, as with several labels an
-    image, `stretch` keeps what the centre leaves out. A photo that has the right size already keeps
-    its exact pixels.
+    For evaluation, the photo is resized (antialiased) so that its short side is `resize_size`, the
+    center of `image_size` is cropped, and the pixels are normalized. For training, a random crop is
+    resized to `image_size` instead. A photo that already has the right size keeps its exact pixels.
 
     Args:
         image_size: (height, width) in pixels, or one int for a square.
-        resize_size: the short side before the centre crop, in pixels; the default is the smaller
-            side of `image_size`. Where `image_size` is not square, the photo is scaled to cover
+        resize_size: the short side before the center crop, in pixels; the default is the smaller
+            side of `image_size`. If `image_size` is not square, the photo is resized to cover
             `image_size` enlarged by `resize_size / min(image_size)`.
         interpolation: "bilinear" or "bicubic".
-        mean: three numbers on the 0..1 scale, subtracted from red, green, blue.
-        std: three numbers on the 0..1 scale; divides what is left.
-        exif_rotation: whether JPEGs are turned upright as their EXIF data say (off in the paper's
-            recipes). Random crops are then crops of the upright photo.
-        stretch: whether all of the photo is scaled, to the shape of `image_size` whatever its own
-            is, so that at a `resize_size` of the smaller side nothing is cut off. (Of a photo
-            that is stretched more than 16 times, the middle.)
+        mean: three numbers on the 0..1 scale, subtracted from the red, green and blue channels.
+        std: three numbers on the 0..1 scale, by which the channels are divided afterwards.
+        exif_rotation: turn JPEGs upright according to their EXIF data (off in the paper's recipes).
+            Random crops are then crops of the upright photo.
+        stretch: resize the whole photo to the shape of `image_size`, changing its aspect ratio.
+            With the default `resize_size` nothing is cropped, which suits multi-label photos, where
+            every object counts. If one side would be stretched more than 16 times as much as the
+            other, only the middle of the longer side is used.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -55,43 +59,39 @@ class Preprocessing:
         preprocessing.evaluation(image)  # (224, 224, 3)
     """
 
-    image_size: tuple = (224, 224)
-    resize_size: int | None = None
+    image_size: Any = (224, 224)
+    resize_size: Any = None
     interpolation: str = "bilinear"
-    mean: tuple = IMAGENET_MEAN
-    std: tuple = IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     exif_rotation: bool = False
     stretch: bool = False
 
-    def __post_init__(self):
-        """Brings the arguments to one form and refuses what cannot work."""
+    def __post_init__(self) -> None:
+        """Checks the arguments, and makes tuples of sizes and channels."""
         # object.__setattr__ is how a frozen dataclass sets its own fields.
         object.__setattr__(self, "image_size", _check_image_size(self.image_size))
         object.__setattr__(
             self, "resize_size", _check_resize_size(self.resize_size, self.image_size)
         )
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation must be one of {', '.join(INTERPOLATIONS)}; "
-                f"received {self.interpolation!r}."
-            )
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         object.__setattr__(self, "mean", _check_channels("mean", self.mean, 0.0))
         object.__setattr__(self, "std", _check_channels("std", self.std, 1e-6))
         for name in ("exif_rotation", "stretch"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False; received {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
 
-    def to_dict(self):
-        """Plain data for JSON: lists, numbers and strings."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the arguments as plain data for JSON: lists, numbers and strings."""
         values = dataclasses.asdict(self)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values):
-        """The inverse of `to_dict`.
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Builds the object from the result of `to_dict`.
 
         Raises:
-            ValueError: a key is unknown; the message has the nearest one.
+            ValueError: a key is unknown, or a value is out of its range.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
@@ -103,8 +103,8 @@ class Preprocessing:
                 )
         return cls(**values)
 
-    def decode(self, image_bytes):
-        """Decodes a photo, see `image_ops.decode`, and turns it upright where that is asked for.
+    def decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Decodes a photo, see `ops.decode`, and turns it upright if `exif_rotation` is on.
 
         Args:
             image_bytes: string scalar, the encoded photo.
@@ -115,40 +115,41 @@ class Preprocessing:
         image = decode(image_bytes)
         return orient(image, orientation(image_bytes)) if self.exif_rotation else image
 
-    def evaluation(self, image):
-        """Scales, cuts the centre, normalises.
+    def evaluation(self, image: tf.Tensor) -> tf.Tensor:
+        """Returns the normalized center crop of a photo.
 
         Args:
-            image: uint8 (H, W, 3), as `decode` gives it.
+            image: uint8 (H, W, 3), the result of `decode`.
 
         Returns:
             float32 (height, width, 3).
         """
         return self.normalize(self.center_crop(image))
 
-    def normalize(self, images):
-        """(images / 255 - mean) / std, in float32, for any leading shape (..., 3)."""
-        # A product, not a division: graphs turn the latter into the former, with other last bits.
+    def normalize(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns (images / 255 - mean) / std in float32, for images of any shape (..., 3)."""
+        # A product gives the same bits everywhere: graph mode would turn a division into one, but
+        # eager mode would not.
         scale = tf.constant([1 / (255 * std) for std in self.std], tf.float32)
         offset = tf.constant([m / s for m, s in zip(self.mean, self.std, strict=True)], tf.float32)
         images = tf.cast(images, tf.float32)
         shape = images.shape
         if not shape.is_fully_defined() or shape.rank < 2:
             return images * scale - offset
-        # Three numbers are slow to broadcast over pixels; a row of them is not.
+        # Broadcasting a whole row is much faster than broadcasting the three numbers of a pixel.
         width = shape[-2]
         rows = tf.reshape(images, [-1, width * 3])
         return tf.reshape(rows * tf.tile(scale, [width]) - tf.tile(offset, [width]), shape)
 
-    def denormalize(self, images):
-        """The inverse of `normalize`, rounded to uint8: for pictures of what the model saw."""
+    def denormalize(self, images: tf.Tensor) -> tf.Tensor:
+        """Inverts `normalize` and rounds to uint8, to show the images that a model saw."""
         pixels = images * tf.constant(self.std, tf.float32) + tf.constant(self.mean, tf.float32)
         return tf.image.convert_image_dtype(pixels, tf.uint8, saturate=True)
 
-    def center_crop(self, image):
-        """Scales so that the short side is `resize_size` and cuts `image_size` from the centre.
+    def center_crop(self, image: tf.Tensor) -> tf.Tensor:
+        """Resizes a photo so that its short side is `resize_size`, and crops the center.
 
-        With `stretch`, both sides of a photo become what they are of a photo of the right shape.
+        With `stretch`, the photo is resized to exactly the size that it otherwise has to cover.
 
         Args:
             image: uint8 or float (H, W, 3), values 0..255.
@@ -158,34 +159,34 @@ class Preprocessing:
         """
         covered = self._covered_size()
 
-        def scaled_and_cut():
-            begin, middle, size, top_left = self._centre(tf.shape(image)[:2])
-            part = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([middle, [3]], 0))
-            resized = resize(part, size, self.interpolation)
+        def resize_and_crop():
+            begin, middle, size, top_left = self._center_geometry(tf.shape(image)[:2])
+            window = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([middle, [3]], 0))
+            resized = resize(window, size, self.interpolation)
             cropped = tf.slice(resized, tf.concat([top_left, [0]], 0), (*self.image_size, 3))
             return tf.clip_by_value(cropped, 0.0, 255.0)
 
         if covered != self.image_size:
-            return scaled_and_cut()
-        # Sets of small photos are often stored at the model's size: nothing to compute then.
+            return resize_and_crop()
+        # Small photos are often stored at the model's size, and then need no computation.
         fits = tf.reduce_all(tf.shape(image)[:2] == covered)
-        cropped = tf.cond(fits, lambda: tf.cast(image, tf.float32), scaled_and_cut)
+        cropped = tf.cond(fits, lambda: tf.cast(image, tf.float32), resize_and_crop)
         return tf.ensure_shape(cropped, (*self.image_size, 3))
 
-    def region(self, size):
-        """Which part of a photo `center_crop` shows.
+    def region(self, size: tf.Tensor) -> tf.Tensor:
+        """Returns the region of a photo that `center_crop` shows.
 
         Args:
-            size: int (2,), the photo's height and width, upright where it is turned.
+            size: int (2,), height and width of the photo, after turning it upright.
 
         Returns:
             float32 (4,): top, left, bottom, right as shares of the photo's sides.
         """
         size = tf.cast(size, tf.int32)
-        begin, middle, scaled, top_left = self._centre(size)
+        begin, middle, resized, top_left = self._center_geometry(size)
         corners = tf.cast(tf.stack([top_left, top_left + self.image_size]), tf.float64)
-        # Back from scaled pixels to the photo's.
-        corners *= tf.cast(middle, tf.float64) / tf.cast(scaled, tf.float64)
+        # From pixels of the resized photo to pixels of the original one.
+        corners *= tf.cast(middle, tf.float64) / tf.cast(resized, tf.float64)
         shares = (corners + tf.cast(begin, tf.float64)) / tf.cast(size, tf.float64)
         return tf.reshape(tf.cast(shares, tf.float32), [4])
 
@@ -206,46 +207,46 @@ class Preprocessing:
         if crop.crop_scale is None:
             image = mirror(self.center_crop(self.decode(image_bytes)), draws[0], crop.flip)
         else:
-            smallest = None if crop.crop_antialias else self.image_size
-            part = random_part(
-                image_bytes, draws, crop.crop_scale, crop.crop_ratio, smallest, self.exif_rotation
-            )
-            part = mirror(part, draws[0], crop.flip)  # in bytes, a quarter of what it is in floats
-            scale = resize if crop.crop_antialias else plain_resize
+            target_size = None if crop.crop_antialias else self.image_size
+            window = decode_random_window(image_bytes, draws, crop, target_size, self.exif_rotation)
+            # Mirroring bytes costs a quarter of mirroring the floats after resizing.
+            window = mirror(window, draws[0], crop.flip)
+            resize_window = resize if crop.crop_antialias else plain_resize
             if crop.crop_interpolation == "random":
                 image = tf.cond(
                     draws[3] < 0.5,
-                    lambda: scale(part, self.image_size, "bilinear"),
-                    lambda: scale(part, self.image_size, "bicubic"),
+                    lambda: resize_window(window, self.image_size, "bilinear"),
+                    lambda: resize_window(window, self.image_size, "bicubic"),
                 )
             else:
-                image = scale(part, self.image_size, self.interpolation)
+                image = resize_window(window, self.image_size, self.interpolation)
         if crop.pad:
             image = self._shift(image, crop.pad, draws[1:3])
         return tf.ensure_shape(image, (*self.image_size, 3))
 
     def _covered_size(self):
-        """The (height, width) that the scaled photo has to cover: square for square images."""
+        """Returns the (height, width) that the resized photo has to cover."""
         smaller = min(self.image_size)
         return tuple(round(side * self.resize_size / smaller) for side in self.image_size)
 
-    def _centre(self, size):
-        """What `center_crop` does to a photo of this shape, each int (2,).
+    def _center_geometry(self, size):
+        """Computes the geometry of `center_crop` for a photo of this (height, width).
 
         Returns:
-            Where the part that is scaled begins, its shape, its shape when it is scaled, and where
-            the crop begins in that.
+            Four int vectors (2,): top left corner of the middle of the photo, which is resized; its
+            size; its size after resizing; the top left corner of the crop in the resized middle.
         """
         covered = self._covered_size()
-        # A row of 65,000 pixels would be scaled to gigabytes. 64 bits, as in _covering_size.
-        other = tf.cast(size, tf.int64)[::-1]
-        longest = -(-_LONGEST * other * covered // covered[::-1])
+        # Only the middle of a very long photo is resized: a row of 65,000 pixels would otherwise
+        # become gigabytes. The products need 64 bits, as in _covering_size.
+        other_side = tf.cast(size, tf.int64)[::-1]
+        longest = -(-_MAX_ELONGATION * other_side * covered // covered[::-1])
         middle = tf.cast(tf.minimum(tf.cast(size, tf.int64), longest), tf.int32)
         begin = (size - middle) // 2
-        scaled = tf.constant(covered) if self.stretch else _covering_size(middle, covered)
-        # Half-way offsets round to even, as PyTorch's CenterCrop does.
-        top_left = tf.cast(tf.round((scaled - self.image_size) / 2), tf.int32)
-        return begin, middle, scaled, top_left
+        resized = tf.constant(covered) if self.stretch else _covering_size(middle, covered)
+        # Offsets of half a pixel round to even, as in PyTorch's CenterCrop.
+        top_left = tf.cast(tf.round((resized - self.image_size) / 2), tf.int32)
+        return begin, middle, resized, top_left
 
     def _shift(self, image, pad, draws):
         padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
@@ -254,14 +255,14 @@ class Preprocessing:
 
 
 def _covering_size(size, covered):
-    """The smallest (height, width) of the photo's shape that covers `covered`, as int (2,)."""
+    """Returns the smallest size of the photo's aspect ratio that covers `covered`, int (2,)."""
     height, width = size[0], size[1]
-    # 64 bits: a panorama's sides times 1,000 would overflow 32.
+    # The sides of a panorama times 1,000 would overflow 32 bits.
     h, w = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
     by_height = tf.stack([tf.cast(covered[0], tf.int64), covered[0] * w // h])
     by_width = tf.stack([covered[1] * h // w, tf.cast(covered[1], tf.int64)])
-    covers = by_height[1] >= covered[1]
-    return tf.cast(tf.where(covers, by_height, by_width), tf.int32)
+    is_covered = by_height[1] >= covered[1]
+    return tf.cast(tf.where(is_covered, by_height, by_width), tf.int32)
 
 
 def _check_image_size(value):
@@ -269,36 +270,33 @@ def _check_image_size(value):
     sides = tuple(sides) * 2 if len(sides) == 1 else sides
     if len(sides) != 2 or any(not _is_count(side) for side in sides):
         raise ValueError(
-            f"image_size must be one or two positive ints (height, width); received {value!r}."
+            f"image_size must be one or two positive ints (height, width), got {value!r}."
         )
-    return tuple(sides)
+    return tuple(int(side) for side in sides)
 
 
 def _check_resize_size(value, image_size):
     smaller = min(image_size)
     if value is None:
         return smaller
-    if not _is_count(value) or not smaller <= value <= _LARGEST_RESIZE * smaller:
+    if not _is_count(value) or not smaller <= value <= _MAX_ENLARGEMENT * smaller:
         raise ValueError(
             f"resize_size must be an int of at least {smaller}, the smaller side of image_size "
-            f"{image_size}, and at most {_LARGEST_RESIZE} times it; received {value!r}."
+            f"{image_size}, and at most {_MAX_ENLARGEMENT} times it, got {value!r}."
         )
-    return value
+    return int(value)
 
 
 def _check_channels(name, value, smallest):
     numbers = tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(numbers) != 3 or any(
-        isinstance(x, bool) or not isinstance(x, (int, float)) or not smallest <= x <= 1
-        for x in numbers
-    ):
+    if len(numbers) != 3 or any(not is_number(x) or not smallest <= x <= 1 for x in numbers):
         raise ValueError(
             f"{name} must be three numbers on the 0..1 scale"
             f"{', none of them 0' if smallest else ''} (divide by 255 if they are on the 0..255 "
-            f"scale); received {value!r}."
+            f"scale), got {value!r}."
         )
     return tuple(float(x) for x in numbers)
 
 
 def _is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return is_int(value) and value > 0

@@ -1,4 +1,4 @@
-"""Which part of a photo a training view shows: a function of the seed."""
+"""Random crops of photos, as functions of a seed."""
 
 import dataclasses
 import functools
@@ -58,106 +58,110 @@ class RandomCrop:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
-def crop_draws(seed):
-    """All the random numbers of a view: uniform float (44,), a function of the seed, int (2,)."""
-    # One draw in one op: many small random ops cost more than decoding a small photo. It is Philox
-    # on every processor that runs tf.data.
+def crop_draws(seed: tf.Tensor) -> tf.Tensor:
+    """Returns all random numbers of a crop: uniform float (44,), a function of the seed, int (2,).
+
+    The first decides the mirroring, the next two the translation, the fourth the interpolation,
+    and the others the window.
+    """
+    # One op draws all numbers: many small random ops cost more than decoding a small photo. The op
+    # uses the algorithm Philox on every CPU.
     return tf.raw_ops.StatelessRandomUniform(shape=[4 + 4 * _CROP_TRIES], seed=seed)
 
 
-def random_part(
-    image_bytes,
-    draws,
-    crop_scale=(0.08, 1.0),
-    crop_ratio=(3 / 4, 4 / 3),
-    smallest=None,
-    exif_rotation=False,
-):
-    """Decodes the random part of a photo that `Preprocessing.random_crop` scales.
+def decode_random_window(
+    image_bytes: tf.Tensor,
+    draws: tf.Tensor,
+    crop: RandomCrop,
+    target_size: tuple[int, int] | None = None,
+    exif_rotation: bool = False,
+) -> tf.Tensor:
+    """Decodes a random window of a photo. Other parts of a JPEG are not decoded.
 
     Args:
-        image_bytes: string scalar, the encoded photo; of a JPEG only the part is decoded.
-        draws: what `crop_draws` gives.
-        crop_scale: see `RandomCrop`.
-        crop_ratio: see there.
-        smallest: (height, width) in pixels, or None. Parts that are 2, 4 or 8 times as large, in
-            both directions, are decoded at that fraction of their size (of other files than JPEGs:
-            scaled to `smallest`), which antialiases and costs less than decoding all of them.
-        exif_rotation: whether the part is one of the upright photo, see `Preprocessing`.
+        image_bytes: string scalar, the encoded photo.
+        draws: the result of `crop_draws`.
+        crop: its scale and ratio are used.
+        target_size: (height, width) to which the window will be resized, or None. With a size, a
+            window at least twice as large in both directions is shrunk: the window of a JPEG by 2,
+            4 or 8 while it is decoded, which antialiases and costs less than decoding all of it;
+            the window of another file to exactly `target_size`.
+        exif_rotation: whether the window is one of the upright photo, see `Preprocessing`.
 
     Returns:
         uint8 (h, w, 3).
     """
 
-    def part_of_jpeg(window, ratio=1):
+    def decode_jpeg_window(window, ratio=1):
         return tf.image.decode_and_crop_jpeg(image_bytes, window // ratio, channels=3, ratio=ratio)
 
     def from_jpeg():
         size = tf.io.extract_jpeg_shape(image_bytes)[:2]
         if not exif_rotation:
-            window = random_window(size, draws, crop_scale, crop_ratio)
-            return decoded(window, window[2:])
-        turned = orientation(image_bytes)
-        size = tf.where(turned > 4, size[::-1], size)
-        window = random_window(size, draws, crop_scale, crop_ratio)
-        return orient(decoded(stored_window(window, size, turned), window[2:]), turned)
+            window = random_window(size, draws, crop)
+            return decode_shrunk(window, window[2:])
+        direction = orientation(image_bytes)
+        size = tf.where(direction > 4, size[::-1], size)
+        window = random_window(size, draws, crop)
+        pixels = decode_shrunk(stored_window(window, size, direction), window[2:])
+        return orient(pixels, direction)
 
-    def decoded(window, sides):
-        if smallest is None:
-            return part_of_jpeg(window)
-        times = tf.reduce_min(sides // smallest)
-        which = tf.cast(times >= 4, tf.int32) + tf.cast(times >= 8, tf.int32)
-        shrunk = [functools.partial(part_of_jpeg, window, ratio) for ratio in (2, 4, 8)]
+    def decode_shrunk(window, sides):
+        if target_size is None:
+            return decode_jpeg_window(window)
+        factor = tf.reduce_min(sides // target_size)
+        index = tf.cast(factor >= 4, tf.int32) + tf.cast(factor >= 8, tf.int32)
+        branches = [functools.partial(decode_jpeg_window, window, ratio) for ratio in (2, 4, 8)]
         return tf.cond(
-            times < 2, lambda: part_of_jpeg(window), lambda: tf.switch_case(which, shrunk)
+            factor < 2, lambda: decode_jpeg_window(window), lambda: tf.switch_case(index, branches)
         )
 
-    def from_other():
+    def from_other_format():
         image = decode(image_bytes)
-        window = random_window(tf.shape(image)[:2], draws, crop_scale, crop_ratio)
+        window = random_window(tf.shape(image)[:2], draws, crop)
         begin, size = tf.split(window, 2)
-        part = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0))
-        if smallest is None:
-            return part
+        pixels = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0))
+        if target_size is None:
+            return pixels
         return tf.cond(
-            tf.reduce_min(size // smallest) < 2,
-            lambda: part,
-            lambda: tf.saturate_cast(tf.round(resize(part, smallest, "bilinear")), tf.uint8),
+            tf.reduce_min(size // target_size) < 2,
+            lambda: pixels,
+            lambda: tf.saturate_cast(tf.round(resize(pixels, target_size, "bilinear")), tf.uint8),
         )
 
-    return tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
+    return tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other_format)
 
 
-def random_window(size, draws, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3)):
-    """Where `random_part` lies.
+def random_window(size: tf.Tensor, draws: tf.Tensor, crop: RandomCrop) -> tf.Tensor:
+    """Returns the window of a random crop.
 
     Args:
         size: int (2,), the photo's height and width.
-        draws: what `crop_draws` gives.
-        crop_scale: see `RandomCrop`.
-        crop_ratio: see there.
+        draws: the result of `crop_draws`.
+        crop: its scale and ratio are used.
 
     Returns:
-        int (4,): top, left, height, width: the first try that fits, else the largest centred part
-        whose ratio is allowed.
+        int (4,): top, left, height, width of the first of ten random windows that fits in the
+        photo. If none does, the largest centered window with an allowed ratio.
     """
-    # Ten tries at area, ratio, top and left.
+    # The rows are area, ratio, top and left.
     draws = tf.reshape(draws[4:], [4, _CROP_TRIES])
     photo = tf.cast(size, tf.float32)
-    area = photo[0] * photo[1] * _between(draws[0], *crop_scale)
-    ratio = tf.exp(_between(draws[1], math.log(crop_ratio[0]), math.log(crop_ratio[1])))
-    sides = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio])))  # (2, T)
+    area = photo[0] * photo[1] * _between(draws[0], *crop.crop_scale)
+    low, high = (math.log(ratio) for ratio in crop.crop_ratio)
+    ratio = tf.exp(_between(draws[1], low, high))
+    sides = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio])))  # (2, tries)
     fits = tf.reduce_all((sides >= 1) & (sides <= photo[:, None]), 0)
-    first = tf.argmax(fits)  # position 0 where none fits
-    tried = sides[:, first]
-    top_left = tf.floor(tf.stack([draws[2, first], draws[3, first]]) * (photo - tried + 1))
-    height = tf.minimum(photo[0], tf.round(photo[1] / crop_ratio[0]))
-    width = tf.minimum(photo[1], tf.round(photo[0] * crop_ratio[1]))
-    centred = tf.maximum(tf.stack([height, width]), 1)
+    first = tf.argmax(fits)  # 0 if none fits
+    chosen = sides[:, first]
+    top_left = tf.floor(tf.stack([draws[2, first], draws[3, first]]) * (photo - chosen + 1))
+    height = tf.minimum(photo[0], tf.round(photo[1] / crop.crop_ratio[0]))
+    width = tf.minimum(photo[1], tf.round(photo[0] * crop.crop_ratio[1]))
+    centered = tf.maximum(tf.stack([height, width]), 1)
     window = tf.where(
         fits[first],
-        tf.concat([tf.minimum(top_left, photo - tried), tried], 0),
-        tf.concat([tf.floor((photo - centred) / 2), centred], 0),
+        tf.concat([tf.minimum(top_left, photo - chosen), chosen], 0),
+        tf.concat([tf.floor((photo - centered) / 2), centered], 0),
     )
     return tf.cast(window, tf.int32)
 

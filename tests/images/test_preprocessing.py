@@ -441,7 +441,9 @@ def test_fast_crop_is_near_pils(shared):
     for number, file in enumerate(sorted((shared / "imagenet_sample").glob("*.JPEG"))[::50]):
         data, seed = file.read_bytes(), (11, number)
         image = decode(data).numpy()
-        top, left, height, width = random_window(image.shape[:2], crop_draws(seed)).numpy()
+        top, left, height, width = random_window(
+            image.shape[:2], crop_draws(seed), RandomCrop()
+        ).numpy()
         part = Image.fromarray(image[top : top + height, left : left + width])
         want = np.asarray(part.resize((224, 224), Image.Resampling.BILINEAR)).astype(float)
         got = preprocessing.random_crop(data, seed, RandomCrop(flip=False, crop_antialias=False))

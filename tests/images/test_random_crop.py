@@ -8,7 +8,7 @@ from photos import encoded, smooth
 
 from noah_tf.images.ops import orient
 from noah_tf.images.preprocessing import Preprocessing, decode
-from noah_tf.images.random_crop import RandomCrop, crop_draws, random_part, random_window
+from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window, random_window
 
 
 def crop_parts(height, width, count=400, **options):
@@ -57,12 +57,13 @@ def test_a_part_of_the_upright_photo(orientation):
     data = jpeg[:2] + exif(orientation) + jpeg[2:]
     upright = orient(decode(jpeg), orientation).numpy()
     for seed in range(6):
-        draws = crop_draws((7, seed))
-        top, left, height, width = random_window(upright.shape[:2], draws).numpy()
+        draws, crop = crop_draws((7, seed)), RandomCrop()
+        top, left, height, width = random_window(upright.shape[:2], draws, crop).numpy()
         want = upright[top : top + height, left : left + width]
-        np.testing.assert_array_equal(random_part(data, draws, exif_rotation=True), want)
-        stored = random_part(data, draws).numpy()
-        np.testing.assert_array_equal(stored, random_part(jpeg, draws))
+        got = decode_random_window(data, draws, crop, exif_rotation=True)
+        np.testing.assert_array_equal(got, want)
+        stored = decode_random_window(data, draws, crop).numpy()
+        np.testing.assert_array_equal(stored, decode_random_window(jpeg, draws, crop))
         if orientation > 1:
             assert stored.shape != want.shape or (stored != want).any()
 

@@ -1,25 +1,28 @@
-"""RandAugment as TensorFlow ops, and how random numbers are drawn from a seed.
+"""RandAugment as TensorFlow ops.
 
-Everything is a function of its arguments and a seed. KerasCV has layers for this, but they keep
-random state of their own, so a resumed run could not draw the same pixels again: hence tf ops. The
+The result is a function of the image and a seed, so that a resumed run sees the same pixels again.
+The layers of KerasCV cannot guarantee that, because they keep random state of their own. The
 operations on pixels are those of `pil_ops`.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import math
 import re
+from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.images import pil_ops
 from noah_tf.images.pil_ops import to_uint8
 from noah_tf.utils.seeds import uniform
-from noah_tf.utils.validation import is_number
+from noah_tf.utils.validation import check_choice, is_int, is_number
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
-# Distinguishes the random numbers of RandAugment from those that others draw from the same seed.
+# Other functions draw other random numbers from the same seed.
 _PURPOSE = 0x52414E44
-_LEVELS = 10.0  # the magnitude at which an operation has its full strength
+_FULL_MAGNITUDE = 10.0
 _KEYS = {
     "m": "magnitude",
     "n": "num_ops",
@@ -32,24 +35,24 @@ _KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """Changes a photo by a few operations, drawn uniformly with replacement.
+    """Applies a few operations to a photo, drawn uniformly with replacement.
 
-    The paper is RandAugment (arXiv 1909.13719); operations, strengths and noise are timm's
-    (`timm.data.auto_augment`), whose strings the recipes use. The operations: AutoContrast,
+    RandAugment is arXiv 1909.13719. The operations, their strengths, the noise of the magnitude and
+    the text form are those of timm (`timm.data.auto_augment`). The operations are AutoContrast,
     Equalize, Invert, Rotate, Posterize, Solarize, SolarizeAdd, Color, Contrast, Brightness,
-    Sharpness, ShearX, ShearY, TranslateXRel, TranslateYRel.
+    Sharpness, ShearX, ShearY, TranslateXRel and TranslateYRel.
 
     Args:
-        magnitude: the strength of each operation; at 10 they rotate by 30 degrees, shear by 0.3 and
+        magnitude: the strength of the operations. At 10 they rotate by 30 degrees, shear by 0.3 and
             translate by 0.45 of the side.
-        num_ops: how many operations are drawn.
-        magnitude_std: the magnitude of each operation is drawn from a normal distribution with this
-            standard deviation; infinity draws it uniformly from 0 to `magnitude`.
-        max_magnitude: drawn magnitudes are clipped to 0..this.
-        increasing: all operations get stronger with the magnitude. Else Posterize and Solarize get
-            weaker, and Color, Contrast, Brightness and Sharpness go from nearly nothing of it, over
-            no change at 5, to nearly twice as much.
-        probability: of applying an operation that was drawn.
+        num_ops: number of operations that are drawn.
+        magnitude_std: standard deviation of the normal distribution from which the magnitude of
+            each operation is drawn. Infinity draws it uniformly from 0 to `magnitude`.
+        max_magnitude: the largest magnitude; drawn magnitudes are clipped to 0..max_magnitude.
+        increasing: True makes all operations stronger with the magnitude. False makes Posterize and
+            Solarize weaker, and the factor of Color, Contrast, Brightness and Sharpness rises from
+            0.1 at magnitude 0 over 1 (no change) at 5 to 1.9 at 10.
+        probability: probability of applying an operation that was drawn.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -66,66 +69,66 @@ class RandAugment:
     increasing: bool = False
     probability: float = 0.5
 
-    def __post_init__(self):
-        """Refuses what cannot work."""
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
         rules = {
             "magnitude": (0 <= _real(self.magnitude) < math.inf, "a number, 0 or more"),
-            "num_ops": (_is_int(self.num_ops) and self.num_ops > 0, "a positive int"),
+            "num_ops": (is_int(self.num_ops) and self.num_ops > 0, "a positive integer"),
             "magnitude_std": (_real(self.magnitude_std) >= 0, "a number, 0 or more, or infinity"),
             "max_magnitude": (0 < _real(self.max_magnitude) < math.inf, "a number above 0"),
             "increasing": (isinstance(self.increasing, bool), "True or False"),
             "probability": (0 <= _real(self.probability) <= 1, "a number from 0 to 1"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"{name} must be {rule}; received {getattr(self, name)!r}.")
+        for name, (is_valid, rule) in rules.items():
+            if not is_valid:
+                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}.")
 
     @classmethod
-    def parse(cls, text):
-        """Reads timm's string form.
+    def parse(cls, text: str) -> RandAugment:
+        """Builds the object from timm's text form, e.g. "rand-m6-n3-mstd1.0-inc1".
 
         Args:
-            text: "rand", then parts joined by "-": m (magnitude, int, default 10), n (operations,
-                default 2), p (probability, default 0.5), mstd (standard deviation of the magnitude,
-                default 0; above 100 or "inf": uniform), mmax (largest magnitude, default 10), inc
-                (1: increasing; 0 is False, where timm takes any number for True).
-
-        Returns:
-            A `RandAugment`.
+            text: "rand", followed by options joined with "-": m (magnitude, int, default 10), n
+                (number of operations, default 2), p (probability, default 0.5), mstd (standard
+                deviation of the magnitude, default 0; above 100 or "inf" means infinity), mmax
+                (largest magnitude, default 10), inc (1: increasing, 0: not; timm treats any number
+                as 1).
 
         Raises:
-            ValueError: a part is unknown, occurs twice or has no proper value.
+            ValueError: an option is unknown, occurs twice or has an invalid value.
 
         Example:
             RandAugment.parse("rand-m6-n3-mstd1.0-inc1")
         """
-        head, *parts = text.split("-") if isinstance(text, str) else ("",)
-        if head != "rand":
+        first, *rest = text.split("-") if isinstance(text, str) else ("",)
+        if first != "rand":
             raise ValueError(
-                f"A RandAugment string starts with 'rand', as 'rand-m9-mstd0.5-inc1'; "
-                f"received {text!r}."
+                "The text form of RandAugment starts with 'rand', like 'rand-m9-mstd0.5-inc1', "
+                f"got {text!r}."
             )
-        options = {}
-        for part in parts:
-            name, value = _parse_part(text, part)
+        options: dict[str, Any] = {}
+        for option in rest:
+            name, value = _parse_option(text, option)
             if name in options:
-                raise ValueError(f"{part!r} in {text!r} gives a value that was given before.")
+                raise ValueError(f"{option!r} in {text!r} repeats an option.")
             options[name] = value
         try:
             return cls(**options)
         except ValueError as error:
             raise ValueError(f"In {text!r}, {error}") from error
 
-    def __call__(self, image, seed, fill, interpolation="bilinear"):
+    def __call__(
+        self, image: tf.Tensor, seed: tf.Tensor, fill: Any, interpolation: str = "bilinear"
+    ) -> tf.Tensor:
         """Applies the operations.
 
         Args:
-            image: (H, W, 3), values 0..255; rounded to whole numbers first, as PIL would have it.
+            image: (H, W, 3), values 0..255; rounded to whole numbers first, as in PIL.
             seed: int (2,); the result is a function of it.
-            fill: three numbers 0..255, the colour that moves in from outside the photo; usually the
-                data set's mean times 255.
-            interpolation: of rotation, shear and translation: "bilinear", "bicubic" (a = -1, as
-                PIL's), or "random", which draws one of the two for each operation.
+            fill: three numbers 0..255, the color outside the photo; usually the mean of the data
+                set times 255.
+            interpolation: "bilinear" or "bicubic" (a = -1, as in PIL) for rotation, shear and
+                translation, or "random", which draws one of them for each operation.
 
         Returns:
             float32 (H, W, 3), whole numbers 0..255.
@@ -133,18 +136,14 @@ class RandAugment:
         Raises:
             ValueError: the interpolation is unknown.
         """
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation must be one of {', '.join(INTERPOLATIONS)}; "
-                f"received {interpolation!r}."
-            )
+        check_choice("interpolation", interpolation, INTERPOLATIONS)
         fill = to_uint8(fill)
         pixels = to_uint8(image)
-        drawn, applied, magnitude, sign, bicubic = self._draw(seed)
+        op_index, is_applied, magnitude, sign, bicubic = self._draw(seed)
         for i in range(self.num_ops):
             pixels = self._apply(
                 pixels,
-                tf.where(applied[i], drawn[i] + 1, 0),
+                tf.where(is_applied[i], op_index[i] + 1, 0),
                 magnitude[i],
                 sign[i],
                 fill,
@@ -153,19 +152,20 @@ class RandAugment:
         return tf.cast(pixels, tf.float32)
 
     @property
-    def op_names(self):
-        """The names of the operations, in the order in which they are numbered."""
+    def op_names(self) -> tuple[str, ...]:
+        """The names of the operations, in the order of their numbers."""
         return tuple(_STRENGTHS[self.increasing])
 
     def _draw(self, seed):
-        """What happens to one photo; each a tensor (num_ops,).
+        """Draws the operations for one photo.
 
         Returns:
-            The operations' numbers (int32), whether they are applied (bool), magnitudes (float64),
-            signs (float64, 1 or -1), whether they interpolate bicubically (bool).
+            Five vectors (num_ops,): the number of each operation (int32), whether it is applied
+            (bool), its magnitude (float64), its sign (float64, 1 or -1), and whether it
+            interpolates bicubically (bool).
         """
         draws = uniform(seed, _PURPOSE, [5, self.num_ops])
-        drawn = tf.cast(draws[0] * len(self.op_names), tf.int32)
+        op_index = tf.cast(draws[0] * len(self.op_names), tf.int32)
         if math.isinf(self.magnitude_std):
             magnitude = draws[2] * self.magnitude
         elif self.magnitude_std > 0:
@@ -174,39 +174,40 @@ class RandAugment:
             magnitude = tf.fill([self.num_ops], tf.constant(self.magnitude, tf.float64))
         magnitude = tf.clip_by_value(magnitude, 0.0, float(self.max_magnitude))
         sign = tf.where(draws[3] < 0.5, tf.constant(1.0, tf.float64), -1.0)
-        return drawn, draws[1] < self.probability, magnitude, sign, draws[4] < 0.5
+        return op_index, draws[1] < self.probability, magnitude, sign, draws[4] < 0.5
 
     def _apply(self, pixels, branch, magnitude, sign, fill, bicubic):
-        """Applies operation number `branch` - 1; 0 changes nothing. Only the chosen one costs."""
+        """Applies operation number `branch` - 1 and no other; branch 0 changes nothing."""
 
-        def branch_of(name, strength):
+        def make_branch(name, strength):
             operation = _OPERATIONS[name]
 
             def apply():
-                arguments = () if strength is None else (strength(magnitude / _LEVELS, sign),)
+                share = magnitude / _FULL_MAGNITUDE
+                arguments = () if strength is None else (strength(share, sign),)
                 if operation in _GEOMETRIC:
                     arguments += (fill, bicubic)
                 return tf.ensure_shape(operation(pixels, *arguments), pixels.shape)
 
             return apply
 
-        branches = [branch_of(name, s) for name, s in _STRENGTHS[self.increasing].items()]
+        branches = [make_branch(name, s) for name, s in _STRENGTHS[self.increasing].items()]
         return tf.switch_case(branch, [lambda: pixels, *branches])
 
 
-# Strengths: from share (magnitude / 10) and sign to the operation's argument, in float64, so that
-# whole numbers come out as in Python.
+# A strength is a function from the share (magnitude / 10) and the sign to the argument of the
+# operation. It computes in float64, so that whole numbers are rounded as in Python.
 
 
 def _signed(full):
     return lambda share, sign: share * full * sign
 
 
-def _whole(full, largest):
+def _floored(full, largest):
     return lambda share, _: tf.minimum(tf.floor(share * full), largest)
 
 
-def _rest(total, strength):
+def _complement(total, strength):
     return lambda share, sign: total - strength(share, sign)
 
 
@@ -242,10 +243,10 @@ _GEOMETRIC = (
     pil_ops.translate_x,
     pil_ops.translate_y,
 )
-_POSTERIZE = {False: _whole(4, 8.0), True: _rest(4.0, _whole(4, 4.0))}
-_SOLARIZE = {False: _whole(256, 256.0), True: _rest(256.0, _whole(256, 256.0))}
+_POSTERIZE = {False: _floored(4, 8.0), True: _complement(4.0, _floored(4, 4.0))}
+_SOLARIZE = {False: _floored(256, 256.0), True: _complement(256.0, _floored(256, 256.0))}
 _ENHANCE = {False: _from_low_to_high, True: _away_from_one}
-# increasing → the operation's name → its strength.
+# Maps `increasing` to a dict from the operation's name to its strength.
 _STRENGTHS = {
     increasing: {
         "AutoContrast": None,
@@ -254,7 +255,7 @@ _STRENGTHS = {
         "Rotate": _signed(30.0),
         "Posterize": _POSTERIZE[increasing],
         "Solarize": _SOLARIZE[increasing],
-        "SolarizeAdd": _whole(110, 128.0),
+        "SolarizeAdd": _floored(110, 128.0),
         "Color": _ENHANCE[increasing],
         "Contrast": _ENHANCE[increasing],
         "Brightness": _ENHANCE[increasing],
@@ -268,39 +269,35 @@ _STRENGTHS = {
 }
 
 
-def _parse_part(text, part):
-    """One part of a RandAugment string: (name of the argument, its value)."""
-    match = re.fullmatch(r"([a-z]+?)(\d.*|inf)", part)
-    key, value = match.groups() if match else (part, "")
+def _parse_option(text, option):
+    """Returns (name of the argument, its value) for one option of the text form."""
+    match = re.fullmatch(r"([a-z]+?)(\d.*|inf)", option)
+    key, value = match.groups() if match else (option, "")
     if key == "w":
         raise ValueError(
-            f"{part!r} in {text!r}: weights (w) for the choice of operations are not supported; "
-            f"leave it out to draw all operations equally often."
+            f"{option!r} in {text!r}: weights (w) for the choice of operations are not supported; "
+            "leave the option out to draw all operations equally often."
         )
     if key not in _KEYS:
         raise ValueError(
-            f"{part!r} in {text!r} is unknown; known are {', '.join(_KEYS)}, each followed by a "
-            f"number, as in 'rand-m9-mstd0.5-inc1'."
+            f"{option!r} in {text!r} is unknown; known are {', '.join(_KEYS)}, each followed by a "
+            "number, as in 'rand-m9-mstd0.5-inc1'."
         )
     kind = float if key in ("mstd", "p") else int
     try:
         number = kind(value)
     except ValueError:
         raise ValueError(
-            f"{part!r} in {text!r}: {key} takes {'a number' if kind is float else 'an int'}, "
-            f"received {value!r}."
+            f"{option!r} in {text!r}: {key} must be "
+            f"{'a number' if kind is float else 'an integer'}, got {value!r}."
         ) from None
     if key == "inc":
         if number not in (0, 1):
-            raise ValueError(f"{part!r} in {text!r}: inc is 0 or 1.")
+            raise ValueError(f"{option!r} in {text!r}: inc must be 0 or 1.")
         return _KEYS[key], bool(number)
     return _KEYS[key], math.inf if key == "mstd" and number > 100 else number
 
 
 def _real(value):
-    """A number to compare with, or one that no comparison holds for."""
+    """Returns a number, or NaN for other values, so that every comparison with it is False."""
     return value if is_number(value) else math.nan
-
-
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from noah_tf.images.exif import orientation
 from noah_tf.images.ops import decode, orient, resize, stored_window
-from noah_tf.utils.validation import check_choice, check_int
+from noah_tf.utils.validation import check_choice, check_int, check_range
 
 CROP_INTERPOLATIONS = ("same", "random")
 _CROP_TRIES = 10
@@ -45,8 +45,8 @@ class RandomCrop:
     def __post_init__(self) -> None:
         """Checks the options, and makes tuples of lists."""
         if self.crop_scale is not None:
-            _check_range("crop_scale", self.crop_scale, "0 < smallest <= largest <= 1", 1.0)
-            _check_range("crop_ratio", self.crop_ratio, "0 < smallest <= largest", math.inf)
+            check_range("crop_scale", self.crop_scale, 1)
+            check_range("crop_ratio", self.crop_ratio)
         check_int("pad", self.pad, minimum=0)
         check_choice("crop_interpolation", self.crop_interpolation, CROP_INTERPOLATIONS)
         for name in ("crop_antialias", "flip"):
@@ -168,12 +168,3 @@ def random_window(size: tf.Tensor, draws: tf.Tensor, crop: RandomCrop) -> tf.Ten
 
 def _between(draws, low, high):
     return low + draws * (high - low)
-
-
-def _check_range(name, value, rule, largest):
-    if (
-        not isinstance(value, (tuple, list))
-        or len(value) != 2
-        or not 0 < value[0] <= value[1] <= largest
-    ):
-        raise ValueError(f"{name} must be two numbers, {rule}, got {value!r}.")

@@ -66,6 +66,39 @@ def check_positive_number(name: str, value: Any, unit: str) -> Any:
     return value
 
 
+def check_bounded(name: str, value: Any, maximum: float = float("inf")) -> Any:
+    """Returns `value`, which must be a finite number from 0 to `maximum`.
+
+    Raises:
+        ValueError: `value` is not a finite number, or it is out of this range.
+    """
+    if not is_number(value) or not 0 <= value <= maximum or value == float("inf"):
+        allowed = "0 or more" if maximum == float("inf") else f"from 0 to {maximum}"
+        raise ValueError(f"{name} must be a number, {allowed}, got {value!r}.")
+    return value
+
+
+def check_range(name: str, value: Any, maximum: float = float("inf")) -> Any:
+    """Returns `value`, which must be a tuple or list (smallest, largest) of positive numbers.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the argument's value.
+        maximum: the largest allowed number.
+
+    Raises:
+        ValueError: `value` is not a pair, or 0 < smallest <= largest <= maximum does not hold.
+    """
+    if (
+        not isinstance(value, (tuple, list))
+        or len(value) != 2
+        or not 0 < value[0] <= value[1] <= maximum
+    ):
+        rule = "0 < smallest <= largest" + (f" <= {maximum}" if maximum < float("inf") else "")
+        raise ValueError(f"{name} must be two numbers, {rule}, got {value!r}.")
+    return value
+
+
 def check_rate(name: str, value: Any) -> float:
     """Returns a dropout rate as a float.
 

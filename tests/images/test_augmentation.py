@@ -128,7 +128,7 @@ def test_jitter_everywhere():
 )
 def test_jitter_refuses(arguments):
     (name, value), *_ = arguments.items()
-    with pytest.raises(ValueError, match=f"^{name} must be a number, .*; received {value!r}"):
+    with pytest.raises(ValueError, match=f"^{name} must be a number, .*, got {value!r}"):
         color_jitter(photo(), (0, 0), **arguments)
 
 
@@ -223,8 +223,8 @@ def test_erasing_everywhere():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"probability": 1.5}, "probability must be a number, from 0 to 1; received 1.5"),
-        ({"mode": "rand"}, "mode must be one of pixel, const; received 'rand'"),
+        ({"probability": 1.5}, "probability must be a number, from 0 to 1, got 1.5"),
+        ({"mode": "rand"}, "mode must be one of pixel, const, got 'rand'"),
         ({"area": (0.5, 0.1)}, "area must be two numbers, 0 < smallest <= largest <= 1"),
         ({"area": (0.5, 1.1)}, "area must be two numbers"),
         ({"ratio": (0, 1)}, "ratio must be two numbers"),
@@ -391,14 +391,14 @@ def test_mixing_of_other_types_and_odd_batches():
 def test_mixing_refuses():
     images, targets = batch()
     for name in ("mixup", "cutmix"):
-        with pytest.raises(ValueError, match=f"^{name} must be a number, 0 or more; received -1"):
+        with pytest.raises(ValueError, match=f"^{name} must be a number, 0 or more, got -1"):
             mix_batch(images, targets, (0, 0), **{name: -1})
     for name in ("probability", "switch_probability"):
-        with pytest.raises(ValueError, match=f"^{name} must be .* from 0 to 1; received 2"):
+        with pytest.raises(ValueError, match=f"^{name} must be .* from 0 to 1, got 2"):
             mix_batch(images, targets, (0, 0), **{name: 2})
-    with pytest.raises(TypeError, match="targets must be floating; received int32"):
+    with pytest.raises(TypeError, match="targets must be of a floating type, got int32"):
         mix_batch(images, tf.range(6), (0, 0), mixup=1.0)
-    with pytest.raises(TypeError, match="images must be floating; received uint8"):
+    with pytest.raises(TypeError, match="images must be of a floating type, got uint8"):
         mix_batch(tf.zeros([6, 2, 2, 3], tf.uint8), targets, (0, 0), mixup=1.0)
 
 
@@ -496,20 +496,20 @@ def test_an_augmentation_can_be_compared_and_hashed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"color_jitter": -1}, "None, a number.*; received -1"),
-        ({"color_jitter": (0.4, 0.4)}, r"three or four numbers.*received \(0.4, 0.4\)"),
+        ({"color_jitter": -1}, "None, a number.*, got -1"),
+        ({"color_jitter": (0.4, 0.4)}, r"three or four numbers.*got \(0.4, 0.4\)"),
         ({"color_jitter": (0, 0, 0, 0.6)}, "the hue at most 0.5"),
-        ({"color_jitter": "0.4"}, "received '0.4'"),
-        ({"color_jitter": True}, "received True"),
+        ({"color_jitter": "0.4"}, "got '0.4'"),
+        ({"color_jitter": True}, "got True"),
         ({"rand_augment": "rand-q1"}, "'q1' in 'rand-q1' is unknown; known are m, n"),
-        ({"rand_augment": 9}, "starts with 'rand'.*received 9"),
-        ({"interpolation": "nearest"}, "bilinear, bicubic, random; received 'nearest'"),
-        ({"erasing": 1.2}, "from 0 to 1; received 1.2"),
-        ({"erasing_mode": "rand"}, "pixel, const; received 'rand'"),
-        ({"mixup": -0.1}, "0 or more; received -0.1"),
-        ({"cutmix": math.nan}, "0 or more; received nan"),
-        ({"mix_probability": "1"}, "from 0 to 1; received '1'"),
-        ({"mix_switch": 2}, "from 0 to 1; received 2"),
+        ({"rand_augment": 9}, "starts with 'rand'.*got 9"),
+        ({"interpolation": "nearest"}, "bilinear, bicubic, random, got 'nearest'"),
+        ({"erasing": 1.2}, "from 0 to 1, got 1.2"),
+        ({"erasing_mode": "rand"}, "pixel, const, got 'rand'"),
+        ({"mixup": -0.1}, "0 or more, got -0.1"),
+        ({"cutmix": math.nan}, "0 or more, got nan"),
+        ({"mix_probability": "1"}, "from 0 to 1, got '1'"),
+        ({"mix_switch": 2}, "from 0 to 1, got 2"),
     ],
 )
 def test_options_are_checked(options, message):

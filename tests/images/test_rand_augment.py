@@ -205,18 +205,18 @@ def test_sets_of_operations():
     [
         ("rand-m9-q3", ["'q3'", "m, n, p, mstd, mmax, inc"]),
         ("rand-m9-w0", ["'w0'", "not supported"]),
-        ("rand-m", ["'m'", "takes an int"]),
-        ("rand-m9.5", ["'m9.5'", "an int", "'9.5'"]),
+        ("rand-m", ["'m'", "must be an integer"]),
+        ("rand-m9.5", ["'m9.5'", "an integer", "got '9.5'"]),
         ("rand-mstd0.5x", ["'mstd0.5x'", "a number"]),
         ("rand-inc2", ["'inc2'", "0 or 1"]),
-        ("rand-m9-m8", ["'m8'", "before"]),
-        ("rand-n0", ["num_ops", "positive int", "received 0"]),
-        ("rand-p1.5", ["probability", "received 1.5"]),
-        ("rand-mmax0", ["max_magnitude", "received 0"]),
+        ("rand-m9-m8", ["'m8'", "repeats"]),
+        ("rand-n0", ["num_ops", "positive integer", "got 0"]),
+        ("rand-p1.5", ["probability", "got 1.5"]),
+        ("rand-mmax0", ["max_magnitude", "got 0"]),
         ("rand-", ["''", "unknown"]),
         ("original-mstd0.5", ["starts with 'rand'"]),
         ("", ["starts with 'rand'"]),
-        (9, ["starts with 'rand'", "received 9"]),
+        (9, ["starts with 'rand'", "got 9"]),
     ],
 )
 def test_parse_refuses(text, parts):
@@ -243,10 +243,10 @@ def test_parse_refuses(text, parts):
 )
 def test_arguments_are_checked(arguments):
     (name, value), *_ = arguments.items()
-    with pytest.raises(ValueError, match=f"^{name} must be .*; received {value!r}"):
+    with pytest.raises(ValueError, match=f"^{name} must be .*, got {value!r}"):
         RandAugment(**arguments)
 
 
 def test_interpolation_is_checked():
-    with pytest.raises(ValueError, match="bilinear, bicubic, random; received 'nearest'"):
+    with pytest.raises(ValueError, match="bilinear, bicubic, random, got 'nearest'"):
         RandAugment()(photo(), (0, 0), FILL, "nearest")

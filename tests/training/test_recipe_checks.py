@@ -58,7 +58,7 @@ def test_all_contradictions_are_named_at_once():
             1.0,
             "train.probability_margin must be a number in [0, 1), got 1.0",
         ),
-        ("preprocess.stretch", 1, "stretch must be True or False; received 1"),
+        ("preprocess.stretch", 1, "stretch must be True or False, got 1"),
         ("data.on_corrupt", "ignore", "on_corrupt must be one of error, skip, got 'ignore'"),
         ("ema.decay", 1.0, "ema.decay must be a number in [0, 1), got 1.0"),
         ("strategy", "horovod", "strategy must be one of auto, single"),

@@ -1,4 +1,4 @@
-"""What the tests of poca.py, head.py and the import share."""
+"""A NumPy reference of the head, and Python processes for tests."""
 
 import os
 import subprocess
@@ -9,17 +9,17 @@ from shared_data import REPOSITORY
 
 
 def softmax(keys):
-    """Softmax over axis 1 in float64."""
+    """Returns the softmax over axis 1."""
     weights = np.exp(keys - keys.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 def reference(features, weights, key_ratio=0.5, split_key_value=True):
-    """NOAH in float64 numpy, one group and class at a time, straight from the paper's equations.
+    """Computes NOAH in float64 NumPy, one group and class at a time, from the paper's equations.
 
     Args:
         features: (B, L, C).
-        weights: key_kernel, key_bias, value_kernel, value_bias, in the layer's layout.
+        weights: key_kernel, key_bias, value_kernel and value_bias in the layer's layout.
 
     Returns:
         Logits (B, M), attention (B, L, N, M).
@@ -33,11 +33,11 @@ def reference(features, weights, key_ratio=0.5, split_key_value=True):
         keys, values = features[..., :key_channels], features[..., key_channels:]
 
     def project(part, kernel, bias, group, label):
-        blocks, size, _ = kernel.shape
+        blocks, channels, _ = kernel.shape
         if blocks == 1:
             return part @ kernel[0, :, group * classes + label] + bias[group, label]
-        seen = part[..., group * size : (group + 1) * size]
-        return seen @ kernel[group, :, label] + bias[group, label]
+        own = part[..., group * channels : (group + 1) * channels]
+        return own @ kernel[group, :, label] + bias[group, label]
 
     logits = np.zeros((len(features), classes))
     attention = np.zeros((*features.shape[:2], groups, classes))
@@ -51,13 +51,13 @@ def reference(features, weights, key_ratio=0.5, split_key_value=True):
 
 
 def child_environment(**environment):
-    """The environment of a fresh interpreter that finds the package."""
+    """Returns the environment of a new Python process that can import the package."""
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path, **environment}
 
 
 def run_python(code, *arguments, timeout=300, **environment):
-    """Runs code in a fresh interpreter that finds the package; returns the finished process."""
+    """Runs code in a new Python process that can import the package. Returns the process."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=child_environment(**{"CUDA_VISIBLE_DEVICES": "-1", **environment}),

@@ -1,4 +1,4 @@
-"""The channels' parts, and what the message says where they do not divide."""
+"""Key and value channels, and the suggestions of the error message."""
 
 import re
 
@@ -12,7 +12,7 @@ from noah_tf.head.channel_split import check_division, key_value_channels
 @pytest.mark.parametrize(
     ("ratio", "parts"), [(0.5, (50, 51)), (0.125, (12, 89)), (None, (101, 101)), (0.001, (0, 101))]
 )
-def test_keys_are_rounded_down(ratio, parts):
+def test_key_channels_are_rounded_down(ratio, parts):
     assert key_value_channels(101, ratio) == parts
 
 
@@ -22,7 +22,7 @@ def test_keys_are_rounded_down(ratio, parts):
     groups=st.integers(1, 40),
     ratio=st.none() | st.floats(0.001, 0.999),
 )
-def test_every_suggestion_of_the_message_works(channels, groups, ratio):
+def test_every_suggestion_of_the_error_message_works(channels, groups, ratio):
     options = {"num_groups": groups, "key_ratio": ratio}
     try:
         check_division(channels, **options)

@@ -1,4 +1,4 @@
-"""Dropout and drop path: what they keep, and that replicas draw masks of their own."""
+"""Dropout and drop path: values, seeds, and different masks on each replica."""
 
 import numpy as np
 import pytest
@@ -10,25 +10,25 @@ from noah_tf.head.dropout import Dropout
 
 
 @pytest.mark.parametrize("per_example", [False, True])
-def test_kept_values_make_up_for_dropped_ones(per_example):
+def test_remaining_values_are_scaled_up(per_example):
     x = np.ones((400, 5, 3), "float32")
     layer = Dropout(0.25, per_example)
     y = layer(x, training=True).numpy()
     np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
     masks = y.reshape(400, -1) > 0
     assert masks.mean() == pytest.approx(0.75, abs=5 * (0.25 * 0.75 / 400) ** 0.5)
-    # All of an example or none of it, or else hardly ever all of it.
+    # An example is dropped as a whole, or almost never as a whole.
     assert (masks.all(1) | ~masks.any(1)).mean() == 1 if per_example else masks.all(1).mean() < 0.1
     assert not np.array_equal(y, layer(x, training=True))
 
 
-def test_nothing_is_dropped_outside_of_training_or_at_rate_0():
+def test_no_dropout_at_inference_or_at_rate_0():
     x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
     np.testing.assert_array_equal(Dropout(0.5)(x, training=False), x)
     np.testing.assert_array_equal(Dropout(0.0)(x, training=True), x)
 
 
-def test_the_global_seed_decides():
+def test_global_seed_reproduces_the_mask():
     masks = []
     for seed in (1, 1, 2):
         tf.keras.utils.set_random_seed(seed)
@@ -38,7 +38,7 @@ def test_the_global_seed_decides():
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, "half", True])
-def test_what_is_no_rate_is_refused(rate):
+def test_invalid_rate_raises(rate):
     with pytest.raises(ValueError, match="rate must be a number in"):
         Dropout(rate)
 
@@ -52,7 +52,7 @@ def test_unknown_batch_in_a_graph():
 
 
 @slow_on_one_stack
-def test_replicas_of_a_zoo_model_drop_on_their_own():
+def test_replicas_of_a_zoo_model_have_different_masks():
     process = run_python("""
 import tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
@@ -69,7 +69,7 @@ for name in ("blocks.11.add2.drop_path", "blocks.5.mlp.drop1", "head.dropout"):
     step = tf.function(lambda x: strategy.run(lambda x: layer(x, training=True), args=(x,)))
     first, second = strategy.experimental_local_results(step(x))
     third, _ = strategy.experimental_local_results(step(x))
-    assert (first.numpy() != third.numpy()).any(), f"{name}: two steps drew one mask"
-    assert (first.numpy() != second.numpy()).any(), f"{name}: two replicas drew one mask"
+    assert (first.numpy() != third.numpy()).any(), f"{name}: two steps have the same mask"
+    assert (first.numpy() != second.numpy()).any(), f"{name}: two replicas have the same mask"
 """)
     assert process.returncode == 0, process.stderr[-3000:]

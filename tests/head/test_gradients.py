@@ -13,15 +13,15 @@ from noah_tf.head import poca
 from noah_tf.head.gradients import blocked_poca
 from noah_tf.head.memory_plan import MASK_OUTPUTS
 
-# Within it everything is kept; within the other nothing, and 300 classes are three runs.
+# Within LARGE everything is kept. Within TINY nothing is, and 300 classes are three ranges.
 LARGE, TINY = 256, 1e-3
 CLASSES = 2 * MASK_OUTPUTS + 44
-# So many are a loop over runs and a rest.
+# A loop over ranges, and a remainder.
 LOOPED_CLASSES = 5 * MASK_OUTPUTS + 1
 
 
 def problem(groups=2, classes=CLASSES, split_groups=True, split_key_value=True, scale=1.0):
-    """Features, both kernels, biases and a gradient of the logits, in float64."""
+    """Returns features, both kernels, value biases and a gradient of the logits, in float64."""
     rng = np.random.default_rng(0)
     channels, count = 8, groups if split_groups else 1
     part = channels // 2 if split_key_value else channels
@@ -32,7 +32,7 @@ def problem(groups=2, classes=CLASSES, split_groups=True, split_key_value=True, 
 
 
 def compute(function, arrays, mode="graph", dtype=tf.float32, products=None, **options):
-    """Logits and the gradients of all inputs."""
+    """Returns the logits and the gradients of all inputs."""
     *inputs, bias, upstream = arrays
     inputs = [tf.constant(array, products or dtype) for array in inputs]
     inputs.append(tf.constant(bias, dtype))
@@ -52,10 +52,10 @@ def compute(function, arrays, mode="graph", dtype=tf.float32, products=None, **o
     return [np.asarray(tf.cast(tensor, tf.float64)) for tensor in step(*inputs)]
 
 
-def assert_close(got, wanted, tolerance):
-    for a, b in zip(got, wanted, strict=True):
+def assert_close(actual, expected, tolerance):
+    for a, b in zip(actual, expected, strict=True):
         assert a.shape == b.shape
-        # What is zero in exact arithmetic need not be so.
+        # Values that are zero in exact arithmetic may have rounding errors.
         assert np.abs(a - b).max() <= tolerance * max(np.abs(b).max(), 0.1)
 
 
@@ -71,7 +71,7 @@ def assert_close(got, wanted, tolerance):
 @pytest.mark.parametrize(
     ("split_groups", "split_key_value"), itertools.product([True, False], repeat=2)
 )
-def test_logits_and_gradients_are_those_of_automatic_differentiation(
+def test_logits_and_gradients_equal_automatic_differentiation(
     split_groups, split_key_value, dropout, budget
 ):
     arrays = problem(split_groups=split_groups, split_key_value=split_key_value)
@@ -84,7 +84,7 @@ def test_logits_and_gradients_are_those_of_automatic_differentiation(
 
 @pytest.mark.parametrize(("mode", "dropout"), [("eager", 0.0), ("eager", 0.3), ("xla", 0.3)])
 @pytest.mark.parametrize("budget", [LARGE, pytest.param(TINY, marks=pytest.mark.slow)])
-def test_eager_and_xla_give_what_a_graph_gives(mode, budget, dropout):
+def test_eager_mode_and_xla_equal_a_graph(mode, budget, dropout):
     arrays = problem(classes=LOOPED_CLASSES)
     options = {"dropout": dropout, "memory_budget": budget}
     graph = compute(blocked_poca, arrays, **options)
@@ -94,36 +94,36 @@ def test_eager_and_xla_give_what_a_graph_gives(mode, budget, dropout):
 
 
 @pytest.mark.parametrize("budget", [LARGE, TINY])
-def test_many_classes_are_a_loop_and_the_same_numbers(budget):
+def test_loop_over_many_classes_equals_the_direct_form(budget):
     arrays = problem(classes=20 * MASK_OUTPUTS + 1)
     for dropout in (0.0, 0.3):
-        wanted = compute(poca.poca, arrays, dropout=dropout)
-        got = compute(blocked_poca, arrays, dropout=dropout, memory_budget=budget)
-        assert_close(got, wanted, 2e-6)
+        expected = compute(poca.poca, arrays, dropout=dropout)
+        actual = compute(blocked_poca, arrays, dropout=dropout, memory_budget=budget)
+        assert_close(actual, expected, 2e-6)
 
 
 @pytest.mark.parametrize("block_outputs", [MASK_OUTPUTS, 2 * MASK_OUTPUTS, None])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_blocks_do_not_change_the_direct_form(block_outputs, dropout):
-    wanted = compute(poca.poca, problem(), dropout=dropout)
-    got = compute(poca.poca, problem(), dropout=dropout, block_outputs=block_outputs)
-    assert_close(got, wanted, 1e-6)
+def test_blocks_of_the_direct_form_have_no_effect(block_outputs, dropout):
+    expected = compute(poca.poca, problem(), dropout=dropout)
+    actual = compute(poca.poca, problem(), dropout=dropout, block_outputs=block_outputs)
+    assert_close(actual, expected, 1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 10.0, 1e3, 1e18])
 @pytest.mark.parametrize("budget", [LARGE, TINY])
-def test_keys_of_any_size_are_finite_and_right(scale, budget):
+def test_keys_of_any_magnitude(scale, budget):
     arrays = problem(scale=scale)
-    wanted = compute(poca.poca, arrays)
-    got = compute(blocked_poca, arrays, memory_budget=budget)
-    assert all(np.isfinite(array).all() for array in got)
-    assert_close(got[:1], wanted[:1], 2e-6)
+    expected = compute(poca.poca, arrays)
+    actual = compute(blocked_poca, arrays, memory_budget=budget)
+    assert all(np.isfinite(array).all() for array in actual)
+    assert_close(actual[:1], expected[:1], 2e-6)
     exact = compute(poca.poca, arrays, dtype=tf.float64)
-    for a, b, c in zip(got, wanted, exact, strict=True):
+    for a, b, c in zip(actual, expected, exact, strict=True):
         assert np.abs(a - c).max() <= 2 * np.abs(b - c).max() + 2e-6 * np.abs(c).max()
 
 
-def test_not_a_number_stays_one():
+def test_nan_propagates():
     arrays = problem()
     arrays[0][0, 0, 0] = np.nan
     logits = compute(blocked_poca, arrays)[0]
@@ -135,11 +135,11 @@ def test_not_a_number_stays_one():
 @pytest.mark.parametrize("budget", [LARGE, TINY])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_mixed_precision(products, tolerance, budget, dropout):
-    wanted = compute(poca.poca, problem(), products=products, dropout=dropout)
+    expected = compute(poca.poca, problem(), products=products, dropout=dropout)
     options = {"dropout": dropout, "memory_budget": budget}
-    got = compute(blocked_poca, problem(), products=products, **options)
-    assert_close(got[:1], wanted[:1], 1e-6)
-    assert_close(got, wanted, tolerance)
+    actual = compute(blocked_poca, problem(), products=products, **options)
+    assert_close(actual[:1], expected[:1], 1e-6)
+    assert_close(actual, expected, tolerance)
 
 
 @pytest.mark.parametrize("implementation", ["direct", "blocked"])
@@ -148,7 +148,7 @@ def test_mixed_precision(products, tolerance, budget, dropout):
     [((None, None, None, 16), False), ((None, None, 16), False), ((None, None, None, 16), True)],
 )
 def test_unknown_batch_and_positions(implementation, spec, compiled):
-    # By direct differentiation, eagerly, of known sizes.
+    # The reference is eager automatic differentiation with known sizes.
     options = {"num_classes": LOOPED_CLASSES, "num_groups": 2, "dropout": 0.2, "seed": 1}
     reference = NOAHHead(**options, implementation="direct")
     head = NOAHHead(**options, implementation=implementation, memory_budget=TINY)
@@ -171,15 +171,15 @@ def test_unknown_batch_and_positions(implementation, spec, compiled):
     for size in (1, 3):
         shape = (size, *(size + n for n in range(len(spec) - 2)), 16)
         features = tf.random.stateless_normal(shape, (1, size))
-        wanted = [array.numpy() for array in step(reference, features)]
-        assert_close([array.numpy() for array in traced(features)], wanted, 3e-6)
+        expected = [array.numpy() for array in step(reference, features)]
+        assert_close([array.numpy() for array in traced(features)], expected, 3e-6)
 
 
-# Which path
+# Choice of the implementation
 
 
 def second_derivative(head, features, compiled=False, **options):
-    """Of the logits' sum of squares, by the features."""
+    """Returns a second derivative of the logits' sum of squares by the features."""
 
     def compute(features):
         with tf.GradientTape() as outer:
@@ -204,21 +204,21 @@ def second_derivative(head, features, compiled=False, **options):
         ("direct", 6000, True, False),
     ],
 )
-def test_the_path_is_chosen_by_size_and_refuses_second_derivatives_only_where_it_has_none(
+def test_implementation_depends_on_size_and_only_blocked_has_no_second_derivatives(
     implementation, classes, training, blocked, compiled
 ):
     # 4 * 12 * 4 * 6000 numbers are more than 4 MiB.
     head = NOAHHead(classes, implementation=implementation)
     features = tf.random.stateless_normal((4, 12, 16), (1, 2))
     head(features)
-    refused = pytest.raises(NotImplementedError, match="implementation='direct'")
-    with refused if blocked else contextlib.nullcontext():
+    raises = pytest.raises(NotImplementedError, match="implementation='direct'")
+    with raises if blocked else contextlib.nullcontext():
         assert np.isfinite(second_derivative(head, features, compiled, training=training)).all()
 
 
 @pytest.mark.parametrize("by", ["features", "key_kernel", "value_kernel"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_second_derivatives_of_a_linear_loss_are_refused_too(by, compiled):
+def test_second_derivatives_of_a_linear_loss_raise(by, compiled):
     head = NOAHHead(10, implementation="blocked")
     features = tf.random.stateless_normal((2, 9, 16), (1, 2))
     head(features)
@@ -236,13 +236,13 @@ def test_second_derivatives_of_a_linear_loss_are_refused_too(by, compiled):
         (tf.function(mixed) if compiled else mixed)(features)
 
 
-def test_forward_mode_is_refused():
+def test_forward_mode_raises():
     head = NOAHHead(10, implementation="blocked")
     features = tf.random.stateless_normal((2, 9, 16), (1, 2))
     head(features)
     accumulator = tf.autodiff.ForwardAccumulator(features, tf.ones_like(features))
-    refused = pytest.raises(NotImplementedError, match="no forward-mode derivatives")
-    with accumulator, refused:
+    raises = pytest.raises(NotImplementedError, match="no forward-mode derivatives")
+    with accumulator, raises:
         head(features, training=True)
 
 
@@ -250,18 +250,18 @@ def test_forward_mode_is_refused():
 
 
 def loops_without(graph, name):
-    """How many loops of a graph do not wait for its argument of that name."""
-    waiting = set()
+    """Returns the number of loops in a graph that do not depend on the argument with that name."""
+    dependent = set()
     for op in graph.get_operations():  # in topological order
-        before = [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
-        if op.name == name or waiting.intersection(o.name for o in before):
-            waiting.add(op.name)
+        inputs = [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
+        if op.name == name or dependent.intersection(o.name for o in inputs):
+            dependent.add(op.name)
     loops = [op.name for op in graph.get_operations() if op.type in ("While", "StatelessWhile")]
-    return len(set(loops) - waiting)
+    return len(set(loops) - dependent)
 
 
 @pytest.mark.parametrize("classes", [10, CLASSES, LOOPED_CLASSES])
-def test_nothing_is_recomputed_before_the_gradient_is_there(classes):
+def test_recomputation_waits_for_the_gradient(classes):
     *inputs, upstream = (array.astype(np.float32) for array in problem(classes=classes))
 
     def forward(upstream, *inputs):
@@ -317,7 +317,7 @@ def test_memory_of_a_training_step_does_not_grow_with_the_classes():
         return float(process.stdout)
 
     few, many = peak(4000, "blocked", 32), peak(32000, "blocked", 32)
-    # Gradients and logits of 28,000 classes are 30 MiB, and joining those of a kernel takes 14.
+    # Gradients and logits of 28,000 classes are 30 MiB, and concatenating a kernel's takes 14.
     assert many < few + 80
-    # 4 * 8 * 196 * 4000 numbers are 96 MiB, of which several are there at once.
+    # 4 * 8 * 196 * 4000 numbers are 96 MiB, and several such tensors exist at once.
     assert peak(4000, "direct", 32) > 2 * few

@@ -35,7 +35,7 @@ def weights_of(head):
 
 
 def randomize(head, seed=0):
-    """Random values for all weights, the biases among them."""
+    """Sets all weights to random values, including the biases."""
     rng = np.random.default_rng(seed)
     head.set_weights([rng.normal(size=w.shape) for w in head.get_weights()])
     return head
@@ -51,7 +51,7 @@ def built(*args, shape=(None, 4, 4, 16), **kwargs):
 
 
 def golden_params(kind, name):
-    """One test for each golden entry, or one skipped test where the data is missing."""
+    """Returns a parameter for each golden entry, or a skipped one if the data is missing."""
     reason = f"no golden heads at {GOLDENS} (set NOAH_TF_SHARED)"
     missing = [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="missing")]
     return [pytest.param(entry, id=name(entry)) for entry in MANIFEST[kind]] or missing
@@ -87,7 +87,7 @@ def test_configurations_that_the_reference_rejects_raise(configuration):
     size=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
     switches=st.tuples(st.booleans(), st.booleans()),
 )
-def test_any_shape_and_switch_gives_the_reference_in_both_ranks(
+def test_all_shapes_options_and_ranks_equal_the_reference(
     groups, keys, values, classes, size, switches
 ):
     channels = groups * (keys + values)
@@ -125,7 +125,7 @@ def test_weight_names_shapes_and_order(split_groups, blocks, split_key_value):
         assert tuple(weight.shape) == shape
 
 
-def test_a_head_of_n_groups_costs_little_more_than_a_linear_layer():
+def test_number_of_parameters():
     head = built(1000, 4, shape=(None, 7, 7, 512))
     assert head.count_params() == 512 * 1000 + 1000 + (2 * 4 - 1) * 1000
 
@@ -155,7 +155,7 @@ def test_functional_models_with_known_and_unknown_sizes(shape):
     assert model.predict(features, batch_size=2, verbose=0).shape == (3, 5)
 
 
-def test_an_empty_batch_gives_no_logits():
+def test_empty_batch():
     head = built(5)
     assert head(tf.zeros((0, 4, 4, 16))).shape == (0, 5)
     assert head.attention(tf.zeros((0, 4, 4, 16))).shape == (0, 4, 4, 5)
@@ -168,7 +168,7 @@ def test_inside_time_distributed_and_vectorized_map():
     np.testing.assert_allclose(tf.vectorized_map(head, clips), frames, atol=1e-5)
 
 
-def test_lists_and_numpy_arrays_are_features_too():
+def test_lists_and_numpy_arrays_as_features():
     head, features = built(3, 2, shape=(None, 4, 8)), features_of(2, 4, 8)
     np.testing.assert_array_equal(head(features.astype(np.float64)), head(features))
     np.testing.assert_array_equal(head.attention(features.tolist()), head.attention(features))
@@ -196,9 +196,9 @@ def test_logits_under_every_policy(policy, dtype, tolerance, rank):
     expected, _ = head_helpers.reference(features.reshape(2, 6, 8), weights_of(head))
     if policy == "float64":
         features = features.astype(np.float64)
-    got = head(features)
-    assert got.dtype.name == dtype
-    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+    actual = head(features)
+    assert actual.dtype.name == dtype
+    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
     maps = head.attention(features)
     assert maps.dtype.name == dtype
     np.testing.assert_allclose(tf.reduce_sum(maps, axis=list(range(1, rank - 1))), 1, rtol=1e-5)
@@ -206,10 +206,10 @@ def test_logits_under_every_policy(policy, dtype, tolerance, rank):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_sums_and_biases_do_not_pass_through_the_compute_dtype(policy):
+def test_sums_and_biases_are_not_rounded_to_the_compute_dtype(policy):
     head = NOAHHead(1, 1, dtype=policy)
     head(features_of(1, 2, 2))
-    # 1 + 2**-12 and 2**17 are no float16 numbers, and neither is a sum of 2**17.
+    # 1 + 2**-12 and 2**17 cannot be represented in float16.
     for bias in (1 + 2**-12, 2.0**17):
         zeros = [np.zeros_like(w) for w in head.get_weights()[:3]]
         head.set_weights([*zeros, np.array([[bias]])])
@@ -218,7 +218,7 @@ def test_sums_and_biases_do_not_pass_through_the_compute_dtype(policy):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_keys_whose_exponential_overflows_float16_stay_finite(policy):
+def test_keys_whose_exponential_overflows_float16(policy):
     head = NOAHHead(2, 2, dtype=policy)
     features = tf.constant(features_of(2, 4, 4, scale=100.0))
     head.build(features.shape)
@@ -231,7 +231,7 @@ def test_keys_whose_exponential_overflows_float16_stay_finite(policy):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_a_training_step_under_every_policy_moves_all_weights_that_matter(policy):
+def test_training_step_under_every_policy_changes_all_weights_but_the_key_bias(policy):
     model = tf.keras.Sequential(
         [tf.keras.Input((2, 2, 8)), NOAHHead(3, 2, dropout=0.1, dtype=policy)]
     )
@@ -256,7 +256,7 @@ def test_default_kernels_have_the_standard_deviation_of_the_reference(split_grou
         std = np.sqrt(2 / (groups * classes))
         assert kernel.std() == pytest.approx(std, rel=0.03)
         assert kernel.mean() == pytest.approx(0, abs=0.03 * std)
-        assert np.abs(kernel).max() > 3 * std  # Normal, not truncated at two deviations.
+        assert np.abs(kernel).max() > 3 * std  # The normal distribution is not truncated.
         if split_groups:
             assert (kernel[0] != kernel[1]).all()
     np.testing.assert_array_equal(head.key_bias, 0)
@@ -264,7 +264,7 @@ def test_default_kernels_have_the_standard_deviation_of_the_reference(split_grou
 
 
 def initializers():
-    """Name → a function that makes the initializer, which may be stateful."""
+    """Returns parameters with functions that make initializers, which may have a state."""
     make = {
         "default": lambda: None,
         "by name": lambda: "glorot_uniform",
@@ -282,7 +282,7 @@ def initializers():
 
 
 @pytest.mark.parametrize("make", initializers())
-def test_key_and_value_weights_of_one_shape_start_different(make):
+def test_key_and_value_weights_of_one_shape_start_with_different_values(make):
     head = NOAHHead(3, 2, kernel_initializer=make(), bias_initializer=make() or "zeros")
     head.build((None, 2, 2, 8))
     assert np.mean(np.asarray(head.key_kernel) == np.asarray(head.value_kernel)) < 0.1
@@ -290,7 +290,7 @@ def test_key_and_value_weights_of_one_shape_start_different(make):
         assert np.mean(np.asarray(head.key_bias) == np.asarray(head.value_bias)) < 0.5
 
 
-def test_initializers_that_have_no_seed_work():
+def test_initializers_without_a_seed():
     class Ramp(tf.keras.initializers.Initializer):
         def __init__(self, step):
             self.step = step
@@ -317,7 +317,7 @@ def test_set_random_seed_reproduces_weights_and_dropout(initializer):
         np.testing.assert_array_equal(first, second)
 
 
-def test_an_initializer_with_a_seed_gives_the_same_head_again():
+def test_initializer_with_a_seed_reproduces_the_weights():
     def make():
         initializer = tf.keras.initializers.RandomNormal(seed=5)
         head = NOAHHead(3, 2, kernel_initializer=initializer)
@@ -356,7 +356,7 @@ def test_constraints_hold_after_a_training_step():
     assert np.linalg.norm(value_bias) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_frozen_head_does_not_learn():
+def test_frozen_head_has_no_trainable_weights():
     head = built(3, 2, shape=(None, 4, 8), trainable=False)
     assert (len(head.trainable_weights), len(head.non_trainable_weights)) == (0, 4)
 
@@ -371,7 +371,7 @@ def doubled(logits):
 
 @tf.keras.utils.register_keras_serializable("noah_tf_tests")
 class Classifier(tf.keras.Model):
-    """A subclassed model with a head of its own."""
+    """A subclassed model with a head."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -483,7 +483,7 @@ def test_clone_model_copies_the_architecture(make):
     np.testing.assert_array_equal(clone(images()), model(images()))
 
 
-def test_a_saved_model_file_loads_where_only_noah_tf_is_imported(tmp_path):
+def test_saved_file_loads_after_importing_only_noah_tf(tmp_path):
     model = functional()
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images())
@@ -590,8 +590,8 @@ def step(features):
 ones = tf.ones((4, 4, 8))
 first, second = strategy.experimental_local_results(step(ones))
 third, _ = strategy.experimental_local_results(step(ones))
-assert (first.numpy() != third.numpy()).any(), "two steps drew one mask"
-assert (first.numpy() != second.numpy()).any(), "two replicas drew one mask"
+assert (first.numpy() != third.numpy()).any(), "two steps have the same mask"
+assert (first.numpy() != second.numpy()).any(), "two replicas have the same mask"
 assert strategy.num_replicas_in_sync == 2
 with strategy.scope():
     assert np.isfinite(head(ones, training=True)).all()
@@ -601,10 +601,10 @@ print("done")
 
 @pytest.mark.parametrize(
     ("implementation", "memory_budget"),
-    # Everything is kept within a budget of 256 MiB, and recomputed within one of a few bytes.
+    # Everything is kept within 256 MiB, and recomputed within a few bytes.
     [pytest.param("direct", 256, marks=slow_on_one_stack), ("blocked", 256), ("blocked", 1e-5)],
 )
-def test_mirrored_strategy_trains_as_one_device_does(implementation, memory_budget):
+def test_mirrored_strategy_equals_one_device(implementation, memory_budget):
     process = head_helpers.run_python(MIRRORED, implementation, str(memory_budget))
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.endswith("done\n")
@@ -643,7 +643,7 @@ def test_savedmodel_serves_the_same_logits_for_any_size(tmp_path):
         np.testing.assert_allclose(served.serve(inputs), model(inputs), atol=1e-5)
 
 
-def test_an_exported_model_can_serve_attention(tmp_path):
+def test_exported_module_serves_attention(tmp_path):
     class Explainer(tf.Module):
         def __init__(self, head):
             super().__init__()
@@ -699,7 +699,7 @@ def test_dropout_is_on_in_fit_and_off_in_predict(monkeypatch):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_masks_differ_between_calls_and_follow_the_seed(compiled):
+def test_masks_differ_between_calls_and_depend_on_the_seed(compiled):
     features = features_of(2, 4, 4, 16)
 
     def masked_logits(**options):
@@ -717,7 +717,7 @@ def test_masks_differ_between_calls_and_follow_the_seed(compiled):
         assert (a != b).any()
 
 
-def test_dropped_logits_are_right_on_average():
+def test_logits_with_dropout_are_unbiased():
     head = built(3, 2, shape=(None, 4, 8), dropout=0.3, seed=1)
     features = np.repeat(features_of(1, 4, 8), 20000, axis=0)
     mean = head(features, training=True).numpy().mean(axis=0)
@@ -725,7 +725,7 @@ def test_dropped_logits_are_right_on_average():
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_a_checkpoint_restores_the_stream_of_masks(seed, tmp_path):
+def test_checkpoint_restores_the_stream_of_masks(seed, tmp_path):
     features = features_of(2, 4, 4, 16)
 
     def make():
@@ -797,12 +797,12 @@ def test_contributions_sum_to_the_logits(shape, split_groups, split_key_value, p
     assert groups.shape == (*shape[:-1], 4, 5)
     np.testing.assert_allclose(np.sum(groups, axis=-2), maps, atol=1e-5)
     some = head.contributions(features, [4, 1, 4])
-    # The float16 products of TensorFlow 2.15's CPU round otherwise where there are fewer columns.
+    # On CPU, TensorFlow 2.15 rounds float16 products differently if there are fewer columns.
     rounding = 3e-2 if policy == "mixed_float16" else 1e-5
     np.testing.assert_allclose(np.sum(some, axis=positions), logits[:, [4, 1, 4]], atol=rounding)
 
 
-def test_contributions_inside_tf_function_and_of_classes_that_do_not_exist():
+def test_contributions_inside_tf_function_and_invalid_classes():
     head, features = built(5), features_of(2, 3, 4, 16)
     traced = tf.function(head.contributions)
     expected = head.contributions(features, [4, 1])
@@ -825,7 +825,7 @@ def test_attention_inside_tf_function_tf_data_and_as_tensor_classes():
 
 
 @pytest.mark.parametrize("classes", [[5], [-1], [0, 7], np.array([5]), tf.constant([9])])
-def test_attention_rejects_classes_that_do_not_exist(classes):
+def test_attention_of_classes_out_of_range_raises(classes):
     head, features = built(5), features_of(2, 3, 4, 16)
     for attention in (head.attention, tf.function(lambda x: head.attention(x, classes))):
         with pytest.raises(ValueError, match=r"classes must lie in \[0, 5\), got \["):
@@ -833,12 +833,12 @@ def test_attention_rejects_classes_that_do_not_exist(classes):
 
 
 @pytest.mark.parametrize("classes", [3, [1.0], ["cat"], [[1]], []])
-def test_attention_rejects_classes_that_are_no_list_of_integers(classes):
+def test_attention_of_classes_that_are_not_integers_raises(classes):
     with pytest.raises(ValueError, match="classes must be a list of class indices"):
         built(5).attention(features_of(2, 3, 4, 16), classes)
 
 
-def test_attention_needs_a_built_head_and_its_kind_of_features():
+def test_attention_of_an_unbuilt_head_or_invalid_features_raises():
     with pytest.raises(ValueError, match="no weights yet"):
         NOAHHead(5).attention(features_of(2, 4, 4, 16))
     with pytest.raises(ValueError, match="built for 16 channels"):
@@ -870,7 +870,7 @@ def test_attention_needs_a_built_head_and_its_kind_of_features():
         *(({"seed": v}, "seed must be an integer or None") for v in ("a", 1.5)),
     ],
 )  # fmt: skip
-def test_bad_arguments_say_what_is_wrong_and_what_was_given(options, message):
+def test_invalid_arguments_raise_with_the_received_value(options, message):
     (value,) = options.values()
     with pytest.raises(ValueError, match=message) as error:
         NOAHHead(**{"num_classes": 5, **options})
@@ -879,7 +879,7 @@ def test_bad_arguments_say_what_is_wrong_and_what_was_given(options, message):
 
 @pytest.mark.parametrize("symbolic", [False, True])
 @pytest.mark.parametrize("shape", [(16,), (2, 2, 2, 16), (2, 2, 2, 2, 16)])
-def test_features_of_another_rank_are_rejected(shape, symbolic):
+def test_features_of_another_rank_raise(shape, symbolic):
     features = tf.keras.Input(shape) if symbolic else tf.ones((2, *shape))
     with pytest.raises(
         ValueError, match=r"needs features \(B, H, W, C\) or \(B, L, C\), got shape"
@@ -897,25 +897,25 @@ def test_features_of_another_rank_are_rejected(shape, symbolic):
     ],
     ids=["numpy", "eager", "symbolic"],
 )
-def test_features_that_are_not_floating_point_are_rejected(make, dtype):
+def test_integer_features_raise(make, dtype):
     with pytest.raises(TypeError, match=f"needs floating-point features, got {dtype}"):
         NOAHHead(5)(make(dtype))
 
 
-def test_an_unknown_number_of_channels_is_rejected():
+def test_unknown_number_of_channels_raises():
     with pytest.raises(ValueError, match="needs a known number of channels"):
         NOAHHead(5)(tf.keras.Input((4, 4, None)))
 
 
 @pytest.mark.parametrize("channels", [8, 32])
-def test_another_number_of_channels_than_built_is_rejected(channels):
+def test_another_number_of_channels_than_built_raises(channels):
     head = built(5)
     for features in (tf.ones((2, 4, 4, channels)), tf.keras.Input((4, 4, channels))):
         with pytest.raises(ValueError, match="built for 16 channels"):
             head(features)
 
 
-def test_channels_that_do_not_divide_are_named_with_what_would_work():
+def test_indivisible_channels_raise_with_suggestions():
     with pytest.raises(ValueError) as error:
         NOAHHead(5, 4, 0.3)(tf.ones((1, 2, 2, 100)))
     message = str(error.value)
@@ -924,7 +924,7 @@ def test_channels_that_do_not_divide_are_named_with_what_would_work():
     assert "use num_groups=2 or 5, or key_ratio=0.28 or 0.32" in message
 
 
-def test_without_a_split_the_key_ratio_has_no_effect():
+def test_key_ratio_has_no_effect_without_split_key_value():
     features = features_of(2, 2, 2, 12)
     heads = [NOAHHead(3, 4, ratio, split_key_value=False) for ratio in (0.01, 0.5)]
     for head in heads:
@@ -936,7 +936,7 @@ def test_without_a_split_the_key_ratio_has_no_effect():
 @pytest.mark.parametrize("implementation", ["direct", "blocked"])
 @pytest.mark.parametrize("split_groups", [True, False])
 @pytest.mark.parametrize("split_key_value", [True, False])
-def test_with_uniform_attention_it_is_a_pooled_linear_layer(
+def test_uniform_attention_equals_a_pooled_linear_layer(
     split_key_value, split_groups, implementation
 ):
     rng = np.random.default_rng(0)
@@ -953,8 +953,8 @@ def test_with_uniform_attention_it_is_a_pooled_linear_layer(
     )
     head.build(features.shape)
     head.value_bias.assign(rng.normal(size=head.value_bias.shape))
-    # The linear layer that it is: the groups' parts of the kernel one below the other, or, where
-    # each group sees all channels, added up.
+    # The equal linear layer has the kernels of the groups stacked, or summed if each group uses all
+    # channels.
     kernel = head.value_kernel.numpy()
     kernel = kernel.reshape(-1, 7) if split_groups else kernel[0].reshape(-1, 4, 7).sum(axis=1)
     linear = tf.keras.layers.Dense(7)
@@ -991,7 +991,7 @@ def test_with_uniform_attention_it_is_a_pooled_linear_layer(
     np.testing.assert_allclose(head.attention(features), np.full((3, 4, 5, 7), 1 / 20), rtol=1e-6)
 
 
-def test_uniform_attention_stays_uniform_while_it_trains():
+def test_uniform_attention_is_not_trained():
     head = NOAHHead(3, 2, uniform_attention=True)
     model = tf.keras.Sequential([tf.keras.Input((2, 2, 8)), head])
     model.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -1,4 +1,4 @@
-"""The mathematics: against a float64 numpy reference, and the properties that the paper implies."""
+"""POCA compared with a float64 NumPy reference, and properties that follow from the paper."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from noah_tf.head.memory_plan import MASK_OUTPUTS
 
 @st.composite
 def problems(draw):
-    """Random arguments of `poca.poca` with all their switches, in float64."""
+    """Random float64 arguments of `poca.poca` for all combinations of options."""
     groups = draw(st.integers(1, 4))
     split_groups, split_key_value = draw(st.booleans()), draw(st.booleans())
     classes, batch, positions = (draw(st.integers(1, 5)) for _ in range(3))
@@ -45,7 +45,7 @@ def run(features, weights, dtype=tf.float64, **options):
 
 
 def example(groups=2, classes=3, positions=6, channels=8, seed=0):
-    """One fixed problem with split groups: features, half of them keys, and the four weights."""
+    """Returns features, half of whose channels are keys, and the four weights of split groups."""
     rng = np.random.default_rng(seed)
     kernel = (groups, channels // groups, classes)
     shapes = kernel, (groups, classes), kernel, (groups, classes)
@@ -55,7 +55,7 @@ def example(groups=2, classes=3, positions=6, channels=8, seed=0):
 
 @settings(max_examples=60, deadline=None)
 @given(problems())
-def test_logits_and_attention_are_those_of_the_reference(problem):
+def test_logits_and_attention_equal_the_reference(problem):
     features, key_channels, weights, split_key_value = problem
     ratio = (key_channels + 0.5) / features.shape[-1]
     logits, attention = reference(features, weights, ratio, split_key_value)
@@ -92,7 +92,7 @@ def test_contributions_sum_to_the_logits(problem):
     ).numpy()
     assert maps.shape == attention.shape
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), logits, rtol=1e-9, atol=1e-9)
-    # With no values but the bias, it is spread as the attention is.
+    # If the values are only the bias, the attention distributes it.
     blank = [kernels[0], tf.zeros_like(kernels[1])]
     parts = tf.constant(features[..., :key_channels]), tf.constant(features[..., -value_channels:])
     maps = poca.poca_contributions(*parts, *blank, tf.constant(value_bias), tf.float64)
@@ -101,7 +101,7 @@ def test_contributions_sum_to_the_logits(problem):
 
 @settings(max_examples=30, deadline=None)
 @given(problems(), st.floats(-100, 100))
-def test_a_key_bias_changes_nothing(problem, shift):
+def test_key_bias_has_no_effect(problem, shift):
     features, key_channels, weights, split_key_value = problem
     ratio = (key_channels + 0.5) / features.shape[-1]
     shifted = [weights[0], weights[1] + shift, *weights[2:]]
@@ -111,7 +111,7 @@ def test_a_key_bias_changes_nothing(problem, shift):
 
 @settings(max_examples=30, deadline=None)
 @given(problems(), st.randoms(use_true_random=False))
-def test_the_order_of_the_positions_does_not_matter(problem, random):
+def test_order_of_positions_has_no_effect(problem, random):
     features, _, weights, _ = problem
     order = list(range(features.shape[1]))
     random.shuffle(order)
@@ -120,7 +120,7 @@ def test_the_order_of_the_positions_does_not_matter(problem, random):
 
 @settings(max_examples=30, deadline=None)
 @given(problems())
-def test_a_value_bias_adds_its_sum_over_groups(problem):
+def test_value_bias_adds_its_sum_over_groups(problem):
     features, _, weights, _ = problem
     without = run(features, [*weights[:3], np.zeros_like(weights[3])])
     np.testing.assert_allclose(
@@ -138,33 +138,33 @@ def test_attention_sums_to_one_over_positions(scale):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_looking_for_small_keys_changes_nothing(scale):
+def test_skipping_the_shift_of_small_keys_has_no_effect(scale):
     features, weights = example()
     features *= scale
-    found = run(features, weights, key_norms=poca.largest_norms(weights[0]))
-    np.testing.assert_allclose(found, run(features, weights), atol=1e-12 * max(1, scale))
+    logits = run(features, weights, key_norms=poca.largest_norms(weights[0]))
+    np.testing.assert_allclose(logits, run(features, weights), atol=1e-12 * max(1, scale))
 
 
 @pytest.mark.parametrize(
     ("size", "small"), [(1.0, True), (2.9, True), (3.1, False), (np.nan, False)]
 )
-def test_keys_are_small_by_a_bound_on_their_size(size, small):
+def test_keys_are_small_uses_a_bound_on_their_magnitude(size, small):
     # Two channel blocks, the second all zeros; the last channel is a value.
     features = tf.constant([[[6.0, 8.0, 0.0, 0.0, 99.0], [1.0, 1.0, 0.0, 0.0, 99.0]]])
     kernel = tf.constant([[[0.1, size], [0.0, 0.0]], [[1e9, 0.0], [0.0, 0.0]]])
     norms = poca.largest_norms(kernel)
     np.testing.assert_allclose(norms, [size, 1e9])
-    found = poca.keys_are_small(features, kernel, norms)
-    assert [bool(one) for one in found] == [small, True]
+    keys_small = poca.keys_are_small(features, kernel, norms)
+    assert [bool(value) for value in keys_small] == [small, True]
     # No key is larger than the bound.
     assert not small or tf.reduce_max(tf.abs(features[0, :, :2] @ kernel[0])) <= 30
 
 
-def test_one_position_gets_all_the_attention():
+def test_attention_on_one_position_is_1():
     np.testing.assert_array_equal(poca.attention(tf.constant([[[-3.0, 0.0, 1e4]]])), 1)
 
 
-def test_extreme_keys_stay_finite_forwards_and_backwards():
+def test_extreme_keys_have_finite_logits_and_gradients():
     features, weights = example()
     key_kernel, _, value_kernel, value_bias = (tf.constant(w, tf.float32) for w in weights)
     features[..., :8] *= 1e4
@@ -179,7 +179,7 @@ def test_extreme_keys_stay_finite_forwards_and_backwards():
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_keys_of_zero_make_it_average_pooling_and_a_linear_layer():
+def test_zero_keys_equal_average_pooling_and_a_linear_layer():
     features, weights = example(groups=2)
     weights[0] = np.zeros_like(weights[0])
     linear = np.concatenate(list(weights[2]))
@@ -187,7 +187,7 @@ def test_keys_of_zero_make_it_average_pooling_and_a_linear_layer():
     np.testing.assert_allclose(run(features, weights), expected, atol=1e-12)
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_equal_finite_differences():
     features, weights = example(groups=2, classes=2, positions=3, channels=4)
     sources = [tf.constant(a) for a in (features, weights[0], weights[2], weights[3])]
 
@@ -195,8 +195,8 @@ def test_gradients_are_those_of_finite_differences():
         return poca.poca(*sources, accumulate_dtype=tf.float64)
 
     analytic, numeric = tf.test.compute_gradient(logits, sources, delta=1e-4)
-    for got, want in zip(analytic, numeric, strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-7)
+    for actual, expected in zip(analytic, numeric, strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("split_groups", [True, False])
@@ -210,7 +210,7 @@ def test_dropout_acts_on_the_biased_values(split_groups, monkeypatch):
     mask = rng.integers(0, 2, size=(2, positions, groups, classes))
     masks = iter(mask.reshape(2, positions, blocks, -1).swapaxes(0, 2).swapaxes(1, 2) > 0)
     monkeypatch.setattr(poca, "dropout_mask", lambda *_: tf.constant(next(masks)))
-    got = run(features, weights, dropout=0.25, seed=(1, 2))
+    actual = run(features, weights, dropout=0.25, seed=(1, 2))
 
     expected = np.zeros((2, classes))
     attention = reference(features, weights)[1]
@@ -220,10 +220,10 @@ def test_dropout_acts_on_the_biased_values(split_groups, monkeypatch):
         columns = slice(None) if split_groups else slice(group * classes, (group + 1) * classes)
         value = features[..., 4:][..., part] @ weights[2][block][:, columns] + weights[3][group]
         expected += (attention[:, :, group] * value * mask[:, :, group] / 0.75).sum(axis=1)
-    np.testing.assert_allclose(got, expected, atol=1e-12)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
-def test_a_mask_has_its_rate_and_follows_its_seed():
+def test_mask_has_its_rate_and_depends_on_its_seed():
     mask = poca.dropout_mask((10, 100, 300), 0.3, (1, 2)).numpy()
     assert mask.mean() == pytest.approx(0.7, abs=0.01)
     np.testing.assert_array_equal(poca.dropout_mask((10, 100, 300), 0.3, (1, 2)), mask)
@@ -233,7 +233,7 @@ def test_a_mask_has_its_rate_and_follows_its_seed():
 
 
 @pytest.mark.parametrize(("first", "outputs"), [(0, 1), (1, 2), (2, 1)])
-def test_a_part_of_a_mask_is_that_of_the_whole(first, outputs):
+def test_part_of_a_mask_equals_the_whole(first, outputs):
     first, outputs = first * MASK_OUTPUTS, outputs * MASK_OUTPUTS
     whole = poca.dropout_mask((2, 3, 2 * MASK_OUTPUTS + 5), 0.5, (1, 2)).numpy()
     outputs = min(outputs, whole.shape[-1] - first)
@@ -241,14 +241,14 @@ def test_a_part_of_a_mask_is_that_of_the_whole(first, outputs):
     np.testing.assert_array_equal(part, whole[..., first : first + outputs])
 
 
-def test_dropped_values_are_zero_or_scaled_up():
+def test_values_after_dropout_are_zero_or_scaled_up():
     mask = tf.constant([[[True, False, True]]])
     np.testing.assert_allclose(
         poca.apply_dropout_mask(tf.constant([[[3.0, 5.0, -6.0]]]), mask, 0.25), [[[4, 0, -8]]]
     )
 
 
-def test_groups_draw_masks_of_their_own(monkeypatch):
+def test_groups_have_different_masks(monkeypatch):
     features, weights = example(groups=4)
     seeds = []
 

@@ -1,4 +1,4 @@
-"""attach_noah: which feature map it takes, and what it leaves as it is."""
+"""attach_noah: the feature map it finds, the model it returns, and its errors."""
 
 import keras_cv
 import numpy as np
@@ -20,7 +20,7 @@ def fresh_session():
 
 
 def conv_map(size=8, channels=8, name="last_map"):
-    """An image input and a feature map of it."""
+    """Returns an image input and a feature map computed from it."""
     image = tf.keras.Input((size, size, 3))
     x = layers.Conv2D(channels, 3, padding="same", name="stem")(image)
     return image, layers.ReLU(name=name)(x)
@@ -35,7 +35,7 @@ def token_map(tokens, width=8):
     return image, layers.Dense(width, name="tokens")(image)
 
 
-# ---- which layer, N and r --------------------------------------------------------------------
+# ---- feature layer, N and r ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_known_classifiers(name, layer, discarded, groups, ratio):
     assert (head.num_groups, head.key_ratio) == (groups, ratio)
 
 
-def test_mobilenet_v3_keeps_its_map_before_the_pool_and_drops_the_convolutions_behind_it():
+def test_mobilenet_v3_feature_map_is_before_the_pool_and_its_convolutions():
     backbone = tf.keras.applications.MobileNetV3Small(weights=None, input_shape=(64, 64, 3))
     model = attach_noah(backbone, CLASSES)
     # Hard-swish ends in an Activation on Keras 3 and in a Multiply on Keras 2.
@@ -69,7 +69,7 @@ def test_mobilenet_v3_keeps_its_map_before_the_pool_and_drops_the_convolutions_b
     assert model.get_layer("noah_head").num_groups == 8
 
 
-def test_resnet_18_has_the_papers_ratio_of_its_own():
+def test_resnet_18_has_the_ratio_of_basic_blocks():
     head = attach_noah(keras_cv_resnet18(), CLASSES).get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (4, 1 / 2)
 
@@ -87,7 +87,7 @@ def test_resnet_18_has_the_papers_ratio_of_its_own():
         (16, {"num_groups": 8, "key_ratio": 0.5}, 8, 0.5),
     ],
 )
-def test_fallback_is_the_largest_n_up_to_4(channels, arguments, groups, ratio):
+def test_default_groups_are_the_largest_divisor_up_to_4(channels, arguments, groups, ratio):
     model = attach_noah(tf.keras.Model(*conv_map(channels=channels)), CLASSES, **arguments)
     head = model.get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (groups, ratio)
@@ -106,14 +106,14 @@ def test_fallback_is_the_largest_n_up_to_4(channels, arguments, groups, ratio):
         ("MobileNet", 1024, 4, 0.5),
     ],
 )
-def test_paper_families_are_known_by_name(name, channels, groups, ratio):
+def test_paper_families_are_recognized_by_name(name, channels, groups, ratio):
     model = attach_noah(tf.keras.Model(*conv_map(2, channels), name=name), CLASSES)
     head = model.get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (groups, ratio)
 
 
 def pooled_heads():
-    """Ways to reduce a map to a vector: name → function of the map."""
+    """Returns ways to reduce a map to a vector, {name: function of the map}."""
     average = layers.GlobalAveragePooling2D
     return {
         "pool": lambda x: layers.Dense(3)(average()(x)),
@@ -130,15 +130,13 @@ def pooled_heads():
         "pool, then 1x1 convolutions": lambda x: layers.Flatten()(
             layers.Conv2D(3, 1)(layers.Reshape((1, 1, 8))(average()(x)))
         ),
-        "a gate behind the pool": lambda x: layers.Multiply()(
+        "a gate after the pool": lambda x: layers.Multiply()(
             [average()(x), layers.Dense(8)(average()(x))]
         ),
         "average and maximum": lambda x: layers.Dense(3)(
             layers.Concatenate()([average()(x), layers.GlobalMaxPooling2D()(x)])
         ),
-        "norm behind the pool": lambda x: layers.Dense(3)(
-            layers.LayerNormalization()(average()(x))
-        ),
+        "norm after the pool": lambda x: layers.Dense(3)(layers.LayerNormalization()(average()(x))),
         "tokens": lambda x: layers.Dense(3)(
             layers.GlobalAveragePooling1D()(layers.Reshape((64, 8), name="map_as_tokens")(x))
         ),
@@ -146,14 +144,14 @@ def pooled_heads():
 
 
 @pytest.mark.parametrize("kind", pooled_heads())
-def test_walk_ends_at_the_map(kind):
+def test_feature_map_is_found_before_each_kind_of_pooling(kind):
     image, x = conv_map()
     model = attach_noah(tf.keras.Model(image, pooled_heads()[kind](x)), CLASSES)
     assert model.noah_feature_layer == ("map_as_tokens" if kind == "tokens" else "last_map")
 
 
 @pytest.mark.parametrize("size", [1, 8])
-def test_squeeze_and_excitation_is_no_pooling(size):
+def test_squeeze_and_excitation_is_not_pooling(size):
     image, x = conv_map(size)
     gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
     gate = layers.Conv2D(8, 1, activation="sigmoid")(gate)
@@ -174,7 +172,7 @@ def test_unknown_image_size():
     assert model(np.zeros((1, 9, 7, 3), "float32")).shape == (1, CLASSES)
 
 
-def test_metadata_beside_the_image():
+def test_second_input_with_metadata():
     image, x = conv_map()
     metadata = tf.keras.Input((3,))
     vector = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), metadata])
@@ -193,24 +191,24 @@ def test_a_second_head_replaces_the_first():
 # ---- feature_layer= --------------------------------------------------------------------------
 
 
-def test_feature_layer_overrides_the_walk():
+def test_feature_layer_overrides_the_search():
     model = attach_noah(tf.keras.Model(*conv_map()), CLASSES, feature_layer="stem")
     assert model.noah_feature_layer == "stem"
     assert "last_map" not in {layer.name for layer in model.layers}
 
 
-def test_feature_layer_picks_one_of_several_outputs():
+def test_feature_layer_selects_one_of_several_outputs():
     image, x = conv_map()
     pyramid = tf.keras.Model(image, [x, layers.MaxPooling2D(name="half")(x)])
     assert attach_noah(pyramid, 2, feature_layer="half").get_layer("noah_head").input.shape[1] == 4
 
 
-def test_unknown_feature_layer_names_the_nearest():
+def test_unknown_feature_layer_raises_with_similar_names():
     with pytest.raises(ValueError, match="no layer 'last_mop'.*'last_map'"):
         attach_noah(tf.keras.Model(*conv_map()), CLASSES, feature_layer="last_mop")
 
 
-def test_feature_layer_behind_the_pool():
+def test_feature_layer_after_the_pool_raises():
     image, x = conv_map()
     model = tf.keras.Model(image, layers.GlobalAveragePooling2D(name="pool")(x))
     with pytest.raises(ValueError, match=r"'pool'.*\(None, 8\).*before the pooling"):
@@ -227,7 +225,7 @@ def classifier(name="classifier"):
     )
 
 
-def test_nested_backbone_is_kept_whole():
+def test_nested_backbone_stays_one_layer():
     backbone = tf.keras.Model(*conv_map(), name="inner")
     sequential = tf.keras.Sequential(
         [tf.keras.Input((8, 8, 3)), backbone, layers.GlobalAveragePooling2D(), layers.Dense(3)]
@@ -246,7 +244,7 @@ def test_keras_cv_image_classifier():
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_nested_classifier_is_entered(depth, tmp_path):
+def test_feature_map_inside_a_nested_classifier(depth, tmp_path):
     inner = classifier()
     outer = inner
     for level in range(depth):
@@ -262,15 +260,15 @@ def test_nested_classifier_is_entered(depth, tmp_path):
     x = images(model)
     rescaled = x * 0.5**depth
     features = tf.keras.Model(inner.input, inner.get_layer("last_map").output)(rescaled)
-    want = model.get_layer("noah_head")(features)
-    np.testing.assert_allclose(model(x), want, rtol=1e-5, atol=1e-6)
+    expected = model.get_layer("noah_head")(features)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-5, atol=1e-6)
 
     model.save(str(tmp_path / "model.keras"))
     loaded = tf.keras.models.load_model(str(tmp_path / "model.keras"), compile=False)
     np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-def test_nested_sequential_head_is_left_off():
+def test_nested_sequential_head_is_discarded():
     image, x = conv_map()
     head = tf.keras.Sequential(
         [tf.keras.Input((8, 8, 8)), layers.GlobalAveragePooling2D(), layers.Dense(3)], name="top"
@@ -298,7 +296,7 @@ class Subclassed(tf.keras.Model):
         return self.dense(self.pool(inputs))
 
 
-def test_nested_subclassed_classifier_is_refused():
+def test_nested_subclassed_classifier_raises():
     image, x = conv_map()
     with pytest.raises(ValueError, match="is subclassed"):
         attach_noah(tf.keras.Model(image, Subclassed()(x)), CLASSES)
@@ -314,7 +312,7 @@ def test_nested_subclassed_classifier_is_refused():
         (16, "auto", 16),
         (2, "auto", 1),
         (1, "auto", 1),
-        (18, "auto", 18),  # Two extra tokens: not guessed.
+        (18, "auto", 18),  # Two extra tokens are not recognized.
         (18, 2, 16),
         (17, False, 17),
         (16, True, 15),
@@ -328,7 +326,7 @@ def test_class_token(tokens, option, left):
     assert model.noah_feature_layer == feature_layer_name(model) == "tokens"
 
 
-def test_class_token_is_the_first():
+def test_first_token_is_dropped():
     backbone = tf.keras.Model(*token_map(5))
     model = attach_noah(backbone, CLASSES)
     x = images(model)
@@ -343,12 +341,12 @@ def test_class_token_selection_of_a_classifier():
     assert model.get_layer("noah_head").input.shape[1] == 16
 
 
-def test_no_tokens_left():
+def test_dropping_all_tokens_raises():
     with pytest.raises(ValueError, match="leaves none of the 2 tokens"):
         attach_noah(tf.keras.Model(*token_map(2)), CLASSES, drop_class_token=3)
 
 
-# ---- what it computes and what it leaves alone -------------------------------------------------
+# ---- outputs and shared weights ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head", ["noah", "gap"])
@@ -358,14 +356,14 @@ def test_weights_are_shared_and_unchanged(head):
     )
     before = [variable.numpy() for variable in backbone.weights]
     model = attach_noah(backbone, CLASSES, head=head)
-    kept = [layer for layer in backbone.layers if layer.name != "predictions"]
-    assert all(model.get_layer(layer.name) is layer for layer in kept if layer.weights)
+    shared = [layer for layer in backbone.layers if layer.name != "predictions"]
+    assert all(model.get_layer(layer.name) is layer for layer in shared if layer.weights)
     for variable, old in zip(backbone.weights, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)
     assert backbone.output_shape == (None, 3)
 
 
-def test_output_is_the_head_on_the_features():
+def test_output_equals_the_head_on_the_features():
     backbone = tf.keras.applications.MobileNetV2(
         weights=None, alpha=0.35, input_shape=(64, 64, 3), classes=3
     )
@@ -380,7 +378,7 @@ def test_output_is_the_head_on_the_features():
 
 
 @pytest.mark.parametrize("features", ["map", "tokens"])
-def test_gap_head_is_mean_and_linear(features):
+def test_gap_head_equals_mean_and_linear_layer(features):
     backbone = tf.keras.Model(*(conv_map() if features == "map" else token_map(17)))
     model = attach_noah(backbone, CLASSES, head="gap")
     x = images(model)
@@ -454,38 +452,38 @@ def test_saved_model_export(tmp_path):
     np.testing.assert_allclose(exported.serve(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-def test_feature_layer_name_of_another_model():
+def test_feature_layer_name_of_another_model_raises():
     with pytest.raises(ValueError, match="attach_noah did not make it"):
         feature_layer_name(classifier())
 
 
-# ---- refusals --------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------
 
 
-def test_not_a_model():
+def test_non_model_raises():
     with pytest.raises(TypeError, match="must be a tf.keras.Model, got str"):
         attach_noah("resnet50")
 
 
 @pytest.mark.parametrize("make", [Subclassed, lambda: tf.keras.Sequential([layers.Dense(2)])])
-def test_no_graph(make):
+def test_model_without_a_graph_raises(make):
     with pytest.raises(ValueError, match="no graph of layers"):
         attach_noah(make())
 
 
-def test_no_map_at_all():
+def test_model_without_a_feature_map_raises():
     vector = tf.keras.Input((8,))
     with pytest.raises(ValueError, match=r"ends in shape \(None, 3\) and has no feature map"):
         attach_noah(tf.keras.Model(vector, layers.Dense(3)(vector)))
 
 
-def test_the_image_is_no_map():
+def test_image_as_feature_map_raises():
     image = tf.keras.Input((8, 8, 3))
     with pytest.raises(ValueError, match="its own input"):
         attach_noah(tf.keras.Model(image, layers.Dense(3)(layers.Flatten()(image))))
 
 
-def test_several_maps():
+def test_several_feature_maps_raise():
     image, x = conv_map()
     half = layers.MaxPooling2D(name="half")(x)
     vector = layers.Concatenate()(
@@ -495,13 +493,13 @@ def test_several_maps():
         attach_noah(tf.keras.Model(image, vector))
 
 
-def test_several_outputs():
+def test_several_outputs_raise():
     image, x = conv_map()
     with pytest.raises(ValueError, match="has 2 outputs"):
         attach_noah(tf.keras.Model(image, [x, layers.Dense(3)(x)]))
 
 
-def test_video():
+def test_video_model_raises():
     clip = tf.keras.Input((4, 8, 8, 3))
     x = layers.Conv3D(8, 3, name="clip_map")(clip)
     for output in (x, layers.GlobalAveragePooling3D()(x)):
@@ -527,17 +525,17 @@ def test_video():
         ({"key_ratio": 0.01}, "8 channels cannot be split .* key_ratio=0.01"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         attach_noah(tf.keras.Model(*conv_map()), **arguments)
 
 
-def test_one_channel():
+def test_one_channel_raises():
     with pytest.raises(ValueError, match="1 channels cannot be split"):
         attach_noah(tf.keras.Model(*conv_map(channels=1)), 2)
 
 
-def test_one_position_is_allowed_with_a_warning():
+def test_one_position_warns():
     image = tf.keras.Input((1, 1, 3))
     backbone = tf.keras.Model(image, layers.Conv2D(8, 1)(image))
     with pytest.warns(UserWarning, match="NOAH is a linear layer"):
@@ -545,7 +543,7 @@ def test_one_position_is_allowed_with_a_warning():
     assert model.output_shape == (None, CLASSES)
 
 
-def test_the_choice_is_logged(caplog):
+def test_settings_are_logged(caplog):
     with caplog.at_level("INFO", logger="absl"):
         attach_noah(classifier(), CLASSES)
     assert "'last_map' of classifier" in caplog.text

@@ -1,4 +1,4 @@
-"""attach_noah on every model of Keras applications, KerasCV and, where it is there, KerasHub."""
+"""attach_noah on all models of Keras applications and KerasCV, and on KerasHub if installed."""
 
 import gc
 import inspect
@@ -28,7 +28,7 @@ FIT = [case for case in CASES if case.unfit is None]
 EXHAUSTIVE = pytest.mark.exhaustive
 
 
-# Large graphs, which take long to build and to trace.
+# Models with large graphs, which take long to build and to trace.
 LARGE = re.compile(
     "CSPDarkNet(M|L|XL)|ConvNeXt|DenseNet|EfficientNet.*V[12]|EfficientNet(Lite)?B[2-4]|Inception"
     "|EfficientNetV2[LM]|EfficientNet(V1)?B[5-7]|MiTB[2-5]|MLPMixer|NASNet|RegNet.(0[468]|[1-9])"
@@ -36,7 +36,7 @@ LARGE = re.compile(
 )
 
 
-# Whose training is an ordinary test: one of each library.
+# One model per library, whose training test is not slow.
 QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
 
 
@@ -52,14 +52,14 @@ def _params(cases, marks=()):
 def _marks(case):
     if case.slow or LARGE.search(case.name):
         yield pytest.mark.slow
-    # Models of a family differ in width and depth alone, and on Keras 3 the quick ones are built.
+    # Models of a family differ only in width and depth. Keras 3 builds the small ones as well.
     if not (case.smallest or case.unfit or (IS_KERAS_3 and not LARGE.search(case.name))):
         yield EXHAUSTIVE
 
 
 @pytest.fixture(autouse=True, scope="module")
-def imported_objects_are_not_looked_at_again():
-    """Else each collection of garbage takes half a second."""
+def imported_objects_are_frozen():
+    """Excludes them from garbage collection, which would otherwise take half a second each time."""
     gc.collect()
     gc.freeze()
     yield
@@ -69,13 +69,13 @@ def imported_objects_are_not_looked_at_again():
 @pytest.fixture(autouse=True)
 def fresh_session():
     tf.keras.backend.clear_session()
-    # Models are circles of few objects and much memory, which the collector sees late: 15 GB.
+    # Models are reference cycles of few objects and much memory. Without this, 15 GB accumulate.
     gc.collect()
     tf.keras.utils.set_random_seed(0)
 
 
 def attach_and_check(backbone):
-    """Returns the model with a head, after the checks that hold for every one."""
+    """Returns the model with a head, after checks that hold for all models."""
     model = attach_noah(backbone, CLASSES)
     assert model.output_shape == (None, CLASSES)
     assert tf.as_dtype(model.outputs[0].dtype) == tf.float32
@@ -86,7 +86,7 @@ def attach_and_check(backbone):
 
 
 def both_forms(case):
-    """Whether the case is in `test_classifier_and_bare_backbone_give_the_same_map`."""
+    """Returns whether the case is in `test_classifier_and_backbone_have_the_same_feature_map`."""
     return case.has_top and case.smallest
 
 
@@ -97,25 +97,25 @@ def test_every_backbone_takes_the_head(case):
 
 
 @pytest.mark.parametrize("case", _params([case for case in CASES if case.unfit]))
-def test_what_cannot_carry_a_head_says_why(case):
+def test_unfit_models_raise(case):
     with pytest.raises(ValueError, match=case.error):
         attach_noah(case.build(include_top=False), CLASSES)
 
 
 @pytest.mark.parametrize("case", _params([case for case in FIT if both_forms(case)]))
-def test_classifier_and_bare_backbone_give_the_same_map(case):
-    found = []
+def test_classifier_and_backbone_have_the_same_feature_map(case):
+    results = []
     for include_top in (True, False):
         tf.keras.backend.clear_session()
         backbone = case.build(include_top=include_top)
         model = attach_and_check(backbone)
-        # Some of KerasCV's pool without their classifier, too.
+        # Some KerasCV backbones pool even without their classifier.
         assert model.noah_discarded_layers or not include_top
-        found.append((find_feature_map(backbone).layer.name, model.get_layer("noah_head").input))
-    (top_layer, top_map), (bare_layer, bare_map) = found
+        results.append((find_feature_map(backbone).layer.name, model.get_layer("noah_head").input))
+    (top_layer, top_map), (bare_layer, bare_map) = results
     assert top_map.shape == bare_map.shape
     if case.family == "ConvNeXt":
-        # The classifier's LayerNorm follows the pool, the bare backbone's stands on the map.
+        # The classifier has its LayerNorm after the pool, the backbone has it on the map.
         assert bare_layer.startswith("layer_normalization")
         return
     if case is KERAS_HUB:  # Its classifier nests the backbone.
@@ -125,8 +125,8 @@ def test_classifier_and_bare_backbone_give_the_same_map(case):
 
 
 @pytest.fixture(autouse=True)
-def large_models_are_not_kept(request):
-    """Frees the models of exhaustive tests; for the others it would cost more than it gives."""
+def large_models_are_freed(request):
+    """Frees the models of exhaustive tests. For other tests this would cost more than it saves."""
     yield
     if request.node.get_closest_marker("exhaustive"):
         tf.keras.backend.clear_session()
@@ -144,22 +144,22 @@ def train_save_and_load(case, tmp_path):
         assert feature_layer_name(loaded) == model.noah_feature_layer
         head, loaded_head = (m.get_layer("noah_head") for m in (model, loaded))
         assert loaded_head.get_config() == head.get_config()
-    else:  # The library's own layers break the file; once they do not, this test tells.
+    else:  # This fails once the library has fixed its layers.
         with pytest.raises(Exception, match=case.file_defect):
             keras_file_round_trip(model, tmp_path)
         model.save_weights(str(tmp_path / "model.weights.h5"))
         loaded = attach_noah(case.build(include_top=case.has_top), CLASSES)
         loaded.load_weights(str(tmp_path / "model.weights.h5"))
-    got = loaded(x, training=False)
-    np.testing.assert_allclose(got, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+    actual = loaded(x, training=False)
+    np.testing.assert_allclose(actual, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
 
 
 def one_step(model, x):
-    """A small step of gradient descent; checks that every weight has a gradient and most move.
+    """Takes a small step, and checks that all weights have gradients and most of them change.
 
-    Not all: ReLUs of an untrained network can be dead on two images.
+    Some may not change, because ReLUs of an untrained network can be zero on both images.
     """
-    # Checksums, for a second copy of the largest models does not fit beside another test.
+    # Checksums, because a second copy of the largest models does not fit into memory.
     before = [zlib.crc32(variable.numpy()) for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         logits = model(x, training=True)
@@ -167,7 +167,7 @@ def one_step(model, x):
     gradients = tape.gradient(losses, model.trainable_variables)
     assert all(gradient is not None for gradient in gradients)
     assert np.isfinite(losses).all()
-    # Clipped, or an untrained ResNet-50 overflows.
+    # Without clipping an untrained ResNet-50 overflows.
     gradients, _ = tf.clip_by_global_norm(gradients, 0.1)
     optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
@@ -188,7 +188,7 @@ def keras_file_round_trip(model, tmp_path):
     "case",
     [param for case in FIT if case.smallest for param in _params([case], training_marks(case))],
 )
-def test_one_model_a_family_trains_saves_and_loads(case, tmp_path):
+def test_one_model_per_family_trains_saves_and_loads(case, tmp_path):
     train_save_and_load(case, tmp_path)
 
 
@@ -197,14 +197,14 @@ def test_every_other_model_trains_saves_and_loads(case, tmp_path):
     train_save_and_load(case, tmp_path)
 
 
-def test_no_model_of_keras_applications_is_untested():
+def test_all_models_of_keras_applications_are_listed():
     listed = {case.name for case in CASES if case.library == "keras.applications"}
     functions = inspect.getmembers(tf.keras.applications, inspect.isfunction)
     assert listed == {name for name, _ in functions}
     assert len(listed) >= 40
 
 
-def test_no_class_of_keras_cv_models_is_untested():
+def test_all_classes_of_keras_cv_models_are_listed():
     tested = {case.name for case in CASES if case.library == "keras_cv.models"}
     bases = {case.family for case in CASES if case.library == "keras_cv.models"}
     classes = dict(inspect.getmembers(keras_cv.models, inspect.isclass))
@@ -213,7 +213,7 @@ def test_no_class_of_keras_cv_models_is_untested():
     assert untested - tested - bases == {"Backbone"}
 
 
-def test_every_family_has_a_model_that_is_trained():
+def test_every_family_has_a_trained_model():
     trained = {(case.library, case.family) for case in FIT if case.smallest}
     assert {(case.library, case.family) for case in FIT} == trained
 

@@ -1,4 +1,4 @@
-"""Copies of models in another precision: the same weights, and the layers that must stay exact."""
+"""Copies of models in another precision: their weights, and the layers that stay in float32."""
 
 import re
 
@@ -21,7 +21,7 @@ def pixels(size, count=4, seed=0):
 
 
 def disturbed(model, seed=0):
-    """Gives the model weights that no initializer gives."""
+    """Changes the model's weights by random factors."""
     generator = np.random.default_rng(seed)
     model.set_weights(
         [(w * generator.uniform(0.9, 1.1, w.shape)).astype(w.dtype) for w in model.get_weights()]
@@ -40,10 +40,10 @@ def flat_layers(model):
             yield layer
 
 
-def exact_layers(model):
-    """The names, without the numbers Keras gives, of the layers that do not compute in bfloat16."""
-    exact = [layer.name for layer in flat_layers(model) if layer.compute_dtype == "float32"]
-    return {re.sub(r"_\d+$", "", name.lower()) for name in exact}
+def float32_layers(model):
+    """Returns the names of the float32 layers, without the numbers that Keras appends."""
+    names = [layer.name for layer in flat_layers(model) if layer.compute_dtype == "float32"]
+    return {re.sub(r"_\d+$", "", name.lower()) for name in names}
 
 
 def small_backbone():
@@ -68,7 +68,7 @@ def nested():
 
 
 def squeeze_and_excite():
-    # Its GlobalAveragePooling2D has two dimensions, and is no part of the head.
+    # The GlobalAveragePooling2D of the gate is not part of the head.
     inputs = tf.keras.Input((32, 32, 3))
     x = layers.Conv2D(16, 3, strides=2, activation="relu")(inputs)
     scale = layers.Dense(16, activation="sigmoid")(layers.GlobalAveragePooling2D(name="se")(x))
@@ -114,8 +114,8 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_copy_has_the_weights_and_computes_in_bfloat16(name):
-    make, exact = MODELS[name]
+def test_copy_has_the_same_weights_and_computes_in_bfloat16(name):
+    make, expected_float32 = MODELS[name]
     tf.keras.utils.set_random_seed(0)
     model = disturbed(make())
     images = pixels(model.input_shape[1]) / 64 - 2
@@ -129,23 +129,23 @@ def test_a_copy_has_the_weights_and_computes_in_bfloat16(name):
         np.testing.assert_array_equal(old, new)
     logits = copy(images, training=False)
     assert logits.dtype == tf.float32
-    # Eight bits of the mantissa, over up to 50 layers; and not none, for then nothing was changed.
+    # bfloat16 has eight bits of precision, over up to 50 layers. No error would mean no bfloat16.
     error = np.abs(logits - before).max() / before.std()
     assert 1e-5 < error < 0.3
-    if exact is not None:
-        assert exact_layers(copy) == exact
-    else:  # with layers for x * hard_sigmoid(x) behind the pool, named differently by each Keras
-        assert exact_layers(copy) > {"rescaling", "dropout", "logits"}
-        assert not any("expand" in layer or "conv" in layer for layer in exact_layers(copy))
+    if expected_float32 is not None:
+        assert float32_layers(copy) == expected_float32
+    else:  # The layers for x * hard_sigmoid(x) after the pool have other names in each Keras.
+        assert float32_layers(copy) > {"rescaling", "dropout", "logits"}
+        assert not any("expand" in layer or "conv" in layer for layer in float32_layers(copy))
 
-    # The model is as it was, and its copy can be copied back to it.
+    # The original is unchanged, and the copy can be copied back to float32.
     np.testing.assert_array_equal(model(images, training=False), before)
     assert not any(layer.compute_dtype == "bfloat16" for layer in flat_layers(model))
     back = with_precision(copy, "float32")(images, training=False)
     np.testing.assert_allclose(back, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
 
 
-def test_a_copy_equals_a_model_that_was_built_under_the_policy():
+def test_copy_equals_a_model_built_under_the_policy():
     tf.keras.utils.set_random_seed(0)
     for head in ("noah", "gap"):
         model = disturbed(attach_noah(small_backbone(), 10, head=head))
@@ -155,9 +155,9 @@ def test_a_copy_equals_a_model_that_was_built_under_the_policy():
         images = pixels(32)
         copy = with_precision(model, "mixed_bfloat16")
         expected, logits = (m(images, training=False).numpy() for m in (built, copy))
-        # Only the copy scales its pixels in float32.
+        # Only the copy rescales pixels in float32.
         assert np.abs(logits - expected).max() < 0.02 * expected.std()
-        assert exact_layers(built) == {n for n in exact_layers(copy) if "rescaling" not in n}
+        assert float32_layers(built) == {n for n in float32_layers(copy) if "rescaling" not in n}
 
 
 def test_an_adapted_normalization_is_copied():
@@ -167,13 +167,13 @@ def test_an_adapted_normalization_is_copied():
     model = attach_noah(tf.keras.Model(inputs, layers.Conv2D(8, 3)(normalization(inputs))), 5)
     images = pixels(8, seed=1)
     copy = with_precision(model, "mixed_bfloat16")
-    assert exact_layers(copy) == {"normalization"}
+    assert float32_layers(copy) == {"normalization"}
     expected = model(images, training=False).numpy()
     error = np.abs(copy(images, training=False) - expected).max()
     assert error < 0.05 * expected.std()
 
 
-def test_a_copy_keeps_what_attach_noah_says():
+def test_copy_keeps_the_attributes_of_attach_noah():
     model = attach_noah(small_backbone(), 10, dropout=0.5)
     copy = with_precision(model, "mixed_bfloat16")
     assert copy.noah_feature_layer == model.noah_feature_layer
@@ -186,7 +186,7 @@ def test_a_copy_keeps_what_attach_noah_says():
         np.testing.assert_array_equal(old, new)
 
 
-def test_what_cannot_be_copied_is_one_sentence():
+def test_uncopyable_models_raise():
     class Subclassed(tf.keras.Model):
         def call(self, images):
             return images

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.head import poca
+from noah_tf.head.base import HeadLayer, flatten_positions, restore_positions
 from noah_tf.head.channel_split import kernel_shapes
-from noah_tf.head.features import check_features, flatten_positions, restore_positions
 from noah_tf.head.layer import NOAHHead
 from noah_tf.head.memory_plan import block_outputs
 from noah_tf.utils.keras_compat import NO_AUTOCAST, raw_variable
@@ -16,7 +16,7 @@ from noah_tf.utils.validation import class_indices
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
-class InferenceHead(tf.keras.layers.Layer):
+class InferenceHead(HeadLayer):
     """A `NOAHHead` that cannot be trained, with the same logits from fewer ops and weights.
 
     The kernels are stored in the dtype of the matrix products, and the value biases are summed over
@@ -27,9 +27,9 @@ class InferenceHead(tf.keras.layers.Layer):
         num_classes, num_groups, key_ratio, split_groups, split_key_value, activation: as for
             `NOAHHead`.
         single_block: whether all outputs are computed at once, as with `implementation="direct"`.
-        branches: whether the graph may choose at run time to skip the softmax's shift, see
-            `poca.keys_are_small`. The choice makes TensorFlow faster. Converters to other formats
-            do better without it.
+        branches: whether the graph decides at run time to skip the softmax's shift, see
+            `poca.keys_are_small`. This is faster in TensorFlow. Other formats are faster without
+            the branches.
         **kwargs: `name` and `dtype`, as for any Keras layer.
 
     Input shape:
@@ -69,9 +69,9 @@ class InferenceHead(tf.keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the weights, which are zero until they are assigned."""
-        self._channels = input_shape[-1]
+        self.channels = self.known_channels(input_shape)
         key_shape, value_shape = kernel_shapes(
-            self._channels,
+            self.channels,
             self.num_classes,
             self.num_groups,
             self.key_ratio if self.split_key_value else None,
@@ -79,7 +79,7 @@ class InferenceHead(tf.keras.layers.Layer):
         )
         self.key_kernel = self._weight("key_kernel", key_shape, self.compute_dtype)
         self.value_kernel = self._weight("value_kernel", value_shape, self.compute_dtype)
-        self.bias = self._weight("bias", (self.num_classes,), self._logits_dtype)
+        self.bias = self._weight("bias", (self.num_classes,), self.logits_dtype)
         self.key_norms: Any = None
         if self.branches:
             self.key_norms = self._weight("key_norms", key_shape[:1], "float32")
@@ -87,19 +87,19 @@ class InferenceHead(tf.keras.layers.Layer):
 
     def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the class scores (B, num_classes), whatever `training` is."""
-        check_features(self, features, self._channels)
+        self.check_features(features)
         features = flatten_positions(features)
         outputs = self.key_kernel.shape[-1]
         if not self.single_block:
             batch, positions, _ = features.shape
-            itemsize = tf.as_dtype(self._logits_dtype).size
+            itemsize = tf.as_dtype(self.logits_dtype).size
             outputs = block_outputs(batch, positions, outputs, itemsize)
         logits = poca.poca(
             features,
             tf.convert_to_tensor(self.key_kernel),
             tf.convert_to_tensor(self.value_kernel),
             tf.convert_to_tensor(self.bias),
-            accumulate_dtype=self._logits_dtype,
+            accumulate_dtype=self.logits_dtype,
             block_outputs=outputs,
             key_norms=None if self.key_norms is None else tf.convert_to_tensor(self.key_norms),
         )
@@ -109,7 +109,7 @@ class InferenceHead(tf.keras.layers.Layer):
         self, features: tf.Tensor, classes: Any = None, per_group: bool = False
     ) -> tf.Tensor:
         """Returns the attention maps, see `NOAHHead.attention`."""
-        check_features(self, features, self._channels)
+        self.check_features(features)
         flat = flatten_positions(tf.cast(features, self.compute_dtype))
         blocks, block_channels, _ = self.key_kernel.shape
         kernel = tf.reshape(
@@ -118,18 +118,9 @@ class InferenceHead(tf.keras.layers.Layer):
         if classes is not None:
             kernel = tf.gather(kernel, class_indices(classes, self.num_classes), axis=-1)
         keys = flat[..., : blocks * block_channels]
-        maps = poca.poca_attention(keys, kernel, self._logits_dtype)
+        maps = poca.poca_attention(keys, kernel, self.logits_dtype)
         maps = maps if per_group else tf.reduce_mean(maps, axis=2)
         return restore_positions(maps, features)
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        """Returns (B, num_classes)."""
-        return (input_shape[0], self.num_classes)
-
-    def compute_output_spec(self, features: Any, training: bool | None = None) -> Any:
-        """Returns the spec of the logits for Keras 3, whose default is the compute dtype."""
-        shape = self.compute_output_shape(features.shape)
-        return tf.keras.KerasTensor(shape, dtype=self._logits_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal layer."""
@@ -145,10 +136,6 @@ class InferenceHead(tf.keras.layers.Layer):
             branches=self.branches,
         )
         return config
-
-    @property
-    def _logits_dtype(self) -> str:
-        return poca.logits_dtype(self.compute_dtype)
 
     def _weight(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         return self.add_weight(

@@ -5,14 +5,9 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.head import memory_plan, poca
+from noah_tf.head.base import HeadLayer, flatten_positions, restore_positions
 from noah_tf.head.channel_split import kernel_shapes, key_value_channels
 from noah_tf.head.dropout import next_seed
-from noah_tf.head.features import (
-    check_features,
-    flatten_positions,
-    known_channels,
-    restore_positions,
-)
 from noah_tf.head.gradients import blocked_poca
 from noah_tf.head.initializers import independent_copy, reference_initializer
 from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
@@ -31,7 +26,7 @@ _MAX_DIRECT_BYTES = 2**22
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")
-class NOAHHead(tf.keras.layers.Layer):
+class NOAHHead(HeadLayer):
     """Non-global attentive head: class scores from a feature map, with attention per class.
 
     The layer replaces global pooling and the linear layer of a classifier. It splits the C channels
@@ -151,7 +146,6 @@ class NOAHHead(tf.keras.layers.Layer):
         if seed is not None and not is_int(seed):
             raise ValueError(f"seed must be an integer or None, got {seed!r}.")
         self.seed = None if seed is None else int(seed)
-        self.channels: int | None = None  # C, which `build` sets.
         if self.dropout:
             add_seed_stream(self, self.seed)
 
@@ -179,7 +173,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the weights for features of shape (B, H, W, C) or (B, L, C)."""
-        self.channels = known_channels(self, input_shape)
+        self.channels = self.known_channels(input_shape)
         shapes = kernel_shapes(
             self.channels, self.num_classes, self.num_groups, self._split_ratio, self.split_groups
         )
@@ -208,7 +202,7 @@ class NOAHHead(tf.keras.layers.Layer):
 
     def call(self, features: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the class scores (B, num_classes) of features (B, H, W, C) or (B, L, C)."""
-        check_features(self, features, self.channels)
+        self.check_features(features)
         features = flatten_positions(features)
         dropout = self.dropout if training else 0.0
         function, options = self._implementation_for(features, training)
@@ -219,12 +213,12 @@ class NOAHHead(tf.keras.layers.Layer):
             tf.convert_to_tensor(self.value_bias),
             dropout=dropout,
             seed=next_seed(self) if dropout else None,
-            accumulate_dtype=self._logits_dtype,
+            accumulate_dtype=self.logits_dtype,
             **options,
         )
         # Adding zero gives the key bias a gradient, which is exactly zero. Optimizers warn about
         # weights without a gradient.
-        zero = 0 * tf.reduce_sum(tf.cast(self.key_bias, self._logits_dtype))
+        zero = 0 * tf.reduce_sum(tf.cast(self.key_bias, self.logits_dtype))
         return self.activation(logits + zero)
 
     def attention(
@@ -246,7 +240,7 @@ class NOAHHead(tf.keras.layers.Layer):
         """
         keys, _ = self._parts(features)
         kernel = self._columns(self._kernel(self.key_kernel), classes)
-        maps = poca.poca_attention(keys, kernel, self._logits_dtype)
+        maps = poca.poca_attention(keys, kernel, self.logits_dtype)
         return restore_positions(maps if per_group else tf.reduce_mean(maps, axis=2), features)
 
     def contributions(
@@ -282,7 +276,7 @@ class NOAHHead(tf.keras.layers.Layer):
             self._columns(self._kernel(self.key_kernel), classes),
             self._columns(self._kernel(self.value_kernel), classes),
             self._columns(tf.convert_to_tensor(self.value_bias), classes),
-            self._logits_dtype,
+            self.logits_dtype,
         )
         return restore_positions(maps if per_group else tf.reduce_sum(maps, axis=2), features)
 
@@ -290,16 +284,6 @@ class NOAHHead(tf.keras.layers.Layer):
         """Raises a ValueError if the layer has no weights yet."""
         if not self.built:
             raise ValueError(f"{self.name} has no weights yet: call it on features first.")
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        """Returns (B, num_classes)."""
-        return (input_shape[0], self.num_classes)
-
-    def compute_output_spec(self, features: Any, training: bool | None = None) -> Any:
-        """Returns the spec of the logits for Keras 3, whose default is the compute dtype."""
-        check_features(self, features, self.channels)
-        shape = self.compute_output_shape(features.shape)
-        return tf.keras.KerasTensor(shape, dtype=self._logits_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal layer."""
@@ -326,10 +310,6 @@ class NOAHHead(tf.keras.layers.Layer):
         return config
 
     @property
-    def _logits_dtype(self):
-        return poca.logits_dtype(self.compute_dtype)
-
-    @property
     def _split_ratio(self):
         return self.key_ratio if self.split_key_value else None
 
@@ -345,7 +325,7 @@ class NOAHHead(tf.keras.layers.Layer):
         return poca.poca, options
 
     def _key_bytes(self, features):
-        outputs, itemsize = self.num_groups * self.num_classes, tf.as_dtype(self._logits_dtype).size
+        outputs, itemsize = self.num_groups * self.num_classes, tf.as_dtype(self.logits_dtype).size
         return memory_plan.tensor_bytes(*features.shape[:2], outputs, itemsize)
 
     def _block_outputs(self, features):
@@ -353,14 +333,14 @@ class NOAHHead(tf.keras.layers.Layer):
         outputs = self.key_kernel.shape[-1]
         if self.implementation == "direct":
             return outputs
-        itemsize = tf.as_dtype(self._logits_dtype).size
+        itemsize = tf.as_dtype(self.logits_dtype).size
         return memory_plan.block_outputs(*features.shape[:2], outputs, itemsize)
 
     def _parts(self, features):
         """Returns the channels of the keys (B, L, Ck) and of the values (B, L, Cv)."""
         self.check_built()
         features = tf.convert_to_tensor(features)
-        check_features(self, features, self.channels)
+        self.check_features(features)
         flat = flatten_positions(tf.cast(features, self.compute_dtype))
         if not self.split_key_value:
             return flat, flat

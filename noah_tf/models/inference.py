@@ -21,24 +21,23 @@ from noah_tf.models.feature_map import (
 def for_inference(model: tf.keras.Model, branches: bool = True) -> tf.keras.Model:
     """Returns a model for inference: the same layers, but with precomputed NOAH heads.
 
-    In place of each `NOAHHead` the new model has a layer of the same name whose kernels are in the
-    compute dtype and whose value biases are summed over the groups. All other layers and their
-    weights are shared with the original, which stays as it is. Nested models that hold a head are
-    rebuilt; other nested models are shared as a whole. Later changes of the original head's weights
-    do not affect the new model.
+    Instead of each `NOAHHead`, the new model has a layer of the same name whose kernels are in the
+    compute dtype and whose value biases are summed over the groups. It shares all other layers and
+    their weights with the original, which is not changed. Nested models that contain a head are
+    rebuilt. Other nested models are shared as a whole. The new head has its own weights, so later
+    changes of the original head do not affect it.
 
     Args:
         model: a functional `tf.keras.Model` or a built Sequential.
-        branches: whether the graph may choose at run time to skip the softmax's shift where the
-            keys are small. The choice makes TensorFlow faster. Converters to other formats do
-            better without it.
+        branches: whether the graph decides at run time to skip the softmax's shift if the keys are
+            small. This is faster in TensorFlow. Other formats are faster without the branches.
 
     Returns:
         A functional `tf.keras.Model` with the logits of the original.
 
     Raises:
-        TypeError: the model is no Keras model.
-        ValueError: the model, or a layer in it that holds a head, has no graph of layers.
+        TypeError: the model is not a Keras model.
+        ValueError: the model, or a layer in it that contains a head, has no graph of layers.
 
     Example:
 
@@ -61,7 +60,7 @@ def for_inference(model: tf.keras.Model, branches: bool = True) -> tf.keras.Mode
 
 
 class _Rebuilder:
-    """Rebuilds models with precomputed heads. A layer that is called twice is replaced once."""
+    """Rebuilds models with precomputed heads. A head that is called twice is replaced once."""
 
     def __init__(self, branches: bool) -> None:
         self._branches = branches
@@ -89,9 +88,9 @@ class _Rebuilder:
         return tf.keras.Model(input_structure(model), outputs, name=model.name)
 
     def _replacement(self, node: Node) -> Any:
-        """Returns the layer that a call in the new model uses: a new one if it holds a head."""
+        """Returns the layer that a call in the new model uses: a new one if it contains a head."""
         layer = node.layer
-        if not _holds_head(layer):
+        if not _contains_head(layer):
             return layer
         if isinstance(layer, NOAHHead) and node.kwargs.get("training") and layer.dropout:
             return layer  # The model asks for dropout, as Monte Carlo dropout does.
@@ -116,7 +115,7 @@ def _forget_call(layer: Any, sources: list[Any]) -> None:
         source._outbound_nodes[:] = [node for node in source._outbound_nodes if node is not call]
 
 
-def _holds_head(layer: Any) -> bool:
+def _contains_head(layer: Any) -> bool:
     # Keras 3 has operations without the methods of a layer.
     if not isinstance(layer, tf.keras.layers.Layer):
         return False
@@ -125,6 +124,6 @@ def _holds_head(layer: Any) -> bool:
 
 def _no_graph(layer: tf.keras.layers.Layer) -> ValueError:
     return ValueError(
-        f"{layer.name} ({type(layer).__name__}) cannot be rebuilt for inference: it has no graph "
-        "of layers to read, as functional models have; build it as tf.keras.Model(inputs, outputs)."
+        f"{layer.name} ({type(layer).__name__}) cannot be rebuilt for inference, because it has no "
+        "graph of layers: build it as a functional model, tf.keras.Model(inputs, outputs)."
     )

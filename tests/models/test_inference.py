@@ -265,7 +265,7 @@ def test_models_without_a_graph_raise():
         def call(self, features):
             return self.head(features)
 
-    message = r"odd \(Subclassed\) cannot be rebuilt for inference: it has no graph of layers"
+    message = r"odd \(Subclassed\) cannot be rebuilt for inference, because it has no graph"
     with pytest.raises(ValueError, match=message):
         for_inference(Subclassed(name="odd"))
     inputs = tf.keras.Input((4, 4, 16))

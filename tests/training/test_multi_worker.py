@@ -25,7 +25,7 @@ import hashlib, json, os, sys
 import ml_collections
 import numpy as np
 
-config, workdir, seen_path, steps, signum = json.loads(sys.argv[1])
+config, workdir, images_path, steps, signum = json.loads(sys.argv[1])
 from noah_tf.training import interrupt, loop
 make = loop.make_train_step
 seen = []
@@ -50,34 +50,8 @@ except interrupt.Interrupted as interruption:
 except ConnectionError as error:
     print(error)
     os._exit(78)
-json.dump(seen, open(seen_path, "w"))
+json.dump(seen, open(images_path, "w"))
 """
-
-
-def start(config, workdir, addresses, stop):
-    """Starts a worker at each address and returns the processes."""
-    processes = []
-    for index in range(len(addresses)):
-        steps, signum = stop[1:] if stop and stop[0] == index else (-1, 0)
-        seen = workdir.parent / f"{workdir.name}_seen_{index}.json"
-        arguments = json.dumps(
-            [json.loads(config.to_json()), str(workdir), str(seen), steps, signum]
-        )
-        environment = child_environment()
-        environment.pop("TF_CONFIG", None)
-        if len(addresses) > 1:
-            task = {"type": "worker", "index": index}
-            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", RUN, arguments],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    return processes
 
 
 def run(config, workdir, workers, stop=None):
@@ -86,11 +60,35 @@ def run(config, workdir, workers, stop=None):
     `stop` is (worker, steps, signal).
     """
     with reserved_ports(workers) as ports:
-        processes = start(config, workdir, [f"127.0.0.1:{port}" for port in ports], stop)
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        processes = [start(config, workdir, cluster, index, stop) for index in range(workers)]
         outputs = [process.communicate(timeout=400)[0] for process in processes]
     codes = [process.returncode for process in processes]
-    paths = [workdir.parent / f"{workdir.name}_seen_{index}.json" for index in range(workers)]
-    return codes, outputs, [json.loads(p.read_text()) for p in paths if p.exists()]
+    paths = [images_path(workdir, index) for index in range(workers)]
+    return codes, outputs, [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def start(config, workdir, cluster, index, stop):
+    """Returns the process of one worker."""
+    steps, signum = stop[1:] if stop and stop[0] == index else (-1, 0)
+    path = str(images_path(workdir, index))
+    arguments = json.dumps([json.loads(config.to_json()), str(workdir), path, steps, signum])
+    environment = child_environment()
+    environment.pop("TF_CONFIG", None)
+    if len(cluster["worker"]) > 1:
+        task = {"type": "worker", "index": index}
+        environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def images_path(workdir, index):
+    return workdir.parent / f"{workdir.name}_images_{index}.json"
 
 
 def plain_recipe(shapes):

@@ -205,10 +205,11 @@ class Trainer:
     def save_or_stop(self, is_log_step: bool, is_end: bool) -> None:
         """Saves a checkpoint if one is due, and leaves the run if it was asked to stop."""
         must_stop, is_due = bool(self._stop), self._checkpoint_timer.is_due
-        if self._is_multi_worker:
-            # All workers save and stop at the same step, and agree on it at the steps that log.
-            agree = self._any_worker if is_log_step else lambda *flags: (False, False)
-            must_stop, is_due = agree(must_stop, is_due)
+        if self._is_multi_worker and is_log_step:
+            # All workers save and stop at the same step. They agree on it at the steps that log.
+            must_stop, is_due = self._any_worker(must_stop, is_due)
+        elif self._is_multi_worker:
+            must_stop = is_due = False
         every = self.plan.train.checkpoint_every
         if must_stop or is_due or is_end or (every and self.step % every == 0):
             self.save()
@@ -237,10 +238,10 @@ class Trainer:
         if self.state.average is not None:
             with self._averaged_weights():
                 evaluations["ema_"] = self._metrics()
-        judged = evaluations.get("ema_", evaluations[""])
-        if self.progress.update_best(judged[metrics.primary_metric(judged)], self.step):
+        candidate = evaluations.get("ema_", evaluations[""])
+        if self.progress.update_best(candidate[metrics.primary_metric(candidate)], self.step):
             with self._averaged_weights():
-                self.workdir.save_best(self.state.model, {**judged, "step": self.step})
+                self.workdir.save_best(self.state.model, {**candidate, "step": self.step})
         return evaluations
 
     def end_epoch(self, evaluations: dict[str, dict[str, Any]]) -> None:

@@ -52,6 +52,13 @@ def kill_after(monkeypatch, steps):
     monkeypatch.setattr(loop, "make_train_step", killing)
 
 
+def train_and_kill(monkeypatch, steps, config, workdir, **options):
+    """Starts or resumes a run, and kills it after some steps."""
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        kill_after(context, steps)
+        train(config, workdir, **options)
+
+
 def test_run_writes_its_files(finished_run):
     assert {path.name for path in finished_run.iterdir()} >= {
         "config.json",
@@ -113,9 +120,7 @@ def test_killed_run_ends_as_a_whole_one(
     config.train.checkpoint_every = checkpoint_every
     train(config, tmp_path / "whole")
 
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, killed_after)
-        train(config, tmp_path / "killed")
+    train_and_kill(monkeypatch, killed_after, config, tmp_path / "killed")
     train(config, tmp_path / "killed")
 
     for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "killed"), strict=True):
@@ -138,16 +143,12 @@ def test_another_seed_gives_other_weights(shapes, tmp_path, finished_run):
 def test_damaged_checkpoint_is_skipped(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 5)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 5, config, tmp_path)
     # If the machine fails, a file can be renamed before its data are written.
     newest = tmp_path / "checkpoints" / "ckpt-5.data-00000-of-00001"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert load_run(tmp_path).step == 4
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 1)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 1, config, tmp_path)
     assert load_run(tmp_path).step == 5  # written anew
     # TensorFlow's list of checkpoints may be missing.
     (tmp_path / "checkpoints" / "checkpoint").unlink()
@@ -160,9 +161,7 @@ def test_checkpoint_of_another_run_is_skipped(shapes, tmp_path, monkeypatch, cap
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
     for name in ("run", "other"):
-        with monkeypatch.context() as context, pytest.raises(Killed):
-            kill_after(context, 2)
-            train(config, tmp_path / name)
+        train_and_kill(monkeypatch, 2, config, tmp_path / name)
         config = paper_recipe(shapes)
         config.train.checkpoint_every = 1
     for path in (tmp_path / "other" / "checkpoints").glob("ckpt-2.*"):
@@ -173,9 +172,7 @@ def test_checkpoint_of_another_run_is_skipped(shapes, tmp_path, monkeypatch, cap
 
 def test_no_readable_checkpoint_raises(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 4)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 4, config, tmp_path)
     for path in (tmp_path / "checkpoints").glob("*.data*"):
         path.write_bytes(b"")
     with pytest.raises(OSError, match="ckpt-3 can be read: restore"):
@@ -183,9 +180,7 @@ def test_no_readable_checkpoint_raises(shapes, tmp_path, monkeypatch):
 
 
 def test_run_without_checkpoint_cannot_be_loaded(shapes, tmp_path, monkeypatch):
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 1)
-        train(small_recipe(shapes), tmp_path)
+    train_and_kill(monkeypatch, 1, small_recipe(shapes), tmp_path)
     with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
         load_run(tmp_path)
 
@@ -251,9 +246,7 @@ def test_weights_that_overflow_do_not_replace_a_checkpoint(shapes, tmp_path):
 @pytest.mark.slow
 def test_unfinished_run_of_the_other_keras_raises(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 4)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 4, config, tmp_path)
     data = json.loads((tmp_path / "data.json").read_text())
     (tmp_path / "data.json").write_text(json.dumps({**data, "stack": "Keras 7"}))
     for use in (lambda: load_run(tmp_path), lambda: train(config, tmp_path)):
@@ -367,10 +360,7 @@ def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
     assert f"starting from {path}" in capsys.readouterr().out
 
     config.train.checkpoint_every = 1
-    with monkeypatch.context() as patch:
-        kill_after(patch, 2)
-        with pytest.raises(Killed):
-            train(config, tmp_path / "given")
+    train_and_kill(monkeypatch, 2, config, tmp_path / "given")
     path.unlink()  # a resumed run does not need it
     resumed = first_weights(config, tmp_path / "given", monkeypatch)
     assert "starting from its checkpoint" in capsys.readouterr().out
@@ -406,9 +396,7 @@ def test_frozen_backbone_does_not_change_until_its_epoch(shapes, tmp_path, monke
     config.train.frozen_epochs = 1
     config.optimizer.layer_decay = 0.5
     started = first_weights(config, tmp_path / "start", monkeypatch)
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 3)  # one epoch
-        train(config, tmp_path / "run")
+    train_and_kill(monkeypatch, 3, config, tmp_path / "run")  # one epoch
     model = load_run(tmp_path / "run").model
     head_ids = {id(weight) for weight in model.get_layer("noah_head").weights}
     for weight, before in zip(model.weights, started, strict=True):
@@ -448,9 +436,7 @@ def test_run_without_average_raises(finished_run):
 def test_unfinished_run_has_averaged_and_best_weights(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.ema.decay = 0.5
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 3)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 3, config, tmp_path)
     (row,) = read_rows(tmp_path)
     for which in ("ema", "best"):
         loss = evaluate_run(tmp_path, weights=which)[0]["loss"]
@@ -488,18 +474,14 @@ def test_checkpoints_by_time(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_minutes = 1.0
     minutes = itertools.count(step=0.5)  # every reading of the clock
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 2)
-        train(config, tmp_path, clock=lambda: 60 * next(minutes))
+    train_and_kill(monkeypatch, 2, config, tmp_path, clock=lambda: 60 * next(minutes))
     assert load_run(tmp_path).step == 2
 
 
 @pytest.mark.slow
 def test_resumed_run_may_have_other_threads_but_no_other_rate(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 4)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 4, config, tmp_path)
     config.data.threads, config.train.log_every = 2, 1
     config.optimizer.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"holds another run \(optimizer.learning_rate: "):
@@ -560,9 +542,7 @@ def test_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkeypa
 @pytest.mark.slow
 def test_run_that_begins_anew_replaces_the_rows(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 1)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 1, config, tmp_path)
     (tmp_path / "epochs.csv").write_text("epoch,step,lo")
     config.ema.decay = 0.5
     train(config, tmp_path)
@@ -580,9 +560,7 @@ def test_run_that_begins_anew_replaces_the_rows(shapes, tmp_path, monkeypatch):
 )
 def test_damaged_small_files_are_named_or_ignored(shapes, tmp_path, monkeypatch, name):
     config = small_recipe(shapes)
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, 4)
-        train(config, tmp_path)
+    train_and_kill(monkeypatch, 4, config, tmp_path)
     (tmp_path / name).write_bytes(b"\x88{")
     if name.endswith("checkpoint"):
         assert load_run(tmp_path).step == 3

@@ -1,6 +1,6 @@
-"""Headless Chromium, driven by Selenium, for the tests of pages.
+"""Drives headless Chromium with Selenium, for the tests of pages.
 
-As a program it takes the picture of the demo's page in docs/serving.md, of a page that is open:
+As a program, it takes the screenshot of the demo's page in docs/serving.md from a running demo:
 
     python tests/chromium.py http://127.0.0.1:7860/ scene.png docs/demo.png
 """
@@ -25,8 +25,8 @@ _OPTIONS = (
 )
 
 
-def what_is_missing():
-    """Why no browser can be driven here, or an empty string."""
+def missing_software():
+    """Returns a sentence about the missing software, or an empty string if a browser can run."""
     try:
         import selenium  # noqa: F401
     except ImportError:
@@ -38,7 +38,7 @@ def what_is_missing():
 
 @contextlib.contextmanager
 def browser(size=(1060, 840)):
-    """Starts a browser with a profile of its own and gives its Selenium driver."""
+    """Starts a browser with a temporary profile and yields its Selenium driver."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -48,7 +48,7 @@ def browser(size=(1060, 840)):
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # It may still write to its profile while it ends.
+    # The browser may write to its profile while it exits, which makes the cleanup fail.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options.add_argument(f"--user-data-dir={profile}")
         service = webdriver.ChromeService(shutil.which("chromedriver"))
@@ -60,24 +60,24 @@ def browser(size=(1060, 840)):
 
 
 def console_errors(driver):
-    """What the browser's console has shown as errors since the last call."""
+    """Returns the errors in the browser's console since the last call."""
     return [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"]
 
 
-def requested(driver):
-    """The addresses that pages have asked for over the network since the last call."""
+def requested_urls(driver):
+    """Returns the URLs that pages have requested over the network since the last call."""
     messages = (json.loads(e["message"])["message"] for e in driver.get_log("performance"))
     urls = [
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     ]
-    # Not what the browser loads from within itself, as chrome: and chrome-untrusted: addresses.
+    # URLs such as chrome: and chrome-untrusted: are resources within the browser.
     return [url for url in urls if not url.startswith(("chrome", "data:", "blob:"))]
 
 
-def until(driver, condition, seconds=30):
-    """Waits for a function without arguments to give something true, and returns that."""
+def wait_for(driver, condition, seconds=30):
+    """Waits until a function without arguments returns something true, and returns that."""
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -89,32 +89,32 @@ class DemoPage:
     """The page of `python -m noah_tf.serving demo` in a browser.
 
     Args:
-        driver: of `browser`.
+        driver: the Selenium driver that `browser` yields.
         url: the page's address.
     """
 
     def __init__(self, driver, url):
         self._driver = driver
         driver.get(url)
-        until(driver, lambda: self._all("#photo input[type=file]"))
+        wait_for(driver, lambda: self._all("#photo input[type=file]"))
 
     def _all(self, selector):
         return self._driver.find_elements("css selector", selector)
 
     def text(self, selector):
-        """The text of the first element that a CSS selector finds."""
+        """Returns the text of the first element that matches a CSS selector."""
         return self._all(selector)[0].text
 
     def upload(self, path):
-        """Gives the page a file, and waits until it has said something about it."""
+        """Uploads a file, and waits for the page's answer."""
         path = pathlib.Path(path).resolve()
-        until(self._driver, lambda: self._all("#photo input[type=file]"))[0].send_keys(str(path))
-        until(self._driver, lambda: self.text("#status").startswith(path.name))
+        wait_for(self._driver, lambda: self._all("#photo input[type=file]"))[0].send_keys(str(path))
+        wait_for(self._driver, lambda: self.text("#status").startswith(path.name))
         self.pictures()
 
     def pictures(self):
-        """Waits until the pictures are loaded; gives their addresses and captions."""
-        until(
+        """Waits until the images are loaded, and returns their addresses and captions."""
+        wait_for(
             self._driver,
             lambda: self._driver.execute_script(
                 "return [...document.querySelectorAll('#pictures img')]"
@@ -129,9 +129,9 @@ def main(url, photo, output):
     with browser() as driver:
         page = DemoPage(driver, url)
         page.upload(photo)
-        # Bars and pictures move into their places.
+        # Looking for a missing element waits two seconds, in which the animations end.
         driver.implicitly_wait(2)
-        driver.find_elements("id", "nothing")
+        driver.find_elements("id", "missing")
         driver.save_screenshot(output)
 
 

@@ -42,6 +42,19 @@ def finished_run(shapes, tmp_path_factory):
     return once_per_run(tmp_path_factory, "noah", lambda workdir: train(recipe, workdir))
 
 
+@pytest.fixture(scope="session")
+def gap_run(shapes, tmp_path_factory):
+    """The --workdir of a complete run with a pooled head and a moving average. Read it only."""
+    from recipes import small_recipe
+
+    from noah_tf.training.loop import train
+
+    recipe = small_recipe(shapes, "gap")
+    recipe.train.epochs = 1
+    recipe.ema.decay = 0.5
+    return once_per_run(tmp_path_factory, "gap", lambda workdir: train(recipe, workdir))
+
+
 @pytest.fixture(autouse=True)
 def float32_policy():
     """Restores the default Keras dtype policy after each test."""

@@ -1,4 +1,4 @@
-"""A data set and models whose maps are known: one bright cell of 4x4, red or green."""
+"""A data set and models with known maps: one of 4x4 cells of the image is red or green."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,33 +7,34 @@ from noah_tf import NOAHHead
 from noah_tf.datasets.source import Source
 from noah_tf.images.preprocessing import Preprocessing
 
-CELLS, CELL = 4, 8  # of the maps each way, and a cell's pixels each way
-PREPROCESSING = Preprocessing(image_size=CELLS * CELL, mean=(0, 0, 0), std=(1, 1, 1))
+GRID_SIZE, CELL_SIZE = 4, 8  # cells per side of the map, pixels per side of a cell
+IMAGE_SIZE = GRID_SIZE * CELL_SIZE
+PREPROCESSING = Preprocessing(image_size=IMAGE_SIZE, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def planted_source(count=12, boxes=True, multi_label=False, seed=0):
-    """Images of one bright cell: of class 0 it is red, of class 1 green; its box is the cell's.
+    """Returns a source of black images with one red (class 0) or green (class 1) cell.
 
-    With several labels both are there, in two cells.
+    The box of the class is the cell. Multi-label images have a red and a green cell.
     """
     rng = np.random.default_rng(seed)
-    columns = {"image": [], "label": [], "index": [], "boxes" if multi_label else "bbox": []}
+    box_key = "boxes" if multi_label else "bbox"
+    columns = {"image": [], "label": [], "index": [], box_key: []}
     for index in range(count):
         classes = [0, 1] if multi_label else [index % 2]
-        image = np.zeros((CELLS * CELL, CELLS * CELL, 3), np.uint8)
-        found = np.zeros((2, 4), np.float32)
-        for place, label in zip(rng.permutation(CELLS**2), classes, strict=False):
-            row, column = divmod(place, CELLS)
-            image[row * CELL :, column * CELL :, label][:CELL, :CELL] = 255
-            found[label] = np.array([row, column, row + 1, column + 1]) / CELLS
+        image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        class_boxes = np.zeros((2, 4), np.float32)
+        for cell, label in zip(rng.permutation(GRID_SIZE**2), classes, strict=False):
+            row, column = divmod(cell, GRID_SIZE)
+            top, left = row * CELL_SIZE, column * CELL_SIZE
+            image[top : top + CELL_SIZE, left : left + CELL_SIZE, label] = 255
+            class_boxes[label] = np.array([row, column, row + 1, column + 1]) / GRID_SIZE
         columns["image"].append(tf.io.encode_png(image).numpy())
         columns["label"].append(np.ones(2, np.float32) if multi_label else np.int64(classes[0]))
         columns["index"].append(np.int64(index))
-        columns["boxes" if multi_label else "bbox"].append(
-            found if multi_label else found[classes[0]]
-        )
+        columns[box_key].append(class_boxes if multi_label else class_boxes[classes[0]])
     if not boxes:
-        columns.pop("boxes" if multi_label else "bbox")
+        columns.pop(box_key)
     examples = tf.data.Dataset.from_tensor_slices(
         {key: np.array(column) for key, column in columns.items()}
     )
@@ -42,18 +43,18 @@ def planted_source(count=12, boxes=True, multi_label=False, seed=0):
     )
 
 
-def planted_noah(key=40.0, value=10.0, size=(CELLS * CELL, CELLS * CELL)):
-    """Keys and values of a class are so many times the brightness of its colour."""
-    inputs, features = _features(size)
+def planted_noah(key=40.0, value=10.0, image_size=(IMAGE_SIZE, IMAGE_SIZE)):
+    """Returns a model whose keys and values are proportional to the brightness of the color."""
+    inputs, features = _features(image_size)
     head = NOAHHead(2, num_groups=1, split_key_value=False, name="noah_head")
     model = tf.keras.Model(inputs, head(features))
-    colours = np.eye(3)[None, :, :2]
-    head.set_weights([key * colours, np.zeros((1, 2)), value * colours, np.zeros((1, 2))])
+    colors = np.eye(3)[None, :, :2]
+    head.set_weights([key * colors, np.zeros((1, 2)), value * colors, np.zeros((1, 2))])
     return model
 
 
 def planted_gap(weight=10.0, bias=(0.0, 0.0)):
-    """The logit of a class is so many times the mean brightness of its colour, plus its bias."""
+    """Returns a model whose logits are proportional to the mean brightness of the class's color."""
     inputs, features = _features()
     pooled = tf.keras.layers.GlobalAveragePooling2D()(features)
     linear = tf.keras.layers.Dense(2)
@@ -62,6 +63,7 @@ def planted_gap(weight=10.0, bias=(0.0, 0.0)):
     return model
 
 
-def _features(size=(CELLS * CELL, CELLS * CELL)):
-    inputs = tf.keras.Input((*size, 3))
-    return inputs, tf.keras.layers.AveragePooling2D([side // CELLS for side in size])(inputs)
+def _features(image_size=(IMAGE_SIZE, IMAGE_SIZE)):
+    inputs = tf.keras.Input((*image_size, 3))
+    pool_size = [side // GRID_SIZE for side in image_size]
+    return inputs, tf.keras.layers.AveragePooling2D(pool_size)(inputs)

@@ -8,7 +8,7 @@ import threading
 
 import pages
 import pytest
-from chromium import browser, console_errors, requested, until, what_is_missing
+from chromium import browser, console_errors, missing_software, requested_urls, wait_for
 from head_helpers import child_environment
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
@@ -77,7 +77,7 @@ def test_all_pages_are_built(site):
 
 
 @slow_on_one_stack
-@pytest.mark.skipif(what_is_missing() != "", reason=what_is_missing())
+@pytest.mark.skipif(missing_software() != "", reason=missing_software())
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_in_a_browser(site, address, width, scheme):
@@ -93,8 +93,10 @@ def test_pages_in_a_browser(site, address, width, scheme):
         for path in sorted(site.rglob("*.html")):
             page = path.relative_to(site).as_posix()
             driver.get(f"{address}/{page}")
-            until(driver, lambda: driver.execute_script("return document.readyState") == "complete")
-            until(
+            wait_for(
+                driver, lambda: driver.execute_script("return document.readyState") == "complete"
+            )
+            wait_for(
                 driver,
                 lambda: driver.execute_script(
                     "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
@@ -106,19 +108,21 @@ def test_pages_in_a_browser(site, address, width, scheme):
             assert content <= width, f"{page} is {content} pixels wide"
             assert driver.execute_script(_OUTSIDE) == [], page
         assert console_errors(driver) == []
-        urls = requested(driver)
+        urls = requested_urls(driver)
     assert urls and all(url.startswith(f"{address}/") for url in urls), urls
 
 
 @slow_on_one_stack
-@pytest.mark.skipif(what_is_missing() != "", reason=what_is_missing())
+@pytest.mark.skipif(missing_software() != "", reason=missing_software())
 def test_search_finds_a_page(address):
     with browser((1280, 900)) as driver:
         driver.get(f"{address}/index.html")
-        field = until(driver, lambda: driver.find_elements("css selector", ".md-search__input"))[0]
+        field = wait_for(driver, lambda: driver.find_elements("css selector", ".md-search__input"))[
+            0
+        ]
         driver.execute_script("arguments[0].focus()", field)
         field.send_keys("insertion")
-        results = until(
+        results = wait_for(
             driver, lambda: driver.find_elements("css selector", ".md-search-result__link")
         )
         assert any("attention.html" in link.get_attribute("href") for link in results)

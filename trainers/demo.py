@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from noah_tf.datasets.registry import source_from_config
 from noah_tf.explain import run
+from noah_tf.explain.options import MapOptions
 from noah_tf.export import savedmodel
 from noah_tf.training import head_search
 from noah_tf.utils.files import write_text_atomically
@@ -32,7 +33,9 @@ def main(_: list[str]) -> None:
     write_text_atomically(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")
 
     picture = run.explain_run(
-        workdir / "noah", workdir / "explain.png", compare_workdir=workdir / "gap"
+        workdir / "noah",
+        workdir / "explain.png",
+        options=MapOptions(compare_workdir=workdir / "gap"),
     )
     exported = savedmodel.export_run(workdir / "noah", "saved_models/digits")
 

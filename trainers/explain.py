@@ -1,4 +1,4 @@
-"""Draws where a trained model looked: photo, predicted class, true class. Or measures it.
+"""Draws the maps of a trained model over photos, or measures them.
 
 python trainers/explain.py --workdir runs/noah --images 8
 python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap --arrays maps.npz
@@ -11,44 +11,51 @@ import command_line
 from absl import flags
 
 from noah_tf.explain import measures, run
+from noah_tf.explain.options import MapOptions
 from noah_tf.runs.checkpoint import WEIGHTS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
-_COMPARE = flags.DEFINE_string("compare_workdir", None, "Folder of another, drawn beside it.")
-_OUTPUT = flags.DEFINE_string("output", None, "PNG to write; by default WORKDIR/explain.png.")
-_ARRAYS = flags.DEFINE_string("arrays", None, "An .npz file for the photos and their maps.")
-_SPLIT = flags.DEFINE_string("split", None, "Split; by default the run's own.")
+_COMPARE = flags.DEFINE_string("compare_workdir", None, "Folder of another run to compare with.")
+_OUTPUT = flags.DEFINE_string("output", None, "PNG to write; default: WORKDIR/explain.png.")
+_ARRAYS = flags.DEFINE_string("arrays", None, "An .npz file to write photos and maps to.")
+_SPLIT = flags.DEFINE_string("split", None, "Split; default: the run's own.")
 _IMAGES = flags.DEFINE_integer(
-    "images", None, "How many images: 6, or 256 for deletion and insertion.", lower_bound=1
+    "images", None, "Number of images; default: 6, or 256 for faithfulness.", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Which images: another seed draws others.", lower_bound=0)
-_WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the run.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed that selects the images.", lower_bound=0)
+_WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Weights of the run.")
 _CLASSES = flags.DEFINE_list("classes", None, "Names or indices of the classes to draw.")
-_MAPS = flags.DEFINE_list("maps", None, "Which: attention, contribution (NOAH), cam (pooled).")
-_PER_GROUP = flags.DEFINE_bool("per_group", False, "A map for each group of a NOAH head.")
+_MAPS = flags.DEFINE_list("maps", None, "Any of attention, contribution (NOAH), cam (pooled).")
+_PER_GROUP = flags.DEFINE_bool("per_group", False, "Draw a map for each group of a NOAH head.")
 _MEASURE = flags.DEFINE_list(
-    "measure", None, "Measures in place of drawing: localization (needs boxes), faithfulness."
+    "measure", None, "Measure instead of drawing: localization (needs boxes), faithfulness."
 )
 
 
 def main(_):
-    shared = {"split": _SPLIT.value, "weights": _WEIGHTS.value, "seed": _SEED.value}
-    shared |= {"compare_workdir": _COMPARE.value, "methods": _MAPS.value}
+    options = MapOptions(
+        compare_workdir=_COMPARE.value,
+        weights=_WEIGHTS.value,
+        split=_SPLIT.value,
+        methods=_MAPS.value,
+        seed=_SEED.value,
+    )
     if _MEASURE.value:
-        count = _IMAGES.value or 256
-        result, path = measures.measure_run(_WORKDIR.value, _MEASURE.value, count=count, **shared)
-        print(measures.measures_table(result))
+        results, path = measures.measure_run(
+            _WORKDIR.value, _MEASURE.value, _IMAGES.value or 256, options=options
+        )
+        print(measures.measures_table(results))
         if "faithfulness" in _MEASURE.value:
-            print(f"Wrote {measures.picture(path)}.")
+            print(f"Wrote {measures.figure_path(path)}.")
     else:
         path = run.explain_run(
             _WORKDIR.value,
             _OUTPUT.value,
-            count=_IMAGES.value or 6,
-            classes=_CLASSES.value,
-            per_group=_PER_GROUP.value,
-            arrays=_ARRAYS.value,
-            **shared,
+            _IMAGES.value or 6,
+            _CLASSES.value,
+            _PER_GROUP.value,
+            _ARRAYS.value,
+            options,
         )
     print(f"Wrote {path}.")
 

@@ -1,4 +1,9 @@
-"""Evaluation of a model on a data set: every example counts exactly once."""
+"""Evaluates a model on a data set, counting every example exactly once."""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -7,18 +12,21 @@ from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import naming_corrupt_examples
 from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.datasets.registry import open_source, source_from_config
+from noah_tf.datasets.source import Source
 from noah_tf.evaluation import metrics
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.checkpoint import load_run
+from noah_tf.runs.loading import describe_classes
 from noah_tf.utils import distribute
 
 
 class Evaluator:
-    """Evaluates one model as often as wanted, tracing it once.
+    """Evaluates one model any number of times, and traces it only once.
 
     Args:
         model: maps images to logits.
         strategy: the distribution strategy of the model; None for the current one.
-        multi_label: whether the model was trained to give an image several classes.
+        multi_label: whether the model was trained to predict several classes for an image.
 
     Example:
 
@@ -26,7 +34,12 @@ class Evaluator:
     {'examples': 2000, 'loss': 0.31, 'top1': 0.91, 'top5': 0.99}
     """
 
-    def __init__(self, model, strategy=None, multi_label=False):
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        strategy: tf.distribute.Strategy | None = None,
+        multi_label: bool = False,
+    ) -> None:
         strategy = strategy or tf.distribute.get_strategy()
         self._strategy, self._multi_label = strategy, multi_label
 
@@ -46,62 +59,75 @@ class Evaluator:
 
         self._sums, self._outputs = sums, outputs
 
-    def __call__(self, source, preprocessing, batch_size, on_corrupt="error", check=lambda: None):
-        """Metrics of all examples of a source.
+    def __call__(
+        self,
+        source: Source,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        on_corrupt: str = "error",
+        check: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """Computes the metrics over all examples of a source.
 
         Args:
-            source: a `datasets.registry.Source`.
+            source: a `datasets.source.Source`.
             preprocessing: a `Preprocessing`.
-            batch_size: images at once, over all replicas; it does not change the result.
-            on_corrupt: what a photo is that does not decode: "error", or "skip", which leaves it
-                out and counts it.
-            check: called before every batch; it may raise an exception to leave.
+            batch_size: images per batch, over all replicas; it does not change the result.
+            on_corrupt: how to handle an image that cannot be decoded: "error" raises, "skip"
+                leaves it out and counts it.
+            check: called before every batch; it may raise an exception to stop the evaluation.
 
         Returns:
-            Dict of floats: "examples", "loss", "top1" and "top5" (five classes or more), or for
-            a model of several labels "mAP" in place of these, see
-            `metrics.multi_label_metrics`. Where such labels meet a model of one, an image is right
-            if its class is one of them, and images without any are left out ("imagenet2012_real").
-            "skipped" counts photos that do not decode, if there are.
+            Dict of floats. A single-label model has "examples", "loss", "top1" and, with at least
+            five classes, "top5". A multi-label model has those of `metrics.multi_label_metrics`.
+            If the labels are multi-label and the model is single-label ("imagenet2012_real"), a
+            prediction is correct if it is any of the labels, and examples without a label are left
+            out. "skipped" is the number of images that cannot be decoded, if there are any.
 
         Raises:
-            ValueError: a photo does not decode; the message names it. Or no example is left.
+            ValueError: an image cannot be decoded (the message names it), or no example is left.
             FloatingPointError: a logit is not finite.
         """
-
         batches = self._batches(source, preprocessing, batch_size, on_corrupt, check)
         measure = self._multi_label_metrics if self._multi_label else self._metrics
-        result, seen = measure(batches, source.num_classes)
-        if seen < source.num_examples:
-            result["skipped"] = int(source.num_examples - seen)
+        result, num_examples = measure(batches, source.num_classes)
+        if num_examples < source.num_examples:
+            result["skipped"] = int(source.num_examples - num_examples)
         return result
 
-    def outputs(self, source, preprocessing, batch_size, on_corrupt="error", change=None):
-        """Labels and logits of all examples of a source, in natural order, batch by batch.
+    def outputs(
+        self,
+        source: Source,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        on_corrupt: str = "error",
+        change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields the labels and logits of all examples in natural order, batch by batch.
 
         Args:
-            source: a `datasets.registry.Source`.
+            source: a `datasets.source.Source`.
             preprocessing: a `Preprocessing`.
-            batch_size: images at once, over all replicas, which are of this machine.
-            on_corrupt: see `__call__`; "skip" leaves their rows out.
-            change: what is done to each picture, see `datasets.pipeline.eval_batches`.
+            batch_size: images per batch, over all replicas, which must be on this machine.
+            on_corrupt: see `__call__`; with "skip", images that cannot be decoded are left out.
+            change: a function that modifies every image, see `datasets.pipeline.eval_batches`.
 
         Yields:
-            places (B,) in the natural order; labels (B,) or multi-hot (B, M); logits (B, M): numpy
-            arrays.
+            NumPy arrays: indices (B,) of the examples in the natural order; labels (B,) or
+            multi-hot (B, M); logits (B, M).
 
         Raises:
-            ValueError: a photo does not decode; the message names it.
+            ValueError: an image cannot be decoded; the message names it.
         """
         start = 0
         batches = self._batches(source, preprocessing, batch_size, on_corrupt, change=change)
-        for labels, logits, seen in self._rows(batches):
-            yield start + np.flatnonzero(seen), labels[seen], logits[seen]
-            start += len(seen)
+        for labels, logits, is_example in self._numpy_outputs(batches):
+            yield start + np.flatnonzero(is_example), labels[is_example], logits[is_example]
+            start += len(is_example)
 
     def _batches(
         self, source, preprocessing, batch_size, on_corrupt, check=lambda: None, change=None
-    ):
+    ) -> Iterator[Any]:
         def make_batches(shard, replicas):
             return eval_batches(
                 source,
@@ -117,70 +143,88 @@ class Evaluator:
                 check()
                 yield batch
 
-    def _rows(self, batches):
-        """Labels, logits, and whether a row is an example, of every batch as numpy arrays."""
+    def _numpy_outputs(
+        self, batches: Iterable[Any]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields labels, logits, and a bool per row that is False for padding."""
         for batch in batches:
             labels, logits, mask = (value.numpy() for value in self._outputs(*batch))
             yield labels, logits, mask > 0
 
-    def _metrics(self, batches, num_classes):
-        # In float64, for thousands of batches add up in it.
+    def _metrics(self, batches, num_classes) -> tuple[dict[str, float], float]:
+        # float64 because float32 sums over thousands of batches lose digits.
         sums = sum(tf.cast(self._sums(*batch), tf.float64) for batch in batches).numpy()
         return metrics.metrics_from_sums(sums, num_classes), sums[-1]
 
-    def _multi_label_metrics(self, batches, num_classes):
-        parts = [(labels[seen], logits[seen]) for labels, logits, seen in self._rows(batches)]
-        labels, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+    def _multi_label_metrics(self, batches, num_classes) -> tuple[dict[str, float], float]:
+        examples = [
+            (labels[is_example], logits[is_example])
+            for labels, logits, is_example in self._numpy_outputs(batches)
+        ]
+        labels, logits = (np.concatenate(arrays) for arrays in zip(*examples, strict=True))
         return metrics.multi_label_metrics(labels, logits), len(labels)
 
 
 def evaluate_run(
-    workdir, split=None, batch_size=64, weights="last", data=None, data_dir=None, label_key=None
-):
-    """The metrics of one state of a training run on one set, without the report.
+    workdir: str | os.PathLike,
+    split: str | None = None,
+    batch_size: int = 64,
+    weights: str = "last",
+    data: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    label_key: str | None = None,
+) -> tuple[dict[str, float], pathlib.Path]:
+    """Computes the metrics of a training run on one set, without a report.
 
     Args:
         workdir: the run's folder.
-        split: split of the data set; None for the one it was evaluated on while it trained.
-        batch_size: images at once; it does not change the result.
+        split: split of the data set; None for the split the run was evaluated on during training.
+        batch_size: images per batch; it does not change the result.
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
-        data: see `open_set`, as for the next two.
-        data_dir: see there.
-        label_key: see there.
+        data: name of another data set, see `open_set`; None for the run's own.
+        data_dir: folder of the other data set, see `open_set`.
+        label_key: which label of the other data set to use, see `open_set`.
 
     Returns:
-        Dict of metrics, and the path of the JSON file that has them.
+        Dict of metrics, and the path of the JSON file they were written to.
 
     Raises:
-        ValueError: the other data set has other classes.
+        ValueError: the other data set has different classes.
     """
     run = load_run(workdir, weights)
     split = split or run.config.data.eval_split
     source = open_set(run.config.data, run.class_names, split, data, data_dir, label_key)
     evaluator = Evaluator(run.model, multi_label=run.multi_label)
     result = evaluator(source, run.preprocessing, batch_size, run.config.data.on_corrupt)
-    parts = [*([data] if data else []), split, *([weights] if weights != "last" else [])]
-    name = "".join(c if c.isalnum() else "_" for c in "_".join(parts))
+    words = [*([data] if data else []), split, *([weights] if weights != "last" else [])]
+    name = "".join(c if c.isalnum() else "_" for c in "_".join(words))
     return result, run.workdir.write_result({**result, "step": run.step}, f"eval_{name}.json")
 
 
-def open_set(config, class_names, split, data=None, data_dir=None, label_key=None):
+def open_set(
+    config: Any,
+    class_names: Sequence[str],
+    split: str,
+    data: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    label_key: str | None = None,
+) -> Source:
     """Opens a set that a run can be evaluated on.
 
     Args:
         config: the `data` section of the run's config.
         class_names: the run's classes.
         split: split of the data set.
-        data: another data set with the same classes, such as "imagenet_v2" or
+        data: name of another data set with the same classes, such as "imagenet_v2" or
             "imagenet2012_real"; None for the run's own.
-        data_dir: where that is; None for the run's own or TFDS's.
-        label_key: its label, where it has several.
+        data_dir: folder of the other data set; None for the run's own or the default of TFDS.
+        label_key: which label of the other data set to use, if it has several.
 
     Returns:
         A `Source`.
 
     Raises:
-        ValueError: it has other classes, or there is no such set.
+        ValueError: there is no such set, or it has different classes.
     """
     if data is None:
         source = source_from_config(config, split)
@@ -188,8 +232,7 @@ def open_set(config, class_names, split, data=None, data_dir=None, label_key=Non
         source = open_source(data, split, data_dir or config.data_dir, None, label_key)
     if tuple(source.class_names) != tuple(class_names):
         raise ValueError(
-            f"{source.name} has {source.num_classes} classes, {', '.join(source.class_names[:3])} "
-            f"..., and the run has {len(class_names)}, {', '.join(class_names[:3])} ...: give data "
-            "with the same ones."
+            f"{source.name} has {describe_classes(source.class_names)} and the run has "
+            f"{describe_classes(class_names)}: use data with the same classes in the same order."
         )
     return source

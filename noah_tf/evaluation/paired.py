@@ -1,31 +1,41 @@
-"""Whether two runs differ: paired differences on the same images, with an interval and a test."""
+"""Compares two runs on the same examples: paired differences with an interval and a test."""
 
 import dataclasses
 import datetime
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from noah_tf.evaluation import report, scores, sets, tables
+from noah_tf.evaluation.options import EvaluationOptions
 from noah_tf.export.model_card import running_versions
+from noah_tf.runs.loading import check_same_classes
+from noah_tf.runs.workdir import Workdir
 
 RESAMPLES = 10_000
 _LEVEL = 0.95
-_BLOCK = 2**22  # numbers at once in the bootstrap of average precision
+_BLOCK = 2**22  # numbers that the bootstrap of average precision holds at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A score of A minus that of B on the same images.
+    """A score of run A minus that of run B on the same examples.
 
     Attributes:
-        metric: the score's name.
-        a: A's.
-        b: B's.
-        low: lower end of the 95 % interval of a - b.
-        high: its upper end.
-        only_a: images of which A alone is right; None of a score that is no share of images.
-        only_b: images of which B alone is right.
-        p_value: of McNemar's exact test that both are right equally often.
+        metric: the name of the score.
+        a: the score of A.
+        b: the score of B.
+        low: lower end of the 95% confidence interval of a - b.
+        high: upper end of the interval.
+        only_a: number of examples for which only A is correct; None if the score is not an
+            accuracy.
+        only_b: number of examples for which only B is correct; None if the score is not an
+            accuracy.
+        p_value: of McNemar's exact test of the hypothesis that A and B are equally often correct;
+            None if the score is not an accuracy.
     """
 
     metric: str
@@ -38,271 +48,282 @@ class Difference:
     p_value: float | None = None
 
 
-def accuracy_interval(right_a, right_b, seed=0, resamples=RESAMPLES):
-    """Bootstrap interval of the difference of two accuracies on the same images.
+def accuracy_interval(
+    correct_a: np.ndarray, correct_b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Computes the bootstrap interval of the difference of two accuracies on the same examples.
 
     Args:
-        right_a: bool (E,), which images A is right about.
-        right_b: bool (E,), B.
-        seed: int.
-        resamples: how often images are drawn anew.
+        correct_a: bool (E,), the examples for which A is correct.
+        correct_b: bool (E,), the examples for which B is correct.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        The ends of the 95 % percentile interval of A - B.
+        The ends of the 95% percentile interval of A - B.
     """
-    size = len(right_a)
-    counts = [np.sum(right_a & ~right_b), np.sum(right_b & ~right_a)]
-    # To draw E images anew is to draw how many of them are of each of the three kinds.
-    shares = np.array([*counts, size - sum(counts)]) / size
-    drawn = np.random.default_rng(seed).multinomial(size, shares, size=resamples)
-    return _percentiles((drawn[:, 0] - drawn[:, 1]) / size)
+    num_examples = len(correct_a)
+    counts = [np.sum(correct_a & ~correct_b), np.sum(correct_b & ~correct_a)]
+    # A resample is described by the number of its examples for which only A, only B, or neither
+    # or both are correct.
+    shares = np.array([*counts, num_examples - sum(counts)]) / num_examples
+    resampled = np.random.default_rng(seed).multinomial(num_examples, shares, size=resamples)
+    return _percentile_interval((resampled[:, 0] - resampled[:, 1]) / num_examples)
 
 
-def mean_average_precision_interval(truth, logits_a, logits_b, seed=0, resamples=RESAMPLES):
-    """Bootstrap interval of the difference of two mAPs on the same images.
+def mean_average_precision_interval(
+    truth: np.ndarray,
+    logits_a: np.ndarray,
+    logits_b: np.ndarray,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """Computes the bootstrap interval of the difference of two mAPs on the same examples.
 
-    A class that does not occur in a resample is left out of its mean.
+    A class that does not occur in a resample is left out of the mean.
 
     Args:
         truth: bool (E, M).
-        logits_a: float (E, M), A's.
-        logits_b: float (E, M), B's.
-        seed: int.
-        resamples: how often images are drawn anew.
+        logits_a: float (E, M), the logits of A.
+        logits_b: float (E, M), the logits of B.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        The ends of the 95 % percentile interval of A - B.
+        The ends of the 95% percentile interval of A - B.
     """
-    rng, size = np.random.default_rng(seed), len(truth)
-    sums, occurring = np.zeros(resamples), np.zeros(resamples)
+    rng, num_examples = np.random.default_rng(seed), len(truth)
+    sums, num_occurring = np.zeros(resamples), np.zeros(resamples)
     rankings = [
         (_Ranking(truth[:, c], logits_a[:, c]), _Ranking(truth[:, c], logits_b[:, c]))
         for c in np.flatnonzero(truth.any(axis=0))
     ]
-    block = max(1, _BLOCK // size)
+    block = max(1, _BLOCK // num_examples)
     for start in range(0, resamples, block):
-        part = slice(start, min(start + block, resamples))
-        counts = rng.multinomial(size, np.full(size, 1 / size), size=part.stop - start)
-        counts = counts.astype(np.float64)
-        for of_a, of_b in rankings:
-            difference = of_a.average_precisions(counts) - of_b.average_precisions(counts)
-            there = np.isfinite(difference)
-            sums[part] += np.where(there, difference, 0.0)
-            occurring[part] += there
-    return _percentiles(sums / np.maximum(occurring, 1))
+        rows = slice(start, min(start + block, resamples))
+        weights = rng.multinomial(
+            num_examples, np.full(num_examples, 1 / num_examples), size=rows.stop - start
+        ).astype(np.float64)
+        for ranking_a, ranking_b in rankings:
+            difference = ranking_a.average_precisions(weights)
+            difference -= ranking_b.average_precisions(weights)
+            occurs = np.isfinite(difference)
+            sums[rows] += np.where(occurs, difference, 0.0)
+            num_occurring[rows] += occurs
+    return _percentile_interval(sums / np.maximum(num_occurring, 1))
 
 
 class _Ranking:
-    """The images of a class in the order of its logit, for average precision by weights."""
-
-    def __init__(self, truth, logits):
-        self._order = np.argsort(-logits, kind="stable")
-        ranked = logits[self._order]
-        self._hits = np.flatnonzero(truth[self._order])
-        # Equal logits are told together: the precision is that of the last of them.
-        self._ends = np.searchsorted(-ranked, -ranked[self._hits], side="right") - 1
-
-    def average_precisions(self, weights):
-        """(R,) of weights (R, E) of the images; NaN where no image of the class has any."""
-        ranked = weights[:, self._order]
-        all_before = np.cumsum(ranked, axis=1)[:, self._ends]
-        of_hits = ranked[:, self._hits]
-        # Places among the hits of the last of equal logits.
-        last = np.searchsorted(self._hits, self._ends, side="right") - 1
-        hits_before = np.cumsum(of_hits, axis=1)[:, last]
-        with np.errstate(invalid="ignore"):
-            # Where all_before is 0 the weight of the hit is, too.
-            precision = hits_before / np.maximum(all_before, 1e-300)
-            return (precision * of_hits).sum(axis=1) / of_hits.sum(axis=1)
-
-
-def mcnemar(only_a, only_b):
-    """McNemar's exact test: the p-value that each is as often right alone as the other.
+    """The examples ordered by the logit of one class, for weighted average precision.
 
     Args:
-        only_a: how many images A alone is right about.
-        only_b: B.
+        truth: bool (E,), the examples with the class.
+        logits: float (E,), the logits of the class.
+    """
+
+    def __init__(self, truth: np.ndarray, logits: np.ndarray) -> None:
+        self._order = np.argsort(-logits, kind="stable")
+        ranked_logits = logits[self._order]
+        self._positives = np.flatnonzero(truth[self._order])
+        # Examples with equal logits are retrieved together: their precision is that at the last.
+        self._last_ties = (
+            np.searchsorted(-ranked_logits, -ranked_logits[self._positives], side="right") - 1
+        )
+
+    def average_precisions(self, weights: np.ndarray) -> np.ndarray:
+        """Computes the average precision (R,) for weights (R, E) of the examples.
+
+        It is NaN if all examples of the class have the weight 0.
+        """
+        ranked = weights[:, self._order]
+        retrieved = np.cumsum(ranked, axis=1)[:, self._last_ties]
+        positives = ranked[:, self._positives]
+        last_positives = np.searchsorted(self._positives, self._last_ties, side="right") - 1
+        retrieved_positives = np.cumsum(positives, axis=1)[:, last_positives]
+        with np.errstate(invalid="ignore"):
+            # If `retrieved` is 0, the weight of the positive example is 0 as well.
+            precision = retrieved_positives / np.maximum(retrieved, 1e-300)
+            return (precision * positives).sum(axis=1) / positives.sum(axis=1)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Computes the p-value of McNemar's exact test that A and B are equally often correct.
+
+    Args:
+        only_a: number of examples for which only A is correct.
+        only_b: number of examples for which only B is correct.
 
     Returns:
-        Float, two-sided; 1 where there are no such images.
+        The two-sided p-value; 1 if there are no such examples.
     """
     from scipy.stats import binomtest
 
-    alone = int(only_a + only_b)
-    return float(binomtest(int(only_a), alone, 0.5).pvalue) if alone else 1.0
+    discordant = int(only_a + only_b)
+    return float(binomtest(int(only_a), discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def differences(a, b, threshold=0.5, seed=0, resamples=RESAMPLES):
-    """The paired differences of two models on one set.
+def differences(
+    a: scores.Predictions,
+    b: scores.Predictions,
+    threshold: float = 0.5,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> list[Difference]:
+    """Computes the paired differences of two models on one set.
 
     Args:
         a: `scores.Predictions` of A.
-        b: those of B, of the same images.
-        threshold: the probability from which on an image is said to have a class, where it can
-            have several.
-        seed: int, of the bootstrap.
-        resamples: how often images are drawn anew.
+        b: `scores.Predictions` of B for the same examples.
+        threshold: the lowest probability at which a multi-label model predicts a class.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        List of `Difference`: of "top1"; of models that give an image several classes of "exact",
-        the share of images whose classes are all right, and of "mAP".
+        List of `Difference`: "top1" of single-label models; "mAP" and "subset_accuracy" of
+        multi-label models.
 
     Raises:
-        ValueError: the images or their classes are not the same.
+        ValueError: the examples or their labels are not the same.
     """
-    same = np.array_equal(a.places, b.places) and a.truth.shape == b.truth.shape
-    if not same or (a.truth != b.truth).nnz:
+    is_same = np.array_equal(a.indices, b.indices) and a.truth.shape == b.truth.shape
+    if not is_same or (a.truth != b.truth).nnz:
         raise ValueError(
             f"The two runs saw different images or labels ({len(a):,} and {len(b):,} examples): "
             "evaluate both on the same data."
         )
     if a.logits is None:
-        right = [a.right, b.right]
-    else:
-        truth = a.truth.toarray()
-        right = [(scores.decisions(p, threshold) == truth).all(axis=1) for p in (a, b)]
-    only_a, only_b = (int(np.sum(one & ~other)) for one, other in (right, right[::-1]))
-    counts = (only_a, only_b, mcnemar(only_a, only_b))
-    interval = accuracy_interval(*right, seed, resamples)
-    shares = [float(r.mean()) for r in right]
-    found = [Difference("top1" if a.logits is None else "exact", *shares, *interval, *counts)]
-    if a.logits is not None:
-        interval = mean_average_precision_interval(truth, a.logits, b.logits, seed, resamples)
-        means = [scores.multi_label_scores(p, threshold)["mAP"] for p in (a, b)]
-        found.insert(0, Difference("mAP", *means, *interval))
-    return found
+        return [_accuracy_difference("top1", a.correct, b.correct, seed, resamples)]
+    truth = a.truth.toarray()
+    correct = [
+        (scores.predicted_labels(predictions, threshold) == truth).all(axis=1)
+        for predictions in (a, b)
+    ]
+    interval = mean_average_precision_interval(truth, a.logits, b.logits, seed, resamples)
+    means = [scores.multi_label_scores(predictions, threshold)["mAP"] for predictions in (a, b)]
+    return [
+        Difference("mAP", *means, *interval),
+        _accuracy_difference("subset_accuracy", *correct, seed, resamples),
+    ]
+
+
+def _accuracy_difference(metric, correct_a, correct_b, seed, resamples) -> Difference:
+    only_a = int(np.sum(correct_a & ~correct_b))
+    only_b = int(np.sum(correct_b & ~correct_a))
+    interval = accuracy_interval(correct_a, correct_b, seed, resamples)
+    accuracies = float(correct_a.mean()), float(correct_b.mean())
+    return Difference(metric, *accuracies, *interval, only_a, only_b, mcnemar(only_a, only_b))
 
 
 def compare_runs(
-    workdirs,
-    set_names=("",),
-    weights=None,
-    *,
-    output=None,
-    data_dir=None,
-    label_key=None,
-    batch_size=64,
-    threshold=0.5,
-    seed=0,
-    strategy="auto",
-    command="",
-):
-    """Compares two runs on the same images.
+    workdirs: Sequence[str | os.PathLike], options: EvaluationOptions | None = None
+) -> tuple[str, pathlib.Path]:
+    """Compares two runs on the same examples, and writes result.json.
 
     Args:
-        workdirs: the folders of A and B; the same one twice to compare two states of it.
-        set_names: see `report.report_run`; those without data are of A's own data.
-        weights: one of "last", "ema", "best" for both, or two, of A and of B; None for "last".
-        output: the folder to write; None for A/evaluations/compare_NAME.
-        data_dir: see `report.report_run`, as for the next three.
-        label_key: see there.
-        batch_size: see there.
-        threshold: see there.
-        seed: int, of the bootstrap.
-        strategy: see there.
-        command: the command line, for the record.
+        workdirs: the folders of A and B; the same folder twice compares two states of one run.
+        options: `EvaluationOptions`. `set_names` without data name splits of A's own data;
+            `weights` has one entry for both runs or two, for A and for B, and is ("last",) by
+            default; `output` is A/evaluations/compare_NAME by default.
 
     Returns:
-        A table as text, and the `pathlib.Path` of the folder, whose result.json has the figures.
+        A table as text, and the path of the folder with result.json.
 
     Raises:
-        ValueError: the runs have other classes or other data.
+        ValueError: the runs have different classes or different data.
         FileNotFoundError: a folder holds no run.
     """
-    folders = [sets.as_workdir(workdir) for workdir in workdirs]
-    weights = tuple(weights or ("last",))
-    if len(weights) > 2:
-        raise ValueError(f"--compare takes one or two --weights; got {', '.join(weights)}.")
-    weights = weights if len(weights) == 2 else weights * 2
-    _check_same_data(folders, set_names)
-    opened = sets.open_sets(folders[0], set_names, data_dir, label_key)
-    name = report.file_name(f"compare {folders[1].path.name} {' '.join(s.name for s in opened)}")
-    folder = report.new_folder(output or folders[0].path / "evaluations" / name)
-    loaded = [
-        sets.load_runs(workdir, [which], strategy)[which]
-        for workdir, which in zip(folders, weights, strict=True)
-    ]
-    header = ["set", "metric", "A", "B", "A - B", "95 % interval", "only A", "only B", "McNemar p"]
-    rows, results = [], []
-    for named_set in opened:
-        both = [
-            sets.evaluate_set(
-                run, evaluator, which, named_set, batch_size=batch_size, threshold=threshold
-            ).predictions
-            for (run, evaluator), which in zip(loaded, weights, strict=True)
+    options = options or EvaluationOptions()
+    a, b = (sets.open_workdir(workdir) for workdir in workdirs)
+    weights = _weights_of_both(options)
+    _check_comparable(a, b, options.set_names)
+    named_sets = sets.open_sets(a, options)
+    name = " ".join(["compare", b.path.name, *(named_set.name for named_set in named_sets)])
+    folder = report.new_folder(options.output or a.path / "evaluations" / report.file_name(name))
+    both = sets.load_weights(list(zip((a.path, b.path), weights, strict=True)), options.strategy)
+    results = []
+    for named_set in named_sets:
+        predictions = [sets.evaluate_set(one, named_set, options).predictions for one in both]
+        results += [
+            (named_set.name, difference)
+            for difference in differences(*predictions, options.threshold, options.seed)
         ]
-        for found in differences(*both, threshold, seed):
-            results.append({"set": named_set.name, **dataclasses.asdict(found)})
-            rows.append([named_set.name, *_texts(found)])
-    about = {
-        "a": {"workdir": str(folders[0].path), "weights": weights[0]},
-        "b": {"workdir": str(folders[1].path), "weights": weights[1]},
-        "resamples": RESAMPLES,
-        "seed": seed,
-        "command": command,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": running_versions(),
-    }
-    report.write_result(folder, {"results": results, **about})
-    names = [
-        f"{key.upper()}: {{workdir}}, weights {{weights}}".format(**about[key]) for key in "ab"
+    report.write_result(
+        folder,
+        {
+            "results": [{"set": name, **dataclasses.asdict(d)} for name, d in results],
+            "a": {"workdir": str(a.path), "weights": weights[0]},
+            "b": {"workdir": str(b.path), "weights": weights[1]},
+            "resamples": RESAMPLES,
+            "seed": options.seed,
+            "command": options.command,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "versions": running_versions(),
+        },
+    )
+    header = ["set", "metric", "A", "B", "A - B", "95% interval", "only A", "only B", "McNemar p"]
+    lines = [
+        f"A: {a.path}, weights {weights[0]}",
+        f"B: {b.path}, weights {weights[1]}",
+        tables.text_table(header, [[name, *_table_cells(d)] for name, d in results]),
     ]
-    return "\n".join([*names, tables.text_table(header, rows)]), folder
+    return "\n".join(lines), folder
 
 
-def _check_same_data(folders, set_names):
-    """Raises ValueError unless both runs have the same classes, and data where it is needed."""
-    a, b = (folder.data() for folder in folders)
-    paths = [folder.path for folder in folders]
-    if a.multi_label != b.multi_label:
-        one, several = paths if b.multi_label else paths[::-1]
+def _weights_of_both(options: EvaluationOptions) -> tuple[str, str]:
+    weights = tuple(options.weights or ("last",))
+    if len(weights) > 2:
+        raise ValueError(f"--compare takes one or two --weights, got {', '.join(weights)}.")
+    return weights[0], weights[-1]
+
+
+def _check_comparable(a: Workdir, b: Workdir, set_names: Sequence[str]) -> None:
+    """Raises ValueError unless both runs have the same classes, and the same data if needed."""
+    if a.data().multi_label != b.data().multi_label:
+        single, multi = (a, b) if b.data().multi_label else (b, a)
         raise ValueError(
-            f"{one} gives an image one class and {several} several: only runs that do the same can "
-            "be compared."
+            f"{single.path} is a single-label run and {multi.path} is a multi-label run: compare "
+            "runs of the same kind."
         )
-    if list(a.class_names) != list(b.class_names):
-        raise ValueError(
-            f"{paths[0]} has {len(a.class_names)} classes, {', '.join(a.class_names[:3])} ..., and "
-            f"{paths[1]} has {len(b.class_names)}, {', '.join(b.class_names[:3])} ...: only runs "
-            "with the same ones, in the same order, can be compared."
-        )
-    configs = [folder.config().data for folder in folders]
-    own = any(sets.split_name(text)[0] is None for text in set_names)
+    check_same_classes([a, b])
+    configs = [workdir.config().data for workdir in (a, b)]
     names = [_data_name(config) for config in configs]
-    if own and names[0] != names[1]:
+    if any(sets.split_name(text)[0] is None for text in set_names) and names[0] != names[1]:
         raise ValueError(
-            f"{paths[0]} was trained on {names[0]} and {paths[1]} on {names[1]}: say what to "
+            f"{a.path} was trained on {names[0]} and {b.path} on {names[1]}: choose the data to "
             "compare them on with --sets=DATA:SPLIT."
         )
     splits = [config.eval_split for config in configs]
     if any(sets.split_name(text)[1] is None for text in set_names) and splits[0] != splits[1]:
         raise ValueError(
-            f"{paths[0]} was evaluated on split {splits[0]} and {paths[1]} on {splits[1]}: say "
-            "which to compare them on with --sets=SPLIT."
+            f"{a.path} was evaluated on split {splits[0]} and {b.path} on {splits[1]}: choose the "
+            "split to compare them on with --sets=SPLIT."
         )
 
 
-def _data_name(config):
+def _data_name(config: Any) -> str:
     return f"{config.name} in {config.data_dir}" if config.name == "folder" else config.name
 
 
-def _texts(found):
-    signed = (found.a - found.b, found.low, found.high)
-    difference, low, high = (f"{100 * value:+.2f}" for value in signed)
+def _table_cells(difference: Difference) -> list[str]:
+    low, high = (f"{100 * value:+.2f}" for value in (difference.low, difference.high))
     counts = ["", "", ""]
-    if found.p_value is not None:
-        counts = [f"{found.only_a:,}", f"{found.only_b:,}", f"{found.p_value:.2g}"]
+    if difference.p_value is not None:
+        counts = [
+            f"{difference.only_a:,}",
+            f"{difference.only_b:,}",
+            f"{difference.p_value:.2g}",
+        ]
     return [
-        found.metric,
-        f"{found.a:.2%}",
-        f"{found.b:.2%}",
-        difference,
+        difference.metric,
+        f"{difference.a:.2%}",
+        f"{difference.b:.2%}",
+        f"{100 * (difference.a - difference.b):+.2f}",
         f"[{low}, {high}]",
         *counts,
     ]
 
 
-def _percentiles(values):
+def _percentile_interval(values: np.ndarray) -> tuple[float, float]:
     tail = 50 * (1 - _LEVEL)
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

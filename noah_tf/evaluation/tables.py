@@ -1,191 +1,232 @@
-"""Scores as tables: for the terminal, the page, and CSV files."""
+"""Scores as tables: for the terminal, for the report's page, and as CSV files."""
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from noah_tf.evaluation import scores
-from noah_tf.evaluation.corruptions import STRENGTHS
+from noah_tf.evaluation.corruptions import SEVERITIES
 from noah_tf.evaluation.metrics import primary_metric
+from noah_tf.evaluation.results import SetResult
 
-_COUNTS = ("examples", "unlabelled", "skipped")
-_HIDDEN = ("CP", "CR", "OP", "OR")  # in result.json and metrics.csv
+Table = tuple[list[str], list[list[str]]]  # header and rows
+
+_COUNTS = ("examples", "unlabeled", "skipped")
+_ONLY_IN_FILES = ("CP", "CR", "OP", "OR")  # in result.json and metrics.csv, not in tables
 
 
-def score_rows(entries):
-    """The scores of all sets as they are, a row a set and state.
+def scores_text(results: Sequence[SetResult]) -> str:
+    """Returns the scores of all sets, and of their corrupted copies if there are any, as text."""
+    text = text_table(*score_rows(results))
+    header, rows = corruption_rows(results)
+    return f"{text}\n\n{text_table(header, rows)}" if rows else text
+
+
+def score_rows(results: Sequence[SetResult]) -> Table:
+    """Returns the scores on all sets without corruption: one row per set and weights.
 
     Args:
-        entries: list of `sets.Entry`.
+        results: list of `results.SetResult`.
 
     Returns:
-        Header, and rows, of strings.
+        Header, and rows of strings.
     """
-    clean = [entry for entry in entries if entry.corruption is None]
-    names = dict.fromkeys(name for e in clean for name in e.scores if name not in _HIDDEN)
+    originals = _without_corruption(results)
+    names = dict.fromkeys(
+        name for result in originals for name in result.scores if name not in _ONLY_IN_FILES
+    )
     header = ["set", "weights", *names]
     rows = []
-    for entry in _set_by_set(clean):
-        values = [_text(name, entry.scores.get(name)) for name in names]
-        rows.append([entry.set.name, entry.weights, *values])
+    for result in originals:
+        values = [_format_score(name, result.scores.get(name)) for name in names]
+        rows.append([result.set.name, result.weights, *values])
     return header, rows
 
 
-def corruption_rows(entries):
-    """The primary metric of the corrupted copies, a row a kind and state.
+def corruption_rows(results: Sequence[SetResult]) -> Table:
+    """Returns the primary metric at each severity: one row per kind of corruption and weights.
 
     Args:
-        entries: list of `sets.Entry`.
+        results: list of `results.SetResult`.
 
     Returns:
-        Header, and rows, of strings; no rows where nothing was corrupted.
+        Header, and rows of strings; no rows if nothing was corrupted.
     """
-    curves = corruption_curves(entries)
-    header = ["corruption", "weights", *(str(s) for s in (0, *STRENGTHS)), "mean of 1 to 5"]
+    header = ["corruption", "weights", *map(str, (0, *SEVERITIES)), "mean of 1 to 5"]
     rows = []
-    for kind, by_weights in curves.items():
+    for kind, by_weights in corruption_scores(results).items():
         for weights, values in by_weights.items():
-            figures = [*values, np.mean(values[1:])]
-            rows.append([kind, weights, *(f"{value:.2%}" for value in figures)])
+            cells = [f"{value:.2%}" for value in (*values, np.mean(values[1:]))]
+            rows.append([kind, weights, *cells])
     return header, rows
 
 
-def corruption_curves(entries):
-    """Dict kind → dict weights → the primary metric at the strengths 0 to 5."""
-    curves = {}
-    for entry in entries:
-        if entry.corruption is None:
-            continue
-        metric = primary_metric(entry.scores)
-        by_weights = curves.setdefault(entry.corruption.kind, {})
-        if entry.weights not in by_weights:
-            clean = next(
-                e
-                for e in entries
-                if (e.set, e.weights, e.corruption) == (entry.set, entry.weights, None)
-            )
-            by_weights[entry.weights] = [clean.scores[metric]]
-        by_weights[entry.weights].append(entry.scores[metric])
-    return curves
-
-
-def most_confused(matrix, class_names, count=15):
-    """The pairs of classes that were confused most.
+def corruption_scores(results: Sequence[SetResult]) -> dict[str, dict[str, list[float]]]:
+    """Returns the primary metric at the severities 0 (no corruption) to 5.
 
     Args:
-        matrix: see `scores.confusion`.
-        class_names: M names.
-        count: at most so many.
+        results: list of `results.SetResult`.
 
     Returns:
-        Header, and rows, of strings.
+        Dict from the kind of corruption to a dict from weights to six floats.
     """
-    pairs = matrix.tocoo()
-    wrong = np.flatnonzero(pairs.row != pairs.col)
-    worst = wrong[np.argsort(-pairs.data[wrong], kind="stable")][:count]
+    originals = {
+        (result.set.name, result.weights): result for result in _without_corruption(results)
+    }
+    by_kind: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        if result.corruption is None:
+            continue
+        metric = primary_metric(result.scores)
+        original = originals[result.set.name, result.weights]
+        by_weights = by_kind.setdefault(result.corruption.kind, {})
+        values = by_weights.setdefault(result.weights, [original.scores[metric]])
+        values.append(result.scores[metric])
+    return by_kind
+
+
+def most_confused(matrix: sparse.csr_matrix, class_names: Sequence[str], count: int = 15) -> Table:
+    """Returns the pairs of classes that are confused most often.
+
+    Args:
+        matrix: (M, M), see `scores.confusion`.
+        class_names: M names.
+        count: the maximum number of pairs.
+
+    Returns:
+        Header, and rows of strings.
+    """
+    cells = matrix.tocoo()
+    errors = np.flatnonzero(cells.row != cells.col)
+    most_frequent = errors[np.argsort(-cells.data[errors], kind="stable")][:count]
     totals = np.asarray(matrix.sum(axis=1)).ravel()
-    rows = [
-        [
-            class_names[pairs.row[i]],
-            class_names[pairs.col[i]],
-            f"{pairs.data[i]:g}" if float(pairs.data[i]).is_integer() else f"{pairs.data[i]:.2f}",
-            f"{pairs.data[i] / totals[pairs.row[i]]:.1%}",
-        ]
-        for i in worst
-    ]
-    return ["true", "predicted", "images", "of the class"], rows
+    rows = []
+    for index in most_frequent:
+        true, predicted, value = cells.row[index], cells.col[index], float(cells.data[index])
+        rows.append(
+            [
+                class_names[true],
+                class_names[predicted],
+                f"{value:g}" if value.is_integer() else f"{value:.2f}",
+                f"{value / totals[true]:.1%}",
+            ]
+        )
+    return ["true class", "predicted class", "examples", "share of true class"], rows
 
 
-def text_table(header, rows, texts=2):
-    """A table as lines of text, the first `texts` columns to the left, the others to the right."""
+def text_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], num_text_columns: int = 2
+) -> str:
+    """Returns a table as text; the text columns are aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
         cells = [
-            cell.ljust(width) if place < texts else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column < num_text_columns else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
-def metrics_csv(entries):
-    """All scores, a row a set, state, corruption and strength."""
-    names = dict.fromkeys(name for entry in entries for name in entry.scores)
+def metrics_csv(results: Sequence[SetResult]) -> str:
+    """Returns all scores as CSV: one row per set, weights, corruption and severity."""
+    results = _grouped_by_set(results)
+    names = dict.fromkeys(name for result in results for name in result.scores)
     rows = [
-        [*key(entry), *(entry.scores.get(name, "") for name in names)]
-        for entry in _set_by_set(entries)
+        [*result_key(result).values(), *(result.scores.get(name, "") for name in names)]
+        for result in results
     ]
-    return _csv(["set", "weights", "corruption", "strength", *names], rows)
+    return _csv(["set", "weights", "corruption", "severity", *names], rows)
 
 
-def classes_csv(entries, class_names, threshold):
-    """The scores of every class, of the sets as they are.
+def classes_csv(results: Sequence[SetResult], class_names: Sequence[str], threshold: float) -> str:
+    """Returns the scores of each class as CSV, for the sets without corruption.
 
-    Of a model of several classes an image: images with the class, average precision, and at the
-    threshold precision, recall, F1, and true and false positives and negatives.
+    Args:
+        results: list of `results.SetResult`.
+        class_names: M names.
+        threshold: the lowest probability at which a multi-label model predicts a class.
+
+    Returns:
+        For a single-label model, the number of examples of each class, its accuracy, and how often
+        it was predicted. For a multi-label model, the number of examples of each class, its average
+        precision, and at the threshold precision, recall, F1, and the true and false positives and
+        negatives.
     """
+    header: list[str] = []
     rows = []
-    for entry in _set_by_set(e for e in entries if e.corruption is None):
-        found = entry.predictions
-        if found.logits is None:
+    for result in _without_corruption(results):
+        predictions = result.predictions
+        if predictions.logits is None:
             header = ["examples", "accuracy", "predicted"]
-            matrix = scores.confusion(found)
-            totals = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
-            examples, predicted = totals
+            matrix = scores.confusion(predictions)
+            examples, predicted = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
             columns = [examples, scores.class_accuracies(matrix), predicted]
         else:
             header = ["examples", "AP", "precision", "recall", "F1", "TP", "FP", "FN", "TN"]
-            of = scores.class_scores(found, threshold)
-            columns = [of.counts, of.average_precision, of.precision, of.recall, of.f1]
-            columns += scores.class_decisions(found, threshold)
-        for name, *values in zip(class_names, *columns, strict=True):
-            rows.append([entry.set.name, entry.weights, name, *map(_plain, values)])
+            values = scores.class_scores(predictions, threshold)
+            columns = [values.counts, values.average_precision]
+            columns += [values.precision, values.recall, values.f1]
+            columns += scores.class_confusions(predictions, threshold)
+        for name, *cells in zip(class_names, *columns, strict=True):
+            rows.append([result.set.name, result.weights, name, *map(_csv_number, cells)])
     return _csv(["set", "weights", "class", *header], rows)
 
 
-def confusion_csv(entries, class_names):
-    """The confusion matrices of the sets as they are: only what is not 0; a row a cell."""
+def confusion_csv(results: Sequence[SetResult], class_names: Sequence[str]) -> str:
+    """Returns the confusion matrices without corruption as CSV: one row per cell that is not 0."""
     rows = []
-    for entry in _set_by_set(e for e in entries if e.corruption is None):
-        cells = scores.confusion(entry.predictions).tocoo()
-        for true, predicted, images in zip(cells.row, cells.col, cells.data, strict=True):
+    for result in _without_corruption(results):
+        cells = scores.confusion(result.predictions).tocoo()
+        for true, predicted, value in zip(cells.row, cells.col, cells.data, strict=True):
             names = class_names[true], class_names[predicted]
-            rows.append([entry.set.name, entry.weights, *names, _plain(images)])
-    return _csv(["set", "weights", "true", "predicted", "images"], rows)
+            rows.append([result.set.name, result.weights, *names, _csv_number(value)])
+    return _csv(["set", "weights", "true", "predicted", "examples"], rows)
 
 
-def calibration_csv(entries):
-    """The reliability diagrams of the sets as they are, a row a bin."""
+def calibration_csv(results: Sequence[SetResult]) -> str:
+    """Returns the reliability diagrams without corruption as CSV: one row per bin."""
     rows = []
-    for entry in _set_by_set(e for e in entries if e.corruption is None):
-        found = scores.calibration(entry.predictions)
-        bins = len(found.counts)
-        for place in range(bins):
-            values = found.counts[place], found.confidences[place], found.accuracies[place]
-            ends = (place / bins, (place + 1) / bins)
-            rows.append([entry.set.name, entry.weights, *ends, *map(_plain, values)])
+    for result in _without_corruption(results):
+        calibration = scores.calibration(result.predictions)
+        bins = len(calibration.counts)
+        columns = calibration.counts, calibration.confidences, calibration.accuracies
+        for index, values in enumerate(zip(*columns, strict=True)):
+            edges = (index / bins, (index + 1) / bins)
+            rows.append([result.set.name, result.weights, *edges, *map(_csv_number, values)])
     return _csv(["set", "weights", "from", "to", "count", "probability", "accuracy"], rows)
 
 
-def key(entry):
-    """What an entry is of: set, weights, kind of corruption or "", its strength or 0."""
-    corruption = entry.corruption
-    how = (corruption.kind, corruption.strength) if corruption else ("", 0)
-    return (entry.set.name, entry.weights, *how)
+def result_key(result: SetResult) -> dict[str, Any]:
+    """Returns what identifies a result: set, weights, corruption ("" if none) and severity."""
+    corruption = result.corruption
+    return {
+        "set": result.set.name,
+        "weights": result.weights,
+        "corruption": corruption.kind if corruption else "",
+        "severity": corruption.severity if corruption else 0,
+    }
 
 
-def _set_by_set(entries):
-    """The states of a run beside each other, for every set."""
-    entries = list(entries)
-    places = {}
-    for entry in entries:
-        places.setdefault((entry.set.name, entry.corruption), len(places))
-    return sorted(entries, key=lambda entry: places[entry.set.name, entry.corruption])
+def _without_corruption(results: Iterable[SetResult]) -> list[SetResult]:
+    return _grouped_by_set(result for result in results if result.corruption is None)
 
 
-def _text(name, value):
+def _grouped_by_set(results: Iterable[SetResult]) -> list[SetResult]:
+    """Returns the results with all weights of a set, and of each of its copies, side by side."""
+    results = list(results)
+    order: dict[Any, int] = {}
+    for result in results:
+        order.setdefault((result.set.name, result.corruption), len(order))
+    return sorted(results, key=lambda result: order[result.set.name, result.corruption])
+
+
+def _format_score(name: str, value: float | None) -> str:
     if value is None:
         return ""
     if name in _COUNTS:
@@ -193,15 +234,15 @@ def _text(name, value):
     return f"{value:.4f}" if name == "loss" else f"{value:.2%}"
 
 
-def _plain(value):
-    """A number for CSV, empty for NaN, whole where it is whole."""
+def _csv_number(value: Any) -> float | int | str:
+    """Returns a number for a CSV file: empty for NaN, an int if it is a whole number."""
     value = float(value)
     if np.isnan(value):
         return ""
     return int(value) if value.is_integer() else value
 
 
-def _csv(header, rows):
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)

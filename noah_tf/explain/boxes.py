@@ -1,25 +1,35 @@
-"""Boxes of objects: top, left, bottom, right as shares of an image's sides."""
+"""Boxes around objects: top, left, bottom and right as shares of the image's sides."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
+from noah_tf.images.preprocessing import Preprocessing
 
-def has_boxes(example):
-    """Whether an example of a `datasets.source.Source`, or its specification, has boxes."""
+
+def has_boxes(example: Mapping[str, Any]) -> bool:
+    """Returns True if an example of a `datasets.source.Source`, or its spec, has boxes."""
     return bool({"bbox", "boxes"} & set(example))
 
 
-def boxes_in_view(example, photo_size, preprocessing, num_classes):
-    """Where an example's objects are in what a model sees of the photo.
+def boxes_in_view(
+    example: Mapping[str, Any],
+    photo_size: tf.Tensor,
+    preprocessing: Preprocessing,
+    num_classes: int,
+) -> tf.Tensor:
+    """Returns the boxes of an example relative to the part of the photo that a model sees.
 
     Args:
-        example: of a `datasets.source.Source`, with boxes.
-        photo_size: int (2,), the photo's height and width.
-        preprocessing: a `Preprocessing`, whose centre crop is what is seen.
+        example: an example with boxes of a `datasets.source.Source`.
+        photo_size: int (2,), height and width of the photo.
+        preprocessing: a `Preprocessing`, whose center crop the model sees.
         num_classes: M.
 
     Returns:
-        float32 (M, 4): of each class its box, cut to what is seen, and one without area where
-        there is none.
+        float32 (M, 4): the box of each class, clipped to the crop. A class without an object has
+        a box of area 0.
     """
     boxes = example.get("boxes")
     if boxes is None:
@@ -29,6 +39,6 @@ def boxes_in_view(example, photo_size, preprocessing, num_classes):
     return tf.clip_by_value((boxes - corner) / size, 0.0, 1.0)
 
 
-def areas(boxes):
-    """The share of the image that boxes (..., 4) cover."""
+def box_areas(boxes: Any) -> Any:
+    """Returns the share of the image that each of the boxes (..., 4) covers."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -1,5 +1,7 @@
 """Class activation maps of models that end in average pooling and one linear layer."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from noah_tf.head.dropout import Dropout
@@ -13,53 +15,54 @@ _ACTIVATION = (tf.keras.layers.Activation, tf.keras.layers.Softmax)
 
 
 class PooledHead:
-    """Average pooling over all positions and a linear layer, at the end of a model.
+    """The head of a model that ends in global average pooling and a linear layer.
 
-    `attach_noah(head="gap")` makes such models; the standard models of the paper that pool, and
-    those of Keras applications, are others. Dropout may stand between the two, and an activation
-    behind them.
+    `attach_noah(head="gap")` makes such models. Several standard models of the paper and of Keras
+    Applications have such a head, too. Dropout may stand between the pooling and the linear layer,
+    and an activation behind the linear layer.
 
     Args:
-        model: a functional Keras model, images to class scores.
+        model: a functional Keras model from images to class scores.
 
     Attributes:
         input: the symbolic feature map, (B, H, W, C) or (B, L, C).
         num_classes: M.
 
     Raises:
-        ValueError: something else stands between the feature map and the scores, for which class
-            activation maps are not defined.
+        ValueError: the model has another head, for which class activation maps are not defined.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: tf.keras.Model) -> None:
         if not is_functional(model) or len(model.outputs) != 1:
             raise ValueError(
                 f"Model {model.name!r} has no graph of layers with one output, so its head cannot "
-                "be found: give a functional model."
+                "be found: use a functional model."
             )
         layer, inputs = layer_before(model.outputs[0])
         while isinstance(layer, _ACTIVATION):
             layer, inputs = layer_before(inputs[0])
         self._linear = layer
         if not isinstance(layer, tf.keras.layers.Dense):
-            raise ValueError(_undefined(model, layer))
+            raise ValueError(_unsupported_layer(model, layer))
         layer, inputs = layer_before(inputs[0])
         while isinstance(layer, _DROPOUT) or _only_reshapes(layer, inputs):
             layer, inputs = layer_before(inputs[0])
         if not isinstance(layer, _POOLING) or layer.data_format != "channels_last":
-            raise ValueError(_undefined(model, layer))
+            raise ValueError(_unsupported_layer(model, layer))
         self.input = inputs[0]
         self.num_classes = self._linear.units
 
-    def class_activation(self, features, classes=None):
-        """How much each place adds to the score of each class.
+    def class_activation(
+        self, features: tf.Tensor, classes: Sequence[int] | None = None
+    ) -> tf.Tensor:
+        """Computes the class activation maps.
 
-        That is the average's share of a position times the linear layer's weights; so the map sums
-        over the positions to the logit without its bias.
+        The map of a class is the features times the weights of the linear layer, divided by the
+        number of positions. It sums over the positions to the logit without its bias.
 
         Args:
-            features: (B, H, W, C) or (B, L, C), the model's at `input`.
-            classes: indices of the K classes wanted, or None for all.
+            features: (B, H, W, C) or (B, L, C), the feature map at `input`.
+            classes: indices of the K classes to compute, or None for all of them.
 
         Returns:
             (B, H, W, K) or (B, L, K).
@@ -67,24 +70,24 @@ class PooledHead:
         Raises:
             ValueError: a class is out of range.
 
-        Reference: arXiv 1512.04150, equation 2, divided by the number of positions.
+        Source: arXiv 1512.04150, equation 2, divided by the number of positions.
         """
         kernel = tf.convert_to_tensor(self._linear.kernel)
         if classes is not None:
             kernel = tf.gather(kernel, class_indices(classes, self.num_classes), axis=-1)
         features = tf.cast(features, kernel.dtype)
-        count = tf.reduce_prod(tf.shape(features)[1:-1])
-        return tf.tensordot(features, kernel, 1) / tf.cast(count, kernel.dtype)
+        num_positions = tf.reduce_prod(tf.shape(features)[1:-1])
+        return tf.tensordot(features, kernel, 1) / tf.cast(num_positions, kernel.dtype)
 
 
-def _only_reshapes(layer, inputs):
-    """Whether a layer turns (B, 1, 1, C) into (B, C)."""
+def _only_reshapes(layer, inputs) -> bool:
+    """Returns True if a layer reshapes (B, 1, 1, C) to (B, C)."""
     return isinstance(layer, _RESHAPING) and num_positions(inputs[0].shape) == 1
 
 
-def _undefined(model, layer):
+def _unsupported_layer(model, layer) -> str:
     return (
         f"Model {model.name!r} has the layer {layer.name!r} ({type(layer).__name__}) between its "
-        "feature map and its scores, where a class activation map needs average pooling and one "
-        "linear layer: give a model made by attach_noah, with either head."
+        "feature map and its scores, but a class activation map needs average pooling and one "
+        "linear layer: use a model made by attach_noah, with either head."
     )

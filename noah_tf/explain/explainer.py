@@ -1,6 +1,8 @@
-"""Where a model saw a class: the maps of either head."""
+"""Maps that show which positions of an image a model used for a class, for both heads."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,23 +13,24 @@ from noah_tf.head.layer import NOAHHead
 from noah_tf.utils.validation import class_indices
 
 METHODS = ("attention", "contribution", "cam")
-# Those whose maps sum to the logit: what speaks against a class is negative.
+METHOD_TITLES = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))
+# The maps of these methods sum to the logit: evidence against the class is negative.
 SIGNED = ("contribution", "cam")
 
 
 class Explainer:
-    """Maps of where a model saw a class, or found evidence for it.
+    """Computes the maps of a model's head for any classes.
 
-    A model with a NOAHHead has two: "attention", which weighs the places and sums to 1, and
-    "contribution", attention times value, which sums to the logit. A model of `for_inference` has
-    "attention" alone. One with average pooling and a linear layer has "cam", the class activation
-    map, which sums to the logit without its bias.
+    A model with a NOAHHead has two methods: "attention", whose maps sum to 1 over the positions,
+    and "contribution", attention times value, whose maps sum to the logit. A model returned by
+    `for_inference` has "attention" only. A model with average pooling and a linear layer has "cam",
+    the class activation map, which sums to the logit without its bias.
 
     Args:
-        model: a functional Keras model, images to logits.
+        model: a functional Keras model from images to logits.
 
     Attributes:
-        methods: the names of the model's maps, its usual one first.
+        methods: the names of the model's methods, the default first.
         model_name: the model's name.
         traced_maps: the method `maps` as a `tf.function`, which is faster for many images.
 
@@ -36,41 +39,47 @@ class Explainer:
 
     Example:
 
-    >>> logits, maps = Explainer(model)(images)  # of the predicted classes
+    >>> logits, maps = Explainer(model)(images)  # maps of the predicted classes
     """
 
-    def __init__(self, model):
-        kinds = (NOAHHead, InferenceHead)
-        heads = [layer for layer in model.layers if isinstance(layer, kinds)]
-        if heads:
-            self._head = heads[-1]
-            self._maps = {"attention": self._head.attention}
-            if isinstance(self._head, NOAHHead):
-                self._maps["contribution"] = self._head.contributions
+    def __init__(self, model: tf.keras.Model) -> None:
+        noah_types = (NOAHHead, InferenceHead)
+        noah_heads = [layer for layer in model.layers if isinstance(layer, noah_types)]
+        self._head: Any = noah_heads[-1] if noah_heads else PooledHead(model)
+        self._compute_maps: dict[str, Callable[..., tf.Tensor]]
+        if isinstance(self._head, PooledHead):
+            self._compute_maps = {"cam": self._head.class_activation}
         else:
-            self._head = PooledHead(model)
-            self._maps = {"cam": self._head.class_activation}
+            self._compute_maps = {"attention": self._head.attention}
+            if isinstance(self._head, NOAHHead):
+                self._compute_maps["contribution"] = self._head.contributions
         self.model_name = model.name
-        self.methods = tuple(self._maps)
-        self._features = tf.keras.Model(model.input, [self._head.input, model.output])
+        self.methods = tuple(self._compute_maps)
+        self._features_and_logits = tf.keras.Model(model.input, [self._head.input, model.output])
         self.traced_maps = tf.function(self.maps, autograph=False, reduce_retracing=True)
 
-    def __call__(self, images, classes=None, method=None, per_group=False):
-        """Predictions of a batch, and where some classes were seen in it.
+    def __call__(
+        self,
+        images: tf.Tensor,
+        classes: Sequence[Sequence[int]] | None = None,
+        method: str | None = None,
+        per_group: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predicts a batch and computes its maps.
 
         Args:
             images: (B, height, width, 3), preprocessed.
-            classes: (B, K) class indices of each image, or None for the predicted class, K = 1.
+            classes: (B, K) class indices for each image, or None for the predicted class, K = 1.
             method: one of `methods`; None for the first.
-            per_group: whether to return one map for each of the head's N groups.
+            per_group: whether to return a map for each of the head's N groups.
 
         Returns:
-            logits (B, M), and maps (B, H, W, K), with `per_group` (B, H, W, N, K); both numpy
-            arrays. Tokens come as the grid of square patches that they were.
+            NumPy arrays: logits (B, M), and maps (B, H, W, K), with `per_group` (B, H, W, N, K).
+            Tokens (B, L, C) are arranged in the grid of square patches that they stand for.
 
         Raises:
-            ValueError: the tokens are no such grid, a class is out of range, or the head has no
-                such maps.
+            ValueError: the tokens do not form such a grid, a class is out of range, or the head
+                does not have the method.
         """
         features, logits = self.forward(images)
         if classes is None:
@@ -80,54 +89,69 @@ class Explainer:
         maps = self.traced_maps(features, classes, np.shape(images)[1:3], method, per_group)
         return logits.numpy(), maps.numpy()
 
-    def forward(self, images):
-        """Predicts, and keeps what maps are computed from.
+    def forward(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Runs the model.
 
         Args:
             images: float32 (B, H, W, 3), preprocessed.
 
         Returns:
-            The feature map that the head takes, and the logits (B, M), as tensors.
+            The feature map that the head takes, and the logits (B, M).
         """
-        return self._features(images, training=False)
+        return self._features_and_logits(images, training=False)
 
-    def has_maps(self, image_size):
-        """Whether `maps` has a grid to show.
+    def has_maps(self, image_size: Sequence[int]) -> bool:
+        """Returns True if the positions of the head's feature map form a grid.
 
         Args:
-            image_size: (height, width) of the images in pixels.
-
-        Returns:
-            Bool.
+            image_size: height and width of the images, in pixels.
         """
         shape = self._head.input.shape
-        return len(shape) == 4 or (shape[1] is not None and _rows(shape[1], image_size) is not None)
+        if len(shape) == 4:
+            return True
+        return shape[1] is not None and _grid_rows(shape[1], image_size) is not None
 
-    def maps(self, features, classes, image_size, method=None, per_group=False):
-        """The maps of `__call__` as a tensor, in TensorFlow ops alone.
+    def maps(
+        self,
+        features: tf.Tensor,
+        classes: tf.Tensor,
+        image_size: Sequence[int],
+        method: str | None = None,
+        per_group: bool = False,
+    ) -> tf.Tensor:
+        """Computes the maps that `__call__` returns, with TensorFlow ops only.
 
         Args:
-            features: the head's, as `forward` gives them.
+            features: the feature map that `forward` returns.
             classes: int (B, K).
-            image_size: (height, width) of the images, in pixels.
-            method: as of `__call__`.
-            per_group: likewise.
+            image_size: height and width of the images, in pixels.
+            method: see `__call__`.
+            per_group: see `__call__`.
+
+        Returns:
+            float32 (B, H, W, K), with `per_group` (B, H, W, N, K).
+
+        Raises:
+            ValueError: see `__call__`.
         """
         method = method or self.methods[0]
         self._check(method, per_group)
         options = {"per_group": True} if per_group else {}
 
-        def one(image):
-            own_features, own_classes = image
-            maps = self._maps[method](own_features[None], classes=own_classes, **options)[0]
-            if own_features.shape.rank == 2:
+        def example_maps(example):
+            example_features, example_classes = example
+            maps = self._compute_maps[method](
+                example_features[None], classes=example_classes, **options
+            )[0]
+            if example_features.shape.rank == 2:
                 maps = _as_grid(maps, image_size)
             return tf.cast(maps, tf.float32)
 
         spec = tf.TensorSpec((None,) * (4 if per_group else 3), tf.float32)
-        return tf.map_fn(one, (features, tf.convert_to_tensor(classes)), fn_output_signature=spec)
+        elements = features, tf.convert_to_tensor(classes)
+        return tf.map_fn(example_maps, elements, fn_output_signature=spec)
 
-    def _check(self, method, per_group):
+    def _check(self, method: str, per_group: bool) -> None:
         if method not in self.methods:
             kind = "pooled" if isinstance(self._head, PooledHead) else "NOAH"
             raise ValueError(
@@ -136,25 +160,25 @@ class Explainer:
             )
         if per_group and isinstance(self._head, PooledHead):
             raise ValueError(
-                f"Model {self.model_name!r} has a pooled head, without groups: leave per_group out."
+                f"Model {self.model_name!r} has a pooled head without groups: leave per_group out."
             )
 
 
-def _as_grid(maps, image_size):
-    """(H, W, ...) of the maps (L, ...) of patches that tile an image row by row."""
-    tokens = maps.shape[0]
-    rows = _rows(tokens, image_size)
+def _as_grid(maps: tf.Tensor, image_size: Sequence[int]) -> tf.Tensor:
+    """Reshapes the maps (L, ...) of square patches, which tile an image row by row, to a grid."""
+    num_tokens = maps.shape[0]
+    rows = _grid_rows(num_tokens, image_size)
     if rows is None:
         raise ValueError(
-            f"{tokens} tokens do not tile an image of {image_size[0]}x{image_size[1]} pixels with "
-            "square patches, so there is no picture of them: use the head's own methods."
+            f"{num_tokens} tokens do not tile an image of {image_size[0]}x{image_size[1]} pixels "
+            "with square patches, so they do not form a map: use the head's own methods."
         )
-    return tf.reshape(maps, tf.concat([(rows, tokens // rows), tf.shape(maps)[1:]], 0))
+    return tf.reshape(maps, tf.concat([(rows, num_tokens // rows), tf.shape(maps)[1:]], 0))
 
 
-def _rows(tokens, image_size):
-    """How many rows of square patches an image has, or None where they do not tile it."""
+def _grid_rows(num_tokens: int, image_size: Sequence[int]) -> int | None:
+    """Returns the number of rows of square patches, or None if they do not tile the image."""
     height, width = image_size
-    rows = round(math.sqrt(tokens * height / width))
-    fits = rows and not tokens % rows and rows * width == tokens // rows * height
+    rows = round(math.sqrt(num_tokens * height / width))
+    fits = rows and not num_tokens % rows and rows * width == num_tokens // rows * height
     return rows if fits else None

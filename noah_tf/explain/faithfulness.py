@@ -1,40 +1,50 @@
-"""Whether a model's decisions depend on the places that its maps show: deletion and insertion."""
+"""Deletion and insertion curves: whether predictions depend on the positions that maps show."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets.corrupt import naming_corrupt_examples
-from noah_tf.datasets.source import random_order
+from noah_tf.datasets.source import Source, random_order
 from noah_tf.explain.explainer import Explainer
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.utils.validation import check_positive_int
 
 CURVES = ("deletion", "insertion")
-# The standard deviation of the blur that insertion begins with, as a share of the image's side:
-# enough to leave no class to see.
+# Standard deviation of the blur that insertion starts with, as a share of the image's side. No
+# class can be recognized under it.
 _BLUR = 1 / 8
 
 
 def faithfulness(
-    model, source, preprocessing, methods=None, count=256, steps=16, seed=0, batch_size=64
-):
-    """The areas under the deletion and insertion curves of a model's maps.
+    model: tf.keras.Model,
+    source: Source,
+    preprocessing: Preprocessing,
+    methods: Sequence[str] | None = None,
+    count: int = 256,
+    steps: int = 16,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """Computes the areas under the deletion and insertion curves of a model's maps.
 
     Args:
-        model: a functional Keras model, images to logits.
+        model: a functional Keras model from images to logits.
         source: a `datasets.source.Source`.
-        preprocessing: a `Preprocessing`. Deleted pixels get its mean colour.
+        preprocessing: a `Preprocessing`. Deleted pixels get its mean color.
         methods: which maps to measure, of `explainer.METHODS`; None for all that the model has.
-        count: how many images, drawn by the seed; all, if there are fewer.
-        steps: in how many steps the pixels go.
-        seed: of the images, and of the noise.
-        batch_size: images at once; it does not change the result.
+        count: number of images, which are drawn with the seed; all if there are fewer.
+        steps: number of steps in which the pixels are deleted or inserted.
+        seed: seed of the images and of the noise.
+        batch_size: images per batch; it does not change the result.
 
     Returns:
-        Dict of floats: "examples", and "METHOD_deletion" (less is better) and "METHOD_insertion"
-        (more is better) of each method and of "random", a map of noise.
+        Dict with "examples", the number of images, and for each method and for "random", a map of
+        noise, "METHOD_deletion" (lower is better) and "METHOD_insertion" (higher is better).
 
     Raises:
-        ValueError: as `faithfulness_curves`.
+        ValueError: see `faithfulness_curves`.
 
     Example:
 
@@ -48,42 +58,59 @@ def faithfulness(
 
 
 def faithfulness_curves(
-    model, source, preprocessing, methods=None, count=256, steps=16, seed=0, batch_size=64
-):
-    """The predicted class's score while pixels are taken from an image, or given to a blurred one.
+    model: tf.keras.Model,
+    source: Source,
+    preprocessing: Preprocessing,
+    methods: Sequence[str] | None = None,
+    count: int = 256,
+    steps: int = 16,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> dict[str, np.ndarray]:
+    """Computes the probability of the predicted class as pixels are deleted or inserted.
 
-    Pixels go in the order of a map, the highest first. The random baseline is a map of noise of the
-    same size, enlarged as the others are, so that what it deletes hangs together as much.
+    Deletion replaces the pixels of an image, insertion restores the pixels of its blurred copy, in
+    the order of the map, the highest first. The random baseline is a map of noise of the same size
+    and is enlarged in the same way, so that the pixels it selects are equally contiguous.
 
     Args:
-        model, source, preprocessing, methods, count, steps, seed, batch_size: as of `faithfulness`.
+        model: see `faithfulness`.
+        source: see `faithfulness`.
+        preprocessing: see `faithfulness`.
+        methods: see `faithfulness`.
+        count: see `faithfulness`.
+        steps: see `faithfulness`.
+        seed: see `faithfulness`.
+        batch_size: see `faithfulness`.
 
     Returns:
-        Dict "METHOD_deletion" and "METHOD_insertion", of each method and of "random", to the mean
-        scores (steps + 1,): probabilities from softmax, or from sigmoid where the source has
-        several labels.
+        Dict from "METHOD_deletion" and "METHOD_insertion", for each method and for "random", to the
+        mean probabilities (steps + 1,): from a softmax, or from a sigmoid if the source is
+        multi-label.
 
     Raises:
-        ValueError: `count` or `steps` is not positive, the model has no such maps, or a photo does
-            not decode.
+        ValueError: `count` or `steps` is not positive, the model does not have these maps, or an
+            image cannot be decoded.
 
-    Reference: arXiv 1806.07421, section 4.2.
+    Source: arXiv 1806.07421, section 4.2.
     """
     check_positive_int("count", count)
     check_positive_int("steps", steps)
     explainer = Explainer(model)
     methods = methods or explainer.methods
     rng = np.random.default_rng(seed)
-    to_scores = tf.sigmoid if source.multi_label else tf.nn.softmax
+    to_probabilities = tf.sigmoid if source.multi_label else tf.nn.softmax
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def scores(images, classes):
-        return tf.gather(to_scores(model(images, training=False)), classes, batch_dims=1)
+    def class_probabilities(images, classes):
+        probabilities = to_probabilities(model(images, training=False))
+        return tf.gather(probabilities, classes, batch_dims=1)
 
-    sums = {}
-    images = _images(source, preprocessing, random_order(seed, size=source.num_examples)[:count])
-    for first in range(0, len(images), batch_size):
-        batch = images[first : first + batch_size]
+    sums: dict[str, np.ndarray] = {}
+    indices = random_order(seed, size=source.num_examples)[:count]
+    images = _load_images(source, preprocessing, indices)
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
         features, logits = explainer.forward(batch)
         classes = tf.argmax(logits, axis=-1)
         blurred = _blur(batch)
@@ -94,52 +121,62 @@ def faithfulness_curves(
             for method in methods
         }
         maps["random"] = rng.random(maps[methods[0]].shape, np.float32)
-        for name, found in maps.items():
-            ranks = _ranks(found, batch.shape[1:3])
+        for name, values in maps.items():
+            ranks = _pixel_ranks(values, batch.shape[1:3])
             for curve in CURVES:
-                values = [
-                    scores(_mixed(batch, blurred, ranks < share, curve), classes).numpy().sum()
+                totals = [
+                    class_probabilities(_modified(batch, blurred, ranks < share, curve), classes)
+                    .numpy()
+                    .sum()
                     for share in np.linspace(0, 1, steps + 1)
                 ]
-                sums[f"{name}_{curve}"] = sums.get(f"{name}_{curve}", 0) + np.array(values)
+                key = f"{name}_{curve}"
+                sums[key] = sums.get(key, 0) + np.array(totals)
     return {name: total / len(images) for name, total in sums.items()}
 
 
-def areas_under(curves):
-    """The area under each of some curves over the share of pixels, a dict of floats."""
+def areas_under(curves: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Computes the area under each curve over the share of pixels, from 0 to 1."""
     from sklearn.metrics import auc
 
-    return {name: float(auc(np.linspace(0, 1, len(ys)), ys)) for name, ys in curves.items()}
+    return {
+        name: float(auc(np.linspace(0, 1, len(values)), values)) for name, values in curves.items()
+    }
 
 
-def _images(source, preprocessing, places):
-    """Images at some places of a source's natural order, (E, H, W, 3)."""
+def _load_images(
+    source: Source, preprocessing: Preprocessing, indices: Sequence[int]
+) -> np.ndarray:
+    """Returns preprocessed images (E, H, W, 3) of the examples with these indices."""
     with naming_corrupt_examples(source):
         return np.stack(
             [
                 preprocessing.evaluation(preprocessing.decode(example["image"])).numpy()
-                for example in source.examples_at(places)
+                for example in source.examples_at(indices)
             ]
         )
 
 
-def _blur(images):
+def _blur(images: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     height, width = images.shape[1:3]
     return gaussian_filter(images, (0, height * _BLUR, width * _BLUR, 0), mode="nearest")
 
 
-def _ranks(maps, image_size):
-    """The place of each pixel in the order of its map, from 0 to below 1: (B, H, W, 1)."""
+def _pixel_ranks(maps: tf.Tensor, image_size: Sequence[int]) -> np.ndarray:
+    """Returns the rank of each pixel in the order of its map, in [0, 1): (B, H, W, 1)."""
     enlarged = tf.image.resize(tf.cast(maps, tf.float32)[..., None], image_size).numpy()
-    flat = -enlarged.reshape(len(enlarged), -1)
-    ranks = np.argsort(np.argsort(flat, axis=1, kind="stable"), axis=1) / flat.shape[1]
+    descending = -enlarged.reshape(len(enlarged), -1)
+    order = np.argsort(descending, axis=1, kind="stable")
+    ranks = np.argsort(order, axis=1) / descending.shape[1]
     return ranks.reshape(enlarged.shape)
 
 
-def _mixed(images, blurred, chosen, curve):
-    """Images without the chosen pixels, or blurred images with them."""
+def _modified(
+    images: np.ndarray, blurred: np.ndarray, selected: np.ndarray, curve: str
+) -> np.ndarray:
+    """Returns images without the selected pixels, or blurred images with them."""
     if curve == "deletion":
-        return np.where(chosen, np.float32(0), images)
-    return np.where(chosen, images, blurred)
+        return np.where(selected, np.float32(0), images)
+    return np.where(selected, images, blurred)

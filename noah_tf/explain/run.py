@@ -1,164 +1,203 @@
-"""Where trained runs look, as pictures and arrays; `map_measures.py` has it as numbers."""
+"""Draws the maps of trained runs, and saves them as arrays."""
 
 import dataclasses
 import difflib
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.registry import source_from_config
-from noah_tf.datasets.source import random_order
-from noah_tf.explain.boxes import areas, boxes_in_view, has_boxes
-from noah_tf.explain.explainer import METHODS, SIGNED, Explainer
+from noah_tf.datasets.source import Source, random_order
+from noah_tf.explain.boxes import box_areas, boxes_in_view, has_boxes
+from noah_tf.explain.explainer import METHOD_TITLES, METHODS, SIGNED, Explainer
+from noah_tf.explain.options import MapOptions
 from noah_tf.explain.overlays import attention_grid
-from noah_tf.runs.checkpoint import load_run
+from noah_tf.runs.checkpoint import Run
 from noah_tf.runs.workdir import short_names
 from noah_tf.utils.files import save_atomically
-from noah_tf.utils.validation import check_positive_int
+from noah_tf.utils.validation import check_choice, check_positive_int
 
-_WORDS = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))
+
+@dataclasses.dataclass(frozen=True)
+class _Maps:
+    """Some examples with the predictions and maps of one or two runs.
+
+    Attributes:
+        runs: the R runs.
+        examples: the B examples.
+        photos: uint8 (B, height, width, 3), as the models see them.
+        boxes: (B, M, 4), the box of each class, or None.
+        true_names: for each example, the names of its true classes.
+        classes: for each example, the indices of the K classes that are mapped.
+        logits: for each run, (B, M).
+        maps: for each run, a dict from a method to maps (B, H, W, K), or (B, H, W, N, K).
+        predicted_and_true: whether the mapped classes are the predicted and the true one.
+    """
+
+    runs: list[Run]
+    examples: list[Mapping[str, Any]]
+    photos: np.ndarray
+    boxes: np.ndarray | None
+    true_names: list[tuple[str, ...]]
+    classes: list[list[int]]
+    logits: list[np.ndarray]
+    maps: list[dict[str, np.ndarray]]
+    predicted_and_true: bool
 
 
 def explain_run(
-    workdir,
-    output=None,
-    split=None,
-    count=6,
-    seed=0,
-    weights="last",
-    compare_workdir=None,
-    classes=None,
-    methods=None,
-    per_group=False,
-    arrays=None,
-):
-    """Draws, for some images of a run's data set, where it saw the predicted and the true class.
+    workdir: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    count: int = 6,
+    classes: Sequence[str | int] | None = None,
+    per_group: bool = False,
+    arrays: str | os.PathLike | None = None,
+    options: MapOptions | None = None,
+) -> pathlib.Path:
+    """Draws the maps of the predicted and the true class for some images of a run's data set.
 
     Args:
         workdir: the run's folder.
         output: the PNG to write; None for explain.png in the run's folder.
-        split: split of its data set; None for the one it was evaluated on.
-        count: how many images.
-        seed: which ones.
-        weights: "last", "ema" or "best", see `checkpoint.load_run`.
-        compare_workdir: the folder of another run on the same classes and crops, such as one with
-            the other head. Its maps are drawn beside the first one's, of the true class alone.
-        classes: names or indices of the classes to draw in place of these.
-        methods: which maps, of `explainer.METHODS`; None for the head's usual one, or where two
-            runs are compared for all that each head has.
-        per_group: whether to draw a map for each of a NOAH head's groups; of the true class alone,
-            unless `classes` says which.
-        arrays: an .npz file to write as well. It has `photos`, `index` (places in the split),
-            `label`, `class_names`, `classes` (B, K), `logits` (B, M) and each method's maps
-            (B, H, W, K), with `per_group` (B, H, W, N, K); and `boxes` (B, M, 4), of each class,
-            where the data has them. What is the other run's begins with `compare_`.
+        count: number of images.
+        classes: names or indices of the classes to draw instead of the predicted and the true one.
+        per_group: whether to draw a map for each group of a NOAH head; only for the true class,
+            unless `classes` names others.
+        arrays: an .npz file to write as well. It holds `photos`, `index` (of the example in the
+            split), `label`, `class_names`, `classes` (B, K), `logits` (B, M) and the maps of each
+            method (B, H, W, K), with `per_group` (B, H, W, N, K); and, if the data has boxes,
+            `boxes` (B, M, 4), one for each class. The names of the other run's arrays begin with
+            `compare_`.
+        options: `MapOptions`. If it names another run to compare with, the maps of both runs are
+            drawn side by side, only for the true class; both must have the same classes and center
+            crops. Its `methods` are by default the head's first one, and all of each head if two
+            runs are compared.
 
     Returns:
         `pathlib.Path` of the PNG.
 
     Raises:
-        ValueError: a head has no such maps, there is no such class, or the two runs have other
-            classes or crops.
+        ValueError: a head does not have these maps, there is no such class, or the two runs have
+            different classes or crops.
+
+    Example:
+
+    >>> explain_run("runs/noah", options=MapOptions(compare_workdir="runs/gap"))
     """
     check_positive_int("count", count)
     if arrays is not None and pathlib.Path(arrays).suffix != ".npz":
-        raise ValueError(f"Arrays are written to a file that ends in .npz, got {arrays}.")
-    runs = load_runs(workdir, compare_workdir, weights)
-    first, compared = runs[0], len(runs) > 1
-    _check_crops(runs)
-    explainers = [Explainer(run.model) for run in runs]
-    chosen = methods_of(explainers, methods, usual=not compared)
-    if classes is not None:
-        classes = [_class_index(first.class_names, name) for name in classes]
-    source = source_from_config(first.config.data, split or first.config.data.eval_split)
-    examples = source.examples_at(random_order(seed, size=source.num_examples)[:count])
-    photos, images, boxes = _views(runs, source, examples)
-    truth = [source.label_names(example["label"]) for example in examples]
-
-    logits = [e.forward(x)[1].numpy() for e, x in zip(explainers, images, strict=True)]
-    usual = classes is None and not compared and not per_group
-    wanted = []
-    for names, scores in zip(truth, logits[0], strict=True):
-        true = _true_class(first.class_names, names, scores.argmax())
-        wanted.append(classes or ([scores.argmax(), true] if usual else [true]))
-    maps = [
-        {method: explainer(x, wanted, method, per_group)[1] for method in names}
-        for explainer, x, names in zip(explainers, images, chosen, strict=True)
-    ]
+        raise ValueError(f"arrays must be the name of a file that ends in .npz, got {arrays}.")
+    maps = _compute_maps(workdir, count, classes, per_group, options or MapOptions())
     if arrays is not None:
-        found = {"class_names": first.class_names, "photos": photos, "classes": wanted}
-        found |= {key: np.stack([e[key] for e in examples]) for key in ("index", "label")}
-        found |= {} if boxes is None else {"boxes": boxes}
-        for prefix, scores, own in zip(("", "compare_"), logits, maps, strict=False):
-            found |= {f"{prefix}{name}": array for name, array in {"logits": scores, **own}.items()}
-        _save_arrays(pathlib.Path(arrays), found)
-    drawn = [(name, column) for own in maps for name in own for column in _columns(own[name])]
+        _save_arrays(pathlib.Path(arrays), maps)
+    columns = [
+        (method, column)
+        for run_maps in maps.maps
+        for method, values in run_maps.items()
+        for column in _columns(values)
+    ]
+    boxes = maps.boxes
     figure = attention_grid(
-        photos,
-        [column for _, column in drawn],
-        _titles(runs, logits, maps, truth, wanted, usual),
-        None if boxes is None else [found[areas(found) > 0] for found in boxes],
-        [name in SIGNED for name, _ in drawn],
+        maps.photos,
+        [column for _, column in columns],
+        _titles(maps),
+        None if boxes is None else [b[box_areas(b) > 0] for b in boxes],
+        [method in SIGNED for method, _ in columns],
     )
-    output = pathlib.Path(output) if output else first.workdir.path / "explain.png"
+    output = pathlib.Path(output) if output else maps.runs[0].workdir.path / "explain.png"
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=80)
     return output
 
 
-def load_runs(workdir, compare_workdir=None, weights="last"):
-    """Loads a run, and another one if it has the same classes: a list of `checkpoint.Run`.
+def _compute_maps(
+    workdir: str | os.PathLike,
+    count: int,
+    classes: Sequence[str | int] | None,
+    per_group: bool,
+    options: MapOptions,
+) -> _Maps:
+    """Loads the runs and computes their maps, see `explain_run`."""
+    runs, source = options.load(workdir)
+    _check_same_crops(runs)
+    is_comparison = len(runs) > 1
+    class_names = runs[0].class_names
+    explainers = [Explainer(run.model) for run in runs]
+    methods = select_methods(explainers, options.methods, only_first=not is_comparison)
+    indices = None if classes is None else [_class_index(class_names, name) for name in classes]
+    examples = source.examples_at(random_order(options.seed, size=source.num_examples)[:count])
+    photos, images, boxes = _views(runs, source, examples)
+    true_names = [source.label_names(example["label"]) for example in examples]
+    logits = [
+        explainer.forward(batch)[1].numpy()
+        for explainer, batch in zip(explainers, images, strict=True)
+    ]
 
-    Raises:
-        ValueError: they have other classes.
-    """
-    folders = [workdir, *([compare_workdir] if compare_workdir else [])]
-    runs = [load_run(folder, weights) for folder in folders]
-    if runs[0].class_names != runs[-1].class_names:
-        raise ValueError(
-            f"{workdir} has the classes {_some(runs[0].class_names)} and {compare_workdir} "
-            f"{_some(runs[-1].class_names)}: compare runs on the same data."
-        )
-    return runs
+    predicted_and_true = indices is None and not is_comparison and not per_group
+    mapped_classes = []
+    for names, scores in zip(true_names, logits[0], strict=True):
+        predicted = int(scores.argmax())
+        true = _true_class(class_names, names, predicted)
+        mapped_classes.append(indices or ([predicted, true] if predicted_and_true else [true]))
+    maps = [
+        {method: explainer(batch, mapped_classes, method, per_group)[1] for method in run_methods}
+        for explainer, batch, run_methods in zip(explainers, images, methods, strict=True)
+    ]
+    return _Maps(
+        runs,
+        examples,
+        photos,
+        boxes,
+        true_names,
+        mapped_classes,
+        logits,
+        maps,
+        predicted_and_true,
+    )
 
 
-def methods_of(explainers, wanted=None, usual=False):
-    """Which maps each of some explainers shall make.
+def select_methods(
+    explainers: Sequence[Explainer],
+    methods: Sequence[str] | None = None,
+    only_first: bool = False,
+) -> list[tuple[str, ...]]:
+    """Selects the methods of each explainer.
 
     Args:
-        explainers: `Explainer`s.
-        wanted: names of maps, which one of the explainers at least can make, and each of them one;
-            None for all that they can, or with `usual` the first.
+        explainers: list of `Explainer`.
+        methods: names of methods. Every name must be a method of at least one explainer, and every
+            explainer must have at least one of them. None for all methods of each explainer.
+        only_first: whether None stands for the first method of each explainer instead.
 
     Returns:
-        A tuple of names for each.
+        For each explainer, a tuple with those of the methods that it has.
 
     Raises:
-        ValueError: nobody makes a map of that name, or somebody makes none.
+        ValueError: no explainer has a method of that name, or an explainer has none of them.
     """
-    if wanted is None:
-        return [e.methods[:1] if usual else e.methods for e in explainers]
-    known = {method for explainer in explainers for method in explainer.methods}
-    for method in wanted:
-        if method not in known:
+    if methods is None:
+        return [e.methods[:1] if only_first else e.methods for e in explainers]
+    known = [m for m in METHODS if any(m in explainer.methods for explainer in explainers)]
+    for method in methods:
+        check_choice("methods", method, known)
+    selected = [tuple(m for m in methods if m in e.methods) for e in explainers]
+    for explainer, names in zip(explainers, selected, strict=True):
+        if not names:
             raise ValueError(
-                f"No head here makes maps by {method!r}: there are "
-                f"{', '.join(m for m in METHODS if m in known)}."
+                f"methods must include one of {', '.join(explainer.methods)} for model "
+                f"{explainer.model_name!r}, got {list(methods)}."
             )
-    chosen = [tuple(m for m in wanted if m in e.methods) for e in explainers]
-    for explainer, methods in zip(explainers, chosen, strict=True):
-        if not methods:
-            raise ValueError(
-                f"{explainer.model_name} makes no map by {', '.join(wanted) or 'nothing'}: add one "
-                f"of {', '.join(explainer.methods)}."
-            )
-    return chosen
+    return selected
 
 
-def _views(runs, source, examples):
-    """Photos as the models see them, uint8; each run's images; and boxes (B, M, 4) or None."""
+def _views(
+    runs: Sequence[Run], source: Source, examples: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, list[tf.Tensor], np.ndarray | None]:
+    """Returns the cropped photos as uint8, the images of each run, and boxes (B, M, 4) or None."""
     preprocessing = runs[0].preprocessing
     decoded = [preprocessing.decode(example["image"]) for example in examples]
     photos = tf.stack([preprocessing.center_crop(photo) for photo in decoded])
@@ -174,82 +213,97 @@ def _views(runs, source, examples):
     return tf.cast(tf.round(photos), tf.uint8).numpy(), images, boxes
 
 
-def _columns(maps):
-    """The single maps (B, H, W) of (B, H, W, K) or (B, H, W, N, K): by class, then group."""
+def _columns(maps: np.ndarray) -> list[np.ndarray]:
+    """Splits maps (B, H, W, K) or (B, H, W, N, K) into maps (B, H, W), by class and then group."""
     by_class = np.moveaxis(maps, -1, 0)
     if maps.ndim == 4:
         return list(by_class)
-    return [group for own in by_class for group in np.moveaxis(own, -1, 0)]
+    return [group for class_maps in by_class for group in np.moveaxis(class_maps, -1, 0)]
 
 
-def _titles(runs, logits, maps, truth, wanted, usual):
-    """For each image what stands over the photo and over each column of `_columns`."""
+def _titles(maps: _Maps) -> list[list[str]]:
+    """Returns for each image the title of the photo and of each map of `_columns`."""
+    is_comparison = len(maps.runs) > 1
+    folders = short_names(run.workdir.path for run in maps.runs)
     titles = []
-    folders = short_names(run.workdir.path for run in runs)
-    for row, names in enumerate(truth):
+    for row, names in enumerate(maps.true_names):
         true = f"true: {', '.join(names) or 'none'}"
-        said = f"predicted: {runs[0].class_names[logits[0][row].argmax()]}"
-        if usual:
+        predicted = f"predicted: {maps.runs[0].class_names[maps.logits[0][row].argmax()]}"
+        if maps.predicted_and_true:
             titles.append(["photo"])
         else:
-            titles.append([true if len(runs) > 1 else f"{true}\n{said}"])
-        for folder, run, scores, own in zip(folders, runs, logits, maps, strict=True):
-            labels = [said, true] if usual else _probabilities(run, scores[row], wanted[row])
-            for name, values in own.items():
-                kind = "" if list(own) == ["attention"] and len(runs) == 1 else _WORDS[name]
-                if len(runs) > 1:
+            titles.append([true if is_comparison else f"{true}\n{predicted}"])
+        for folder, run, logits, run_maps in zip(
+            folders, maps.runs, maps.logits, maps.maps, strict=True
+        ):
+            labels = [predicted, true]
+            if not maps.predicted_and_true:
+                labels = _class_probabilities(run, logits[row], maps.classes[row])
+            for method, values in run_maps.items():
+                only_attention = list(run_maps) == ["attention"] and not is_comparison
+                kind = "" if only_attention else METHOD_TITLES[method]
+                if is_comparison:
                     kind = f"{folder}: {kind}"
-                groups = range(values.shape[3]) if values.ndim == 5 else ()
-                groups = [f"group {n + 1}" for n in groups] or [""]
+                num_groups = values.shape[3] if values.ndim == 5 else 0
+                groups = [f"group {n + 1}" for n in range(num_groups)] or [""]
                 titles[-1] += [
                     "\n".join(filter(None, lines)) for lines in product(labels, [kind], groups)
                 ]
     return titles
 
 
-def _probabilities(run, logits, classes):
-    """Some classes of an image with their probabilities."""
+def _class_probabilities(run: Run, logits: np.ndarray, classes: Sequence[int]) -> list[str]:
+    """Returns the names of classes with their probabilities for one image."""
     probabilities = (tf.sigmoid if run.multi_label else tf.nn.softmax)(logits).numpy()
     return [f"{run.class_names[c]}: {probabilities[c]:.0%}" for c in classes]
 
 
-def _save_arrays(path, arrays):
+def _save_arrays(path: pathlib.Path, maps: _Maps) -> None:
+    arrays = {
+        "class_names": maps.runs[0].class_names,
+        "photos": maps.photos,
+        "classes": maps.classes,
+        **{key: np.stack([e[key] for e in maps.examples]) for key in ("index", "label")},
+    }
+    if maps.boxes is not None:
+        arrays["boxes"] = maps.boxes
+    for prefix, logits, run_maps in zip(("", "compare_"), maps.logits, maps.maps, strict=False):
+        for name, array in {"logits": logits, **run_maps}.items():
+            arrays[f"{prefix}{name}"] = array
     path.parent.mkdir(parents=True, exist_ok=True)
     save_atomically(lambda partial: np.savez_compressed(partial, **arrays), path)
 
 
-def _class_index(class_names, wanted):
-    """The index of a class that is named, or given by its index."""
-    if wanted in class_names:
-        return class_names.index(wanted)
-    if str(wanted).isdecimal() and int(wanted) < len(class_names):
-        return int(wanted)
-    near = difflib.get_close_matches(str(wanted), class_names, n=3, cutoff=0)
+def _class_index(class_names: tuple[str, ...], name_or_index: str | int) -> int:
+    """Returns the index of a class that is given by its name or its index."""
+    if name_or_index in class_names:
+        return class_names.index(name_or_index)
+    if str(name_or_index).isdecimal() and int(name_or_index) < len(class_names):
+        return int(name_or_index)
+    nearest = difflib.get_close_matches(str(name_or_index), class_names, n=3, cutoff=0)
     raise ValueError(
-        f"There is no class {wanted!r}: the nearest of the {len(class_names)} names are "
-        f"{', '.join(near)}, and indices go from 0 to {len(class_names) - 1}."
+        f"There is no class {name_or_index!r}: the nearest of the {len(class_names)} names are "
+        f"{', '.join(nearest)}, and indices go from 0 to {len(class_names) - 1}."
     )
 
 
-def _check_crops(runs):
-    views = [
-        dataclasses.replace(run.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3) for run in runs
-    ]
-    if views[0] != views[-1]:
+def _check_same_crops(runs: Sequence[Run]) -> None:
+    """Raises ValueError unless all runs see the same crop of a photo."""
+    first, last = (
+        dataclasses.replace(run.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
+        for run in (runs[0], runs[-1])
+    )
+    if first != last:
         raise ValueError(
-            f"{runs[0].workdir.path} sees photos at {views[0].image_size} of "
-            f"{views[0].resize_size} pixels and {runs[1].workdir.path} at {views[1].image_size} of "
-            f"{views[1].resize_size}, or scales them otherwise: compare runs with the same "
+            f"{runs[0].workdir.path} and {runs[-1].workdir.path} crop photos differently "
+            f"(image_size {first.image_size} and {last.image_size}, resize_size "
+            f"{first.resize_size} and {last.resize_size}): compare runs with the same "
             "preprocessing."
         )
 
 
-def _some(class_names):
-    return f"{', '.join(class_names[:3])} ... ({len(class_names)})"
-
-
-def _true_class(class_names, true_names, predicted):
-    """Of an image's true classes the one to map: the predicted one, if it is true or none is."""
+def _true_class(class_names: tuple[str, ...], true_names: Sequence[str], predicted: int) -> int:
+    """Returns the true class to map: the predicted one if it is true or there is no true class."""
     if not true_names or class_names[predicted] in true_names:
         return predicted
     return class_names.index(true_names[0])

@@ -1,4 +1,4 @@
-"""Evaluation counts every example once."""
+"""The evaluator counts every example exactly once."""
 
 import json
 
@@ -12,7 +12,7 @@ from noah_tf.images.preprocessing import decode
 from noah_tf.runs.checkpoint import load_run
 
 
-def test_the_batch_size_does_not_matter(finished_run):
+def test_metrics_do_not_depend_on_the_batch_size(finished_run):
     run = load_run(finished_run)
     source = open_source("folder", "test", data_dir=run.config.data.data_dir)
     evaluator = Evaluator(run.model)
@@ -22,39 +22,39 @@ def test_the_batch_size_does_not_matter(finished_run):
     assert results[0]["examples"] == source.num_examples == 10
 
 
-def test_metrics_equal_those_of_images_one_by_one(finished_run):
+def test_metrics_equal_those_of_single_images(finished_run):
     run = load_run(finished_run)
     source = open_source("folder", "test", data_dir=run.config.data.data_dir)
-    right, losses = [], []
+    correct, losses = [], []
     for example in source.examples():
         image = run.preprocessing.evaluation(decode(example["image"]))
         logits = run.model(image[None], training=False)[0].numpy()
         label = int(example["label"])
-        right.append(logits.argmax() == label)
+        correct.append(logits.argmax() == label)
         losses.append(np.log(np.exp(logits).sum()) - logits[label])
     result, path = evaluate_run(finished_run, batch_size=4)
-    assert result["top1"] == pytest.approx(np.mean(right))
+    assert result["top1"] == pytest.approx(np.mean(correct))
     assert result["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert json.loads(path.read_text())["top1"] == result["top1"]
 
 
-def test_an_evaluation_while_training_equals_the_one_after(finished_run):
+def test_evaluation_equals_the_one_during_training(finished_run):
     during = json.loads((finished_run / "result.json").read_text())
-    after, _ = evaluate_run(finished_run)
-    assert after["loss"] == pytest.approx(during["loss"], rel=1e-5)
+    afterwards, _ = evaluate_run(finished_run)
+    assert afterwards["loss"] == pytest.approx(during["loss"], rel=1e-5)
 
 
-def test_a_missing_split_names_those_there_are(finished_run):
+def test_unknown_split_raises_with_the_known_splits(finished_run):
     with pytest.raises((ValueError, FileNotFoundError), match="train"):
         evaluate_run(finished_run, split="validation")
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_folder_without_a_run_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         evaluate_run(tmp_path)
 
 
-def test_a_model_is_traced_once(finished_run):
+def test_model_is_traced_once(finished_run):
     run = load_run(finished_run)
     traces = []
 

@@ -1,4 +1,4 @@
-"""Paired differences: their interval and their test."""
+"""Paired differences: their bootstrap interval and McNemar's test."""
 
 import json
 
@@ -10,17 +10,18 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from noah_tf.evaluation import paired, scores
+from noah_tf.evaluation.options import EvaluationOptions
 
 
-def of_one_class(right, classes=3):
-    """Predictions that are right where they should be."""
-    right = np.asarray(right)
-    logits = np.zeros((len(right), classes), np.float32)
-    logits[:, 1] = np.where(right, -1, 1)
-    return scores.collect([(np.arange(len(right)), np.zeros(len(right), int), logits)])
+def single_label_predictions(correct, num_classes=3):
+    """Returns predictions that are correct for the given examples."""
+    correct = np.asarray(correct)
+    logits = np.zeros((len(correct), num_classes), np.float32)
+    logits[:, 1] = np.where(correct, -1, 1)
+    return scores.collect([(np.arange(len(correct)), np.zeros(len(correct), int), logits)])
 
 
-def test_the_interval_is_that_of_scipys_bootstrap():
+def test_accuracy_interval_equals_the_bootstrap_of_scipy():
     rng = np.random.default_rng(0)
     a, b = rng.random(300) < 0.9, rng.random(300) < 0.8
     low, high = paired.accuracy_interval(a, b)
@@ -34,7 +35,7 @@ def test_the_interval_is_that_of_scipys_bootstrap():
     assert paired.accuracy_interval(a, b) == (low, high)
 
 
-def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
+def test_accuracy_interval_has_the_nominal_coverage():
     rng = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -44,7 +45,7 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
     assert 180 <= covered <= 198
 
 
-def test_mcnemars_test_is_the_binomial_one():
+def test_mcnemar_is_the_binomial_test():
     assert paired.mcnemar(0, 0) == 1.0
     assert paired.mcnemar(5, 0) == pytest.approx(2 * 0.5**5)
     assert paired.mcnemar(9, 3) == paired.mcnemar(3, 9) == pytest.approx(0.1459961)
@@ -52,13 +53,13 @@ def test_mcnemars_test_is_the_binomial_one():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**16), st.integers(2, 30), st.booleans())
-def test_average_precision_by_weights_equals_scikit_learn(seed, size, ties):
+def test_weighted_average_precision_equals_scikit_learn(seed, size, ties):
     rng = np.random.default_rng(seed)
     truth = rng.random(size) < 0.5
     logits = rng.integers(0, 4, size) if ties else rng.normal(size=size)
     weights = rng.integers(0, 3, (4, size)).astype(float)
-    found = paired._Ranking(truth, logits).average_precisions(weights)
-    for row, value in zip(weights, found, strict=True):
+    values = paired._Ranking(truth, logits).average_precisions(weights)
+    for row, value in zip(weights, values, strict=True):
         if (row * truth).sum() == 0:
             assert np.isnan(value)
             continue
@@ -66,11 +67,11 @@ def test_average_precision_by_weights_equals_scikit_learn(seed, size, ties):
         assert value == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_interval_of_map_is_that_of_a_plain_bootstrap(monkeypatch):
+def test_mean_average_precision_interval_equals_a_plain_bootstrap(monkeypatch):
     rng = np.random.default_rng(0)
     truth = rng.random((60, 3)) < 0.4
     a, b = (truth * size + rng.normal(size=truth.shape) for size in (2.0, 0.5))
-    monkeypatch.setattr(paired, "_BLOCK", 60 * 7)  # not all at once
+    monkeypatch.setattr(paired, "_BLOCK", 60 * 7)  # several blocks
     low, high = paired.mean_average_precision_interval(truth, a, b, resamples=2_000)
     plain = []
     for _ in range(400):
@@ -88,40 +89,41 @@ def test_the_interval_of_map_is_that_of_a_plain_bootstrap(monkeypatch):
     assert 0 < low < high
 
 
-def test_differences_of_one_class_an_image():
-    a, b = of_one_class([1, 1, 1, 0, 0]), of_one_class([1, 0, 0, 1, 0])
-    (found,) = paired.differences(a, b)
-    assert (found.metric, found.a, found.b) == ("top1", 0.6, 0.4)
-    assert (found.only_a, found.only_b, found.p_value) == (2, 1, 1.0)
-    assert found.low < 0.2 < found.high
+def test_differences_of_single_label_models():
+    a, b = single_label_predictions([1, 1, 1, 0, 0]), single_label_predictions([1, 0, 0, 1, 0])
+    (difference,) = paired.differences(a, b)
+    assert (difference.metric, difference.a, difference.b) == ("top1", 0.6, 0.4)
+    assert (difference.only_a, difference.only_b, difference.p_value) == (2, 1, 1.0)
+    assert difference.low < 0.2 < difference.high
 
 
-def test_differences_of_several_classes_an_image():
+def test_differences_of_multi_label_models():
     rng = np.random.default_rng(0)
     truth = (rng.random((40, 4)) < 0.4).astype(np.float32)
-    sure, unsure = (
+    confident, uncertain = (
         scores.collect(
             [(np.arange(40), truth, (size * (truth - 0.5) + noise).astype(np.float32))], True
         )
         for size, noise in ((20.0, 0.0), (1.0, rng.normal(size=truth.shape)))
     )
-    of_map, of_exact = paired.differences(sure, unsure, resamples=2_000)
-    assert (of_map.metric, of_map.a, of_map.p_value) == ("mAP", 1.0, None)
-    assert 0 < of_map.low < 1 - of_map.b < of_map.high
-    assert (of_exact.metric, of_exact.a, of_exact.only_b) == ("exact", 1.0, 0)
-    assert of_exact.only_a == 40 - round(40 * of_exact.b) and of_exact.p_value < 1e-3
+    mean_ap, subset_accuracy = paired.differences(confident, uncertain, resamples=2_000)
+    assert (mean_ap.metric, mean_ap.a, mean_ap.p_value) == ("mAP", 1.0, None)
+    assert 0 < mean_ap.low < 1 - mean_ap.b < mean_ap.high
+    assert (subset_accuracy.metric, subset_accuracy.a) == ("subset_accuracy", 1.0)
+    assert subset_accuracy.only_b == 0
+    assert subset_accuracy.only_a == 40 - round(40 * subset_accuracy.b)
+    assert subset_accuracy.p_value < 1e-3
 
 
-def test_other_images_are_refused():
+def test_different_examples_raise():
     with pytest.raises(ValueError, match=r"different images or labels \(3 and 2 examples\)"):
-        paired.differences(of_one_class([1, 1, 1]), of_one_class([1, 1]))
+        paired.differences(single_label_predictions([1, 1, 1]), single_label_predictions([1, 1]))
 
 
 @pytest.mark.slow
-def test_two_runs_on_the_same_images(finished_run, gap_run, tmp_path):
-    table, folder = paired.compare_runs(
-        [finished_run, gap_run], ["test", "train"], output=tmp_path / "out"
-    )
+def test_compare_runs(finished_run, gap_run, tmp_path):
+    runs, set_names = [finished_run, gap_run], ["test", "train"]
+    table, folder = paired.compare_runs(runs, EvaluationOptions(set_names, output=tmp_path / "out"))
     result = json.loads((folder / "result.json").read_text())
     by_set = {row["set"]: row for row in result["results"]}
     for run, key in ((finished_run, "a"), (gap_run, "b")):
@@ -131,12 +133,12 @@ def test_two_runs_on_the_same_images(finished_run, gap_run, tmp_path):
     assert row["a"] - row["b"] == pytest.approx((row["only_a"] - row["only_b"]) / 24)
     assert row["low"] <= row["a"] - row["b"] <= row["high"]
     assert "A - B" in table and f"{row['a']:.2%}" in table and str(gap_run) in table
-    again, _ = paired.compare_runs([finished_run, gap_run], ["test", "train"], output=tmp_path)
-    assert again == table
+    repeated, _ = paired.compare_runs(runs, EvaluationOptions(set_names, output=tmp_path))
+    assert repeated == table
 
 
-def test_runs_that_cannot_be_compared(finished_run, tmp_path):
-    def changed(folder, file, **changes):
+def test_runs_that_differ_in_classes_or_data_raise(finished_run, tmp_path):
+    def changed_run(folder, file, **changes):
         other = tmp_path / folder
         other.mkdir()
         for path in finished_run.glob("*.json"):
@@ -149,18 +151,27 @@ def test_runs_that_cannot_be_compared(finished_run, tmp_path):
         return other
 
     for other, message in (
-        (changed("classes", "data.json", class_names=["a", "b"]), "has 3 classes.* has 2, a, b"),
         (
-            changed("several", "data.json", multi_label=True),
-            "one class and .*several several: only",
+            changed_run("classes", "data.json", class_names=["a", "b"]),
+            r"has 3 classes .* has 2 classes \(a, b\)",
         ),
-        (changed("data", "config.json", name="cifar10"), "on folder in .* on cifar10: say what"),
-        (changed("split", "config.json", eval_split="train"), "split test and .* on train: say"),
+        (
+            changed_run("multi", "data.json", multi_label=True),
+            "is a single-label run and .*multi is a multi-label run",
+        ),
+        (
+            changed_run("data", "config.json", name="cifar10"),
+            "on folder in .* on cifar10: choose the data",
+        ),
+        (
+            changed_run("split", "config.json", eval_split="train"),
+            "split test and .* on train: choose",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             paired.compare_runs([finished_run, other])
-    with pytest.raises(ValueError, match="one or two --weights; got last, best, ema"):
-        paired.compare_runs([finished_run] * 2, weights=["last", "best", "ema"])
+    with pytest.raises(ValueError, match="one or two --weights, got last, best, ema"):
+        paired.compare_runs([finished_run] * 2, EvaluationOptions(weights=["last", "best", "ema"]))
     with pytest.raises(FileNotFoundError, match="holds no run"):
         paired.compare_runs([finished_run, tmp_path / "none"])
     assert not (finished_run / "evaluations").exists()

@@ -1,4 +1,4 @@
-"""Class activation maps, and the models that have them."""
+"""Class activation maps, and the models for which they are defined."""
 
 import numpy as np
 import pytest
@@ -10,19 +10,19 @@ from noah_tf.explain.cam import PooledHead
 layers = tf.keras.layers
 
 
-def model_of(*behind, tokens=False, shape=(8, 8, 3)):
-    """A convolution, and some layers behind it."""
+def build_model(*head_layers, tokens=False, shape=(8, 8, 3)):
+    """Returns a model of a convolution followed by the given layers."""
     x = inputs = tf.keras.Input(shape)
     x = layers.Conv2D(6, 3, padding="same")(x)
     if tokens:
         x = layers.Reshape((-1, 6))(x)
-    for layer in behind:
+    for layer in head_layers:
         x = layer(x)
     return tf.keras.Model(inputs, x, name="small")
 
 
 @pytest.mark.parametrize(
-    ("behind", "tokens"),
+    ("head_layers", "tokens"),
     [
         ([layers.GlobalAveragePooling2D(), layers.Dense(4)], False),
         ([layers.GlobalAveragePooling1D(), layers.Dropout(0.5), layers.Dense(4)], True),
@@ -38,8 +38,8 @@ def model_of(*behind, tokens=False, shape=(8, 8, 3)):
         ([layers.GlobalAveragePooling2D(), layers.Dense(4, use_bias=False)], False),
     ],
 )
-def test_the_maps_sum_to_the_logits_without_the_bias(behind, tokens):
-    model = model_of(*behind, tokens=tokens)
+def test_maps_sum_to_the_logits_without_the_bias(head_layers, tokens):
+    model = build_model(*head_layers, tokens=tokens)
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
     head = PooledHead(model)
@@ -51,14 +51,14 @@ def test_the_maps_sum_to_the_logits_without_the_bias(behind, tokens):
     bias = dense.bias.numpy() if dense.use_bias else 0
     positions = tuple(range(1, maps.ndim - 1))
     np.testing.assert_allclose(maps.sum(axis=positions), model(images) - bias, atol=1e-5)
-    some = head.class_activation(features, [3, 0, 3])
-    np.testing.assert_allclose(some, maps[..., [3, 0, 3]], atol=1e-6)
+    selected = head.class_activation(features, [3, 0, 3])
+    np.testing.assert_allclose(selected, maps[..., [3, 0, 3]], atol=1e-6)
     with pytest.raises(ValueError, match=r"classes must lie in \[0, 4\), got \[4\]"):
         head.class_activation(features, [4])
 
 
-def test_the_map_is_that_of_the_paper_over_the_number_of_positions():
-    model = model_of(layers.GlobalAveragePooling2D(), layers.Dense(4))
+def test_map_is_that_of_the_paper_divided_by_the_number_of_positions():
+    model = build_model(layers.GlobalAveragePooling2D(), layers.Dense(4))
     features = np.random.default_rng(0).normal(size=(1, 2, 3, 6)).astype(np.float32)
     kernel = model.layers[-1].get_weights()[0]
     expected = np.einsum("bhwc,cm->bhwm", features, kernel) / 6
@@ -69,13 +69,13 @@ def test_the_map_is_that_of_the_paper_over_the_number_of_positions():
     ("name", "layer"),
     [("mobilenetv3_small", "features.14"), ("pvt_tiny_050", "class_token")],
 )
-def test_standard_models_that_do_not_pool_and_project_are_refused(name, layer):
+def test_standard_models_with_another_head_raise(name, layer):
     model = noah_tf.create_model(name, 5, (64, 64, 3))
     with pytest.raises(ValueError, match=f"{name}' has the layer '{layer}.*between its feature"):
         PooledHead(model)
 
 
-def test_standard_models_and_those_of_keras_that_pool_have_maps():
+def test_standard_and_keras_models_with_a_pooled_head_have_maps():
     model = noah_tf.create_model("resnet18", 5, (64, 64, 3))
     assert PooledHead(model).input.shape[1:] == (2, 2, 512)
     model = tf.keras.applications.MobileNetV2(weights=None, input_shape=(64, 64, 3), alpha=0.35)
@@ -83,7 +83,7 @@ def test_standard_models_and_those_of_keras_that_pool_have_maps():
 
 
 @pytest.mark.parametrize(
-    ("behind", "layer"),
+    ("head_layers", "layer"),
     [
         ([layers.GlobalMaxPooling2D(), layers.Dense(4)], "GlobalMaxPooling2D"),
         ([layers.Flatten(), layers.Dense(4)], "Flatten"),
@@ -91,15 +91,15 @@ def test_standard_models_and_those_of_keras_that_pool_have_maps():
         ([layers.GlobalAveragePooling2D()], "GlobalAveragePooling2D"),
     ],
 )
-def test_heads_without_such_maps_are_refused_with_the_layer(behind, layer):
+def test_other_heads_raise_with_the_name_of_the_layer(head_layers, layer):
     with pytest.raises(ValueError, match=rf"'small' has the layer '\w+' \({layer}\) between"):
-        PooledHead(model_of(*behind))
+        PooledHead(build_model(*head_layers))
 
 
-def test_a_model_without_a_graph_is_refused():
-    class Own(tf.keras.Model):
+def test_model_without_a_graph_raises():
+    class Subclassed(tf.keras.Model):
         def call(self, images):
             return images
 
     with pytest.raises(ValueError, match="has no graph of layers"):
-        PooledHead(Own())
+        PooledHead(Subclassed())

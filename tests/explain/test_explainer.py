@@ -1,4 +1,4 @@
-"""Maps of models with either head."""
+"""Maps of models with a NOAH head and with a pooled head."""
 
 import numpy as np
 import pytest
@@ -18,28 +18,28 @@ def small_model(head="noah", tokens=False):
     return attach_noah(tf.keras.Model(inputs, features), num_classes=6, head=head)
 
 
-def test_maps_are_the_attention_of_each_images_own_classes():
+def test_maps_are_the_attention_of_the_classes_of_each_image():
     model = small_model()
     classes = [[0, 5], [5, 5], [2, 1]]
     logits, maps = Explainer(model)(IMAGES, classes)
     np.testing.assert_allclose(logits, model(IMAGES), atol=1e-6)
     (head,) = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
     features = tf.keras.Model(model.input, head.input)(IMAGES)
-    every = head.attention(features).numpy()
+    all_maps = head.attention(features).numpy()
     for image, pair in enumerate(classes):
-        np.testing.assert_allclose(maps[image], every[image][..., pair], atol=1e-6)
+        np.testing.assert_allclose(maps[image], all_maps[image][..., pair], atol=1e-6)
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1, atol=1e-5)
 
 
-def test_the_predicted_class_is_explained_unless_told_otherwise():
+def test_default_class_is_the_predicted_one():
     explainer = Explainer(small_model())
     logits, maps = explainer(IMAGES)
-    _, named = explainer(IMAGES, logits.argmax(axis=1)[:, None])
+    _, expected = explainer(IMAGES, logits.argmax(axis=1)[:, None])
     assert maps.shape == (3, 7, 7, 1)
-    np.testing.assert_array_equal(maps, named)
+    np.testing.assert_array_equal(maps, expected)
 
 
-def test_tokens_become_a_square():
+def test_tokens_become_a_square_grid():
     inputs = tf.keras.Input((32, 32, 3))
     patches = tf.keras.layers.Conv2D(16, 8, strides=8)(inputs)
     tokens = tf.keras.layers.Reshape((16, 16))(patches)
@@ -48,7 +48,7 @@ def test_tokens_become_a_square():
     assert maps.shape == (3, 4, 4, 1)
 
 
-def test_tokens_of_a_wide_image_become_its_grid():
+def test_tokens_of_a_wide_image_become_a_wide_grid():
     inputs = tf.keras.Input((16, 64, 3))
     patches = tf.keras.layers.Conv2D(16, 8, strides=8)(inputs)
     tokens = tf.keras.layers.Reshape((16, 16))(patches)
@@ -60,7 +60,7 @@ def test_tokens_of_a_wide_image_become_its_grid():
 
 
 @pytest.mark.parametrize("tokens", [False, True])
-def test_contributions_and_activations_sum_to_the_logit(tokens):
+def test_contributions_and_class_activations_sum_to_the_logit(tokens):
     model = small_model(tokens=tokens)
     logits, maps = Explainer(model)(IMAGES, [[0, 5]] * 3, "contribution")
     assert maps.shape == (3, 7, 7, 2)
@@ -75,18 +75,18 @@ def test_contributions_and_activations_sum_to_the_logit(tokens):
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), logits[:, [0, 5]] - [0, 5], atol=1e-5)
 
 
-def test_each_head_knows_its_maps():
+def test_each_head_has_its_methods():
     noah, gap = Explainer(small_model()), Explainer(small_model("gap"))
     assert noah.methods == ("attention", "contribution") and gap.methods == ("cam",)
     with pytest.raises(ValueError, match="NOAH head, whose maps are attention and contribution"):
         noah(IMAGES, method="cam")
     with pytest.raises(ValueError, match="pooled head, whose maps are cam, got method='attention'"):
         gap(IMAGES, method="attention")
-    with pytest.raises(ValueError, match="pooled head, without groups: leave per_group out"):
+    with pytest.raises(ValueError, match="pooled head without groups: leave per_group out"):
         gap(IMAGES, per_group=True)
 
 
 @pytest.mark.parametrize("head", ["noah", "gap"])
-def test_classes_that_do_not_exist_are_refused(head):
+def test_classes_out_of_range_raise(head):
     with pytest.raises(ValueError, match=r"classes must lie in \[0, 6\), got \[0, 6, 2\]"):
         Explainer(small_model(head))(IMAGES, [[0], [6], [2]])

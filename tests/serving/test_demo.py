@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 import requests
-from chromium import DemoPage, browser, console_errors, requested, what_is_missing
+from chromium import DemoPage, browser, console_errors, missing_software, requested_urls
 from head_helpers import child_environment
 from photos import encoded, noise, smooth
 from PIL import Image
@@ -144,8 +144,8 @@ def test_the_page_still_answers_after_a_bad_photo(tiny_models, tmp_path):
 def running(tmp_path, free_port):
     """The demo of a model that has a card, in a process of its own."""
     pytest.importorskip("gradio")
-    if what_is_missing():
-        pytest.skip(what_is_missing())
+    if missing_software():
+        pytest.skip(missing_software())
     models, scratch = tmp_path / "colors", tmp_path / "scratch"
     write_tiny_model(models / "1")
     write_tiny_model(models / "2", tolerant=True)
@@ -201,7 +201,7 @@ def test_in_a_browser(running, tmp_path):
             assert page.pictures() == ([], [])
             assert not set(probabilities) & set(page.text("#classes").split("\n"))
         assert console_errors(driver) == []
-        addresses = requested(driver)
+        addresses = requested_urls(driver)
         assert len(addresses) > 10
         assert [address for address in addresses if not address.startswith(running.url)] == []
     running.process.send_signal(signal.SIGTERM)

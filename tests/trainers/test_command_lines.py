@@ -157,7 +157,7 @@ def test_digit_scenes_of_both_kinds(tfds_dir, tmp_path):
         assert f"{entry['mAP']:.2%}" in evaluate.stdout
     refused = command(tmp_path, "evaluate", "--compare", "single", "multi")
     assert refused.returncode == 1
-    assert "single gives an image one class and multi several" in last_lines(refused)
+    assert "single is a single-label run and multi is a multi-label run" in last_lines(refused)
 
 
 @slow_on_one_stack
@@ -363,8 +363,8 @@ def test_what_a_user_can_get_wrong_is_one_sentence(tfds_dir, tmp_path):
 def test_what_cannot_be_explained_is_one_sentence(finished_run, tmp_path):
     cases = [
         (["--classes=rign"], "There is no class 'rign': the nearest of the 3 names are ring"),
-        (["--measure=localization"], "'folder' has no boxes to measure maps by"),
-        (["--maps=cam"], "No head here makes maps by 'cam': there are attention, contribution."),
+        (["--measure=localization"], "'folder' has no boxes, which localization needs"),
+        (["--maps=cam"], "methods must be one of attention, contribution, got 'cam'."),
         (["--compare_workdir=nowhere"], "nowhere holds no run"),
     ]
     given = [f"--workdir={finished_run}", "--output=a.png"]

@@ -1,0 +1,57 @@
+"""The options that pictures and measures of maps share."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from noah_tf.datasets.registry import source_from_config
+from noah_tf.datasets.source import Source
+from noah_tf.runs.checkpoint import WEIGHTS, Run
+from noah_tf.runs.loading import load_runs
+from noah_tf.utils.validation import check_choice, check_int
+
+
+@dataclasses.dataclass(frozen=True)
+class MapOptions:
+    """Which maps of which runs `run.explain_run` and `measures.measure_run` compute.
+
+    Args:
+        compare_workdir: the folder of another run with the same classes, such as one with the
+            other head, or None.
+        weights: "last", "ema" or "best", see `checkpoint.load_run`.
+        split: split of the data set; None for the split the run was evaluated on.
+        methods: any of `explainer.METHODS`; None for the default of the function.
+        seed: seed that selects the examples, and of the noise that maps are compared with.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    compare_workdir: str | os.PathLike | None = None
+    weights: str = "last"
+    split: str | None = None
+    methods: Sequence[str] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        check_choice("weights", self.weights, WEIGHTS)
+        check_int("seed", self.seed, 0)
+
+    def load(self, workdir: str | os.PathLike) -> tuple[list[Run], Source]:
+        """Loads the run and the one to compare it with, and opens the split.
+
+        Args:
+            workdir: the folder of the first run.
+
+        Returns:
+            List of one or two `Run`, and the `Source` of the first run's data.
+
+        Raises:
+            ValueError: the runs have different classes.
+            FileNotFoundError: a folder holds no run.
+        """
+        workdirs = [workdir, *([self.compare_workdir] if self.compare_workdir else [])]
+        runs = load_runs([(path, self.weights) for path in workdirs])
+        config = runs[0].config.data
+        return runs, source_from_config(config, self.split or config.eval_split)

@@ -72,7 +72,7 @@ class Evaluator:
         Args:
             source: a `datasets.source.Source`.
             preprocessing: a `Preprocessing`.
-            batch_size: images per batch, over all replicas; it does not change the result.
+            batch_size: images per batch, over all replicas; it does not pixel_transform the result.
             on_corrupt: how to handle an image that cannot be decoded: "error" raises, "skip"
                 leaves it out and counts it.
             check: called before every batch; it may raise an exception to stop the evaluation.
@@ -88,7 +88,8 @@ class Evaluator:
             ValueError: an image cannot be decoded (the message names it), or no example is left.
             FloatingPointError: a logit is not finite.
         """
-        batches = self._batches(source, preprocessing, batch_size, on_corrupt, check)
+        options = BatchOptions(batch_size, on_corrupt=on_corrupt)
+        batches = self._batches(source, preprocessing, options, check=check)
         measure = self._multi_label_metrics if self._multi_label else self._metrics
         result, num_examples = measure(batches, source.num_classes)
         if num_examples < source.num_examples:
@@ -101,7 +102,7 @@ class Evaluator:
         preprocessing: Preprocessing,
         batch_size: int,
         on_corrupt: str = "error",
-        change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        pixel_transform: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yields the labels and logits of all examples in natural order, batch by batch.
 
@@ -110,7 +111,8 @@ class Evaluator:
             preprocessing: a `Preprocessing`.
             batch_size: images per batch, over all replicas, which must be on this machine.
             on_corrupt: see `__call__`; with "skip", images that cannot be decoded are left out.
-            change: a function that modifies every image, see `datasets.pipeline.eval_batches`.
+            pixel_transform: a function that is applied to every image, see
+                `datasets.pipeline.eval_batches`; or None.
 
         Yields:
             NumPy arrays: indices (B,) of the examples in the natural order; labels (B,) or
@@ -120,22 +122,30 @@ class Evaluator:
             ValueError: an image cannot be decoded; the message names it.
         """
         start = 0
-        batches = self._batches(source, preprocessing, batch_size, on_corrupt, change=change)
+        batches = self._batches(
+            source, preprocessing, batch_size, on_corrupt, pixel_transform=pixel_transform
+        )
         for labels, logits, is_example in self._numpy_outputs(batches):
             yield start + np.flatnonzero(is_example), labels[is_example], logits[is_example]
             start += len(is_example)
 
     def _batches(
-        self, source, preprocessing, batch_size, on_corrupt, check=lambda: None, change=None
+        self,
+        source,
+        preprocessing,
+        batch_size,
+        on_corrupt,
+        check=lambda: None,
+        pixel_transform=None,
     ) -> Iterator[Any]:
         def make_batches(shard, replicas):
             return eval_batches(
                 source,
                 preprocessing,
-                BatchOptions(batch_size, on_corrupt=on_corrupt),
+                options,
                 shard=shard,
                 replicas=replicas,
-                pixel_transform=change,
+                pixel_transform=pixel_transform,
             )
 
         with naming_corrupt_examples(source):
@@ -179,7 +189,7 @@ def evaluate_run(
     Args:
         workdir: the run's folder.
         split: split of the data set; None for the split the run was evaluated on during training.
-        batch_size: images per batch; it does not change the result.
+        batch_size: images per batch; it does not pixel_transform the result.
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
         data: name of another data set, see `open_set`; None for the run's own.
         data_dir: folder of the other data set, see `open_set`.

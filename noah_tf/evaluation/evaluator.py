@@ -122,21 +122,14 @@ class Evaluator:
             ValueError: an image cannot be decoded; the message names it.
         """
         start = 0
-        batches = self._batches(
-            source, preprocessing, batch_size, on_corrupt, pixel_transform=pixel_transform
-        )
+        options = BatchOptions(batch_size, on_corrupt=on_corrupt)
+        batches = self._batches(source, preprocessing, options, pixel_transform)
         for labels, logits, is_example in self._numpy_outputs(batches):
             yield start + np.flatnonzero(is_example), labels[is_example], logits[is_example]
             start += len(is_example)
 
     def _batches(
-        self,
-        source,
-        preprocessing,
-        batch_size,
-        on_corrupt,
-        check=lambda: None,
-        pixel_transform=None,
+        self, source, preprocessing, options, pixel_transform=None, check=lambda: None
     ) -> Iterator[Any]:
         def make_batches(shard, replicas):
             return eval_batches(

@@ -117,9 +117,8 @@ def test_pages_in_a_browser(site, address, width, scheme):
 def test_search_finds_a_page(address):
     with browser((1280, 900)) as driver:
         driver.get(f"{address}/index.html")
-        field = wait_for(driver, lambda: driver.find_elements("css selector", ".md-search__input"))[
-            0
-        ]
+        fields = wait_for(driver, lambda: driver.find_elements("css selector", ".md-search__input"))
+        field = fields[0]
         driver.execute_script("arguments[0].focus()", field)
         field.send_keys("insertion")
         results = wait_for(

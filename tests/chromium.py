@@ -108,7 +108,8 @@ class DemoPage:
     def upload(self, path):
         """Uploads a file, and waits for the page's answer."""
         path = pathlib.Path(path).resolve()
-        wait_for(self._driver, lambda: self._all("#photo input[type=file]"))[0].send_keys(str(path))
+        inputs = wait_for(self._driver, lambda: self._all("#photo input[type=file]"))
+        inputs[0].send_keys(str(path))
         wait_for(self._driver, lambda: self.text("#status").startswith(path.name))
         self.pictures()
 

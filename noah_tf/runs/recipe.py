@@ -68,7 +68,7 @@ def _model() -> ml_collections.ConfigDict:
     model.key_ratio = config_dict.placeholder(float)  # None: the paper's choice
     model.dropout = config_dict.placeholder(float)  # None: the paper's for an architecture, else 0
     # The options of the head from here on are for a backbone. None: the default of NOAHHead.
-    model.kernel_initializer = config_dict.placeholder(str)  # a Keras name, as glorot_uniform
+    model.kernel_initializer = config_dict.placeholder(str)  # a Keras name, such as glorot_uniform
     model.split_groups = config_dict.placeholder(bool)  # for ablations, as are the next two
     model.split_key_value = config_dict.placeholder(bool)
     model.uniform_attention = config_dict.placeholder(bool)
@@ -116,15 +116,15 @@ def _preprocess() -> ml_collections.ConfigDict:
 def _augment() -> ml_collections.ConfigDict:
     """Returns the defaults of the `augment` section, see `train_options`."""
     augment = ml_collections.ConfigDict()
-    augment.crop_scale = config_dict.placeholder(tuple)  # share of the area, as (0.08, 1.0)
+    augment.crop_scale = config_dict.placeholder(tuple)  # shares of the area, such as (0.08, 1.0)
     augment.crop_ratio = (3 / 4, 4 / 3)  # width / height
     augment.crop_interpolation = "same"  # or random: bilinear or bicubic
-    augment.crop_antialias = True  # as PIL scales; False is faster: see Preprocessing.random_crop
+    augment.crop_antialias = True  # scales as PIL; False is faster: see Preprocessing.random_crop
     augment.flip = False
     augment.pad = 0  # largest translation in pixels
     augment.repeats = 1  # copies of an example in a batch (repeated augmentation)
     augment.color_jitter = config_dict.placeholder(tuple)  # brightness, contrast, saturation[, hue]
-    augment.rand_augment = config_dict.placeholder(str)  # as rand-m9-mstd0.5-inc1
+    augment.rand_augment = config_dict.placeholder(str)  # such as rand-m9-mstd0.5-inc1
     augment.erasing = 0.0  # probability
     augment.erasing_mode = "pixel"  # or const
     augment.mixup = 0.0  # alpha
@@ -146,9 +146,11 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.epsilon = 1e-8
     optimizer.weight_decay = 0.0  # in the gradient for SGD, decoupled for the others
     optimizer.exempt_1d = True  # no decay for biases and normalization
-    optimizer.exempt = ()  # patterns of other weights without decay, as ("pos_embed/*",)
+    optimizer.exempt = ()  # patterns of other weights without decay, such as ("pos_embed/*",)
     optimizer.clip_norm = config_dict.placeholder(float)  # largest norm of all gradients together
-    optimizer.layer_decay = config_dict.placeholder(float)  # of the learning rate per layer group
+    optimizer.layer_decay = config_dict.placeholder(
+        float
+    )  # learning rate relative to the next layer group
     optimizer.layer_decay_groups = 12  # layer groups of the backbone
     return optimizer
 
@@ -176,7 +178,7 @@ def _train() -> ml_collections.ConfigDict:
     train.loss = "auto"
     train.label_smoothing = 0.0
     train.focal_gamma = 2.0  # of binary_focal_crossentropy
-    train.gamma_positive = 0.0  # of asymmetric, as are the next two: `losses.asymmetric_losses`
+    train.gamma_positive = 0.0  # like the next two, for `losses.asymmetric_losses`
     train.gamma_negative = 4.0
     train.probability_margin = 0.05
     train.frozen_epochs = 0  # first epochs, in which only the head is trained

@@ -47,9 +47,9 @@ def build(
         input_shape: (height, width, channels). Height and width are multiples of 16.
         drop_path: drop rate of the last block. It increases linearly from 0 in the first block.
         mlp_dropout: dropout rate of the blocks' MLPs.
-        pre_logits: whether the model ends with a linear layer of 192 units and tanh. None follows
-            the released code, which has them if the model is narrower than 192 channels. The
-            parameter counts in the paper are those without them.
+        pre_logits: whether the model ends with a linear layer of 192 units and tanh. None adds
+            this layer if the model has fewer than 192 channels, as the released code does. The
+            paper's parameter counts do not include it.
         class_token: whether a class token precedes the patches, as in the standard model.
 
     Returns:

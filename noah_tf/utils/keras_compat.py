@@ -1,6 +1,6 @@
 """The differences between Keras 3 and the Keras 2 of TensorFlow 2.15.
 
-Importing this module refuses, in one sentence, a Keras that the package cannot use. No other
+Importing this module raises ImportError if the package cannot use the installed Keras. No other
 module of the package asks which Keras is running.
 """
 

@@ -34,8 +34,8 @@ values = st.floats(0, 1).map(lambda x: round(x, 4))
 def record(run, value, **changes):
     config = {"metric": "top1", "loss": 0.5, "parameters": 1000, "steps": 10, "batch_size": 64}
     times = {"step_ms": 20.0, "seconds": 5.0, "cpu_seconds": 4.0, "threads": 1}
-    made = {"date": "2026-11-23", "tensorflow": "2.21.0"}
-    return {**run._asdict(), "value": value, **config, **times, **made, **changes}
+    versions = {"date": "2026-11-23", "tensorflow": "2.21.0"}
+    return {**run._asdict(), "value": value, **config, **times, **versions, **changes}
 
 
 def test_list_runs_of_the_whole_study():
@@ -165,8 +165,8 @@ def test_the_csv_gives_the_same_tables_as_the_records(tmp_path):
         folder = accuracy_runs.run_folder(tmp_path, run)
         folder.mkdir(parents=True)
         value = None if run.rate == 4e-3 and run.part == "search" else (number + 1) / 17
-        made = record(run, value, step_ms=number / 7)
-        (folder / accuracy_runs.RECORD).write_text(json.dumps(made))
+        saved = record(run, value, step_ms=number / 7)
+        (folder / accuracy_runs.RECORD).write_text(json.dumps(saved))
     records = accuracy_tables.read_records(tmp_path)
     accuracy_tables.write_csv(records, tmp_path / "runs.csv")
     known = accuracy_tables.read_csv(tmp_path / "runs.csv")
@@ -270,9 +270,9 @@ def run_accuracy(*arguments, timeout=300, **environment):
 )
 def test_invalid_arguments_exit_with_a_message(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["accuracy.py", f"--output={tmp_path / 'none'}", *arguments])
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(SystemExit) as raised:
         accuracy.main()
-    assert refused.value.code == 2
+    assert raised.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 

@@ -52,6 +52,14 @@ def test_every_folder_has_a_floor_and_nothing_else_is_at_the_top():
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} <= TOP
 
 
+def test_no_module_is_longer_than_400_lines():
+    lengths = {
+        name: len(path.read_text("utf-8").splitlines())
+        for name, path in floors.read_modules(REPOSITORY, ["noah_tf"]).items()
+    }
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -72,7 +72,7 @@ class Evaluator:
         Args:
             source: a `datasets.source.Source`.
             preprocessing: a `Preprocessing`.
-            batch_size: images per batch, over all replicas; it does not pixel_transform the result.
+            batch_size: images per batch, over all replicas; it does not change the result.
             on_corrupt: how to handle an image that cannot be decoded: "error" raises, "skip"
                 leaves it out and counts it.
             check: called before every batch; it may raise an exception to stop the evaluation.
@@ -182,7 +182,7 @@ def evaluate_run(
     Args:
         workdir: the run's folder.
         split: split of the data set; None for the split the run was evaluated on during training.
-        batch_size: images per batch; it does not pixel_transform the result.
+        batch_size: images per batch; it does not change the result.
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
         data: name of another data set, see `open_set`; None for the run's own.
         data_dir: folder of the other data set, see `open_set`.

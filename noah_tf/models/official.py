@@ -295,7 +295,7 @@ def _problem_advice(
 def _head_kind_advice(
     weights: Sequence[ReferenceTensor], tensors: Collection[str], family: Family
 ) -> list[str]:
-    """Returns a sentence if only one of model and checkpoint has a NOAH head."""
+    """Returns one sentence if only one of model and checkpoint has a NOAH head, or none."""
 
     def is_noah(names: Collection[str]) -> bool | None:
         names = [name for name in names if family.is_head(name)]

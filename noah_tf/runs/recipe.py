@@ -148,9 +148,8 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.exempt_1d = True  # no decay for biases and normalization
     optimizer.exempt = ()  # patterns of other weights without decay, such as ("pos_embed/*",)
     optimizer.clip_norm = config_dict.placeholder(float)  # largest norm of all gradients together
-    optimizer.layer_decay = config_dict.placeholder(
-        float
-    )  # learning rate relative to the next layer group
+    # Factor of the learning rate from one layer group to the group before it.
+    optimizer.layer_decay = config_dict.placeholder(float)
     optimizer.layer_decay_groups = 12  # layer groups of the backbone
     return optimizer
 

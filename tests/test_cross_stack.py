@@ -120,7 +120,7 @@ def test_a_run_and_its_export_of_the_other_stack_load(shapes, tmp_path):
     config.train.epochs = 1
     train_and_export = f"""
 import json, ml_collections
-from noah_tf.export.savedmodel import export_run
+from noah_tf.export.from_run import export_run
 from noah_tf.training.loop import train
 result = train(ml_collections.ConfigDict(json.loads({config.to_json()!r})), {str(tmp_path)!r})
 export_run({str(tmp_path)!r}, {str(tmp_path / "saved")!r})

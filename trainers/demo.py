@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from noah_tf.datasets.registry import source_from_config
 from noah_tf.explain import run
 from noah_tf.explain.options import MapOptions
-from noah_tf.export import savedmodel
+from noah_tf.export.from_run import export_run
 from noah_tf.training import head_search
 from noah_tf.utils.files import write_text_atomically
 
@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
         workdir / "explain.png",
         options=MapOptions(compare_workdir=workdir / "gap"),
     )
-    exported = savedmodel.export_run(workdir / "noah", "saved_models/digits")
+    exported = export_run(workdir / "noah", "saved_models/digits")
 
     source = source_from_config(config.data, config.data.eval_split)
     example = next(iter(source.examples(shuffle_seed=0)))

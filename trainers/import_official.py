@@ -1,9 +1,9 @@
-"""Makes Keras models of a checkpoint of the reference implementation: .keras and SavedModel.
+"""Converts a checkpoint of the reference implementation to a .keras file and a SavedModel.
 
     python trainers/import_official.py --model noah_resnet18 --checkpoint noah_resnet18.pth.tar \\
         --output imported/noah_resnet18
 
-With a data set it is evaluated as well, as the paper does it:
+With a data set, it also evaluates the model as the paper does:
 
     python trainers/import_official.py --model noah_resnet18 --checkpoint noah_resnet18.pth.tar \\
         --output imported/noah_resnet18 --data imagenet2012 --split validation
@@ -24,29 +24,27 @@ from noah_tf.utils.files import write_text_atomically
 _MODEL = flags.DEFINE_string("model", None, "Name of the model, such as noah_resnet18.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A .pth, .pt, .tar or .safetensors file.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
-_EMA = flags.DEFINE_bool("ema", False, "Take the averaged weights of the checkpoint.")
-_NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Classes of the checkpoint.")
+_EMA = flags.DEFINE_bool("ema", False, "Use the averaged weights of the checkpoint.")
+_NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Number of classes of the checkpoint.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images, in pixels.")
-_PRE_LOGITS = flags.DEFINE_bool("pre_logits", None, "DeiT x0.75, x0.5: with that layer, or not.")
-_CLASS_NAMES = flags.DEFINE_string("class_names", None, "File with the name of a class a line.")
+_PRE_LOGITS = flags.DEFINE_bool(
+    "pre_logits", None, "DeiT x0.75 and x0.5: whether the checkpoint has the pre-logits layer."
+)
+_CLASS_NAMES = flags.DEFINE_string(
+    "class_names", None, "File with one class name per line, in the order of the logits."
+)
 _DATA = flags.DEFINE_string("data", None, "TFDS name, or 'folder', of data to evaluate on.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where it is; by default TFDS's own folder.")
-_SPLIT = flags.DEFINE_string("split", "validation", "Its split.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data; by default that of TFDS.")
+_SPLIT = flags.DEFINE_string("split", "validation", "Split of the data.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size of the evaluation.", lower_bound=1)
 
 
 def main(_):
     row, is_noah = zoo.model_info(_MODEL.value)
     class_names = command_line.class_names(_CLASS_NAMES.value)
-    source = None
-    if _DATA.value:
-        source = open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
-        if source.num_classes != _NUM_CLASSES.value:
-            raise ValueError(
-                f"The model has {_NUM_CLASSES.value} classes and {source.name} has "
-                f"{source.num_classes}: evaluate on the data that the checkpoint was trained on."
-            )
-        class_names = class_names or source.class_names
+    source = _open_source() if _DATA.value else None
+    if source and not class_names:
+        class_names = source.class_names
     evaluation = pathlib.Path(_OUTPUT.value).expanduser() / "evaluation.json"
     if evaluation.parent.is_dir():
         evaluation.unlink(missing_ok=True)  # It describes the model that is about to be replaced.
@@ -60,22 +58,31 @@ def main(_):
         pre_logits=_PRE_LOGITS.value,
         class_names=class_names,
     )
-    built = row.noah_parameters if is_noah else row.parameters
+    released = row.noah_parameters if is_noah else row.parameters
     printed = row.noah_printed_millions if is_noah else row.printed_millions
-    paper = f"the paper prints {printed:.2f} million" if printed else "the paper prints none"
+    paper = f"the paper prints {printed:.2f} million" if printed else "the paper prints no number"
     print(
-        f"{_MODEL.value}: {imported.parameters:,} parameters. With 1000 classes and 224 pixels the "
-        f"released code builds {built:,}, and {paper}."
+        f"{_MODEL.value}: {imported.num_parameters:,} parameters. With 1000 classes and 224 "
+        f"pixels, the released code builds {released:,}, and {paper}."
     )
     if source:
-        evaluator = Evaluator(imported.model)
-        metrics = evaluator(source, imported.preprocessing, _BATCH_SIZE.value)
+        metrics = Evaluator(imported.model)(source, imported.preprocessing, _BATCH_SIZE.value)
         write_text_atomically(evaluation, json.dumps(metrics, indent=2) + "\n")
         print(", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
         if _NUM_CLASSES.value == 1000 and row.top1:
             top1 = row.noah_top1 if is_noah else row.top1
             print(f"The paper reports top1 {top1 / 100:.4f} on ImageNet's validation split.")
     print(f"Wrote {imported.keras_file} and {imported.saved_model}.")
+
+
+def _open_source():
+    source = open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
+    if source.num_classes != _NUM_CLASSES.value:
+        raise ValueError(
+            f"The model has {_NUM_CLASSES.value} classes, but {source.name} has "
+            f"{source.num_classes}: evaluate on the data that the checkpoint was trained on."
+        )
+    return source
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a checkpoint of the reference implementation to the files that Keras and TF Serving load."""
+"""Exports models of the paper with the weights of a checkpoint of the reference implementation."""
 
 import dataclasses
 import math
@@ -32,9 +32,50 @@ class ImportedModel:
     saved_model: pathlib.Path
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """The number of trainable parameters."""
         return sum(math.prod(weight.shape) for weight in self.model.trainable_weights)
+
+
+def export_official(
+    name: str,
+    checkpoint: str | pathlib.PurePath,
+    model_dir: str | pathlib.PurePath,
+    *,
+    ema: bool = False,
+    num_classes: int = 1000,
+    image_size: int = 224,
+    **options: Any,
+) -> pathlib.Path:
+    """Exports a model of the paper with the weights of a checkpoint; see `export_savedmodel`.
+
+    Args:
+        name: one of `list_models()`.
+        checkpoint: a .pth, .pt, .tar, .safetensors or .weights.h5 file.
+        model_dir: the folder of all versions.
+        ema: whether to use the averaged weights of the checkpoint.
+        num_classes: the number of classes of the checkpoint.
+        image_size: the side of the model's images, in pixels.
+        **options: other arguments of `export_savedmodel`, except `preprocessing` and `card`.
+
+    Returns:
+        The path of the version's folder.
+
+    Raises:
+        ValueError: the checkpoint belongs to another model; see `export_savedmodel` for others.
+        FileNotFoundError: the checkpoint does not exist.
+    """
+    model = create_model(
+        name,
+        num_classes,
+        input_shape=(image_size, image_size, 3),
+        weights=checkpoint,
+        weights_ema=ema,
+    )
+    card = {"architecture": name, "weights": pathlib.Path(checkpoint).name}
+    return export_savedmodel(
+        model, model_dir, preprocessing_for(name, image_size), card=card, **options
+    )
 
 
 def import_official(
@@ -78,7 +119,9 @@ def import_official(
     PosixPath('imported/saved_model/1')
     """
     if class_names is not None and len(class_names) != num_classes:
-        raise ValueError(f"There are {len(class_names)} class names for {num_classes} classes.")
+        raise ValueError(
+            f"class_names must contain {num_classes} names, one per class, got {len(class_names)}."
+        )
     model = create_model(
         name, num_classes, input_shape=(image_size, image_size, 3), pre_logits=pre_logits
     )

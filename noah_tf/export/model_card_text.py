@@ -176,7 +176,7 @@ def _evaluation(card: Mapping[str, Any]) -> list[str]:
     if rows:
         names = [_inline(data[key]) for key in ("name", "eval_split") if data.get(key)]
         paragraphs.append(_table(("Metric", f"On {', '.join(names)}" if names else "Value"), rows))
-    rows = [
+    agreement_rows = [
         (
             f"`{_code(file)}`",
             _percent(agreement["top1"], 1),
@@ -185,10 +185,12 @@ def _evaluation(card: Mapping[str, Any]) -> list[str]:
         )
         for file, agreement in variants.items()
     ]
-    if rows:
+    if agreement_rows:
         paragraphs += [
             "How well the files in this folder agree with the float32 model, on the same photos:",
-            _table(("File", "Same top-1 class", "Largest logit difference", "Photos"), rows),
+            _table(
+                ("File", "Same top-1 class", "Largest logit difference", "Photos"), agreement_rows
+            ),
         ]
     return paragraphs
 

@@ -1,0 +1,86 @@
+"""Exports .keras files."""
+
+import json
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from noah_tf.export.savedmodel import export_savedmodel
+from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.utils.keras_compat import KERAS_NAME
+
+
+def export_keras_file(
+    path: str | pathlib.PurePath,
+    model_dir: str | pathlib.PurePath,
+    preprocessing: str | None = None,
+    **options: Any,
+) -> pathlib.Path:
+    """Exports a .keras file; see `export_savedmodel`.
+
+    Args:
+        path: the .keras file.
+        model_dir: the folder of all versions.
+        preprocessing: JSON of the `Preprocessing` that the model was trained with, see
+            `parse_preprocessing`. None is ImageNet's mean and standard deviation at the model's
+            input size.
+        **options: other arguments of `export_savedmodel`.
+
+    Returns:
+        The path of the version's folder.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: Keras cannot load the file, or the JSON is not valid; see `export_savedmodel`
+            for others.
+    """
+    parsed = None if preprocessing is None else parse_preprocessing(preprocessing)
+    return export_savedmodel(load_keras_file(path), model_dir, parsed, **options)
+
+
+def load_keras_file(path: str | pathlib.PurePath) -> tf.keras.Model:
+    """Returns the model in a .keras file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: Keras cannot load the file.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        # Compiling takes minutes for deep models on TensorFlow 2.15, and an export does not train.
+        return tf.keras.models.load_model(str(path), compile=False)
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{KERAS_NAME} cannot load {path}: it must be a .keras file, written by the same major "
+            "version of Keras (2 or 3)."
+        ) from error
+
+
+def parse_preprocessing(text: str) -> Preprocessing:
+    """Returns the `Preprocessing` that a JSON object describes.
+
+    Args:
+        text: a JSON object with the arguments of `Preprocessing`.
+
+    Raises:
+        ValueError: the text is not a JSON object, or an argument is unknown or out of its range.
+
+    Example:
+
+    >>> parse_preprocessing('{"image_size": [224, 224], "resize_size": 256}')
+    """
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(
+            'The preprocessing must be a JSON object such as {"image_size": [224, 224]}, got '
+            f"{text!r}."
+        )
+    return Preprocessing.from_dict(values)

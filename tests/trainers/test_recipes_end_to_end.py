@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from coco_like import EVAL_EXAMPLES, TRAIN_EXAMPLES
+from forked_commands import run_command
 from recipes import recipe
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
-from test_command_lines import command
 
 import noah_tf
 from noah_tf.datasets.registry import source_from_config
@@ -38,7 +38,7 @@ def check_export(folder, run, photo):
 
 
 def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
-    process = command(
+    process = run_command(
         tmp_path,
         "train",
         f"--config={REPOSITORY / 'configs' / 'coco.py'}",
@@ -58,7 +58,7 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
     assert result["mAP"] != result["ema_mAP"]
     assert result["best_mAP"] >= result["ema_mAP"]
 
-    process = command(tmp_path, "evaluate", "--workdir=runs/coco", "--threshold=0.4")
+    process = run_command(tmp_path, "evaluate", "--workdir=runs/coco", "--threshold=0.4")
     assert process.returncode == 0, process.stderr
     entries = evaluations(tmp_path / "runs" / "coco" / "evaluations" / "validation")
     assert [(entry["weights"], entry["examples"]) for entry in entries] == [
@@ -71,7 +71,9 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
         for name in ("mAP", "CF1", "OF1", "CF1_top3", "OF1_top3"):
             assert 0 <= entry[name] <= 1 and f"{entry[name]:.2%}" in process.stdout
 
-    process = command(tmp_path, "explain", "--workdir=runs/coco", "--images=3", "--arrays=maps.npz")
+    process = run_command(
+        tmp_path, "explain", "--workdir=runs/coco", "--images=3", "--arrays=maps.npz"
+    )
     assert process.returncode == 0, process.stderr
     picture = tmp_path / "runs" / "coco" / "explain.png"
     assert tf.io.decode_png(picture.read_bytes()).shape[2] >= 3
@@ -81,7 +83,7 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
     areas = np.prod(arrays["boxes"][..., 2:] - arrays["boxes"][..., :2], axis=-1)
     np.testing.assert_array_equal(areas > 0, arrays["label"] > 0)
 
-    process = command(
+    process = run_command(
         tmp_path, "export", "--workdir=runs/coco", "--threshold=0.4", "--warmup_batch_sizes=1"
     )
     assert process.returncode == 0, process.stderr
@@ -126,7 +128,7 @@ def test_finetune_on_class_folders(shapes, tmp_path):
     """The folders are train/CLASS and val/CLASS, as those of ImageNet."""
     shutil.copytree(shapes / "train", tmp_path / "photos" / "train")
     shutil.copytree(shapes / "test", tmp_path / "photos" / "val")
-    process = command(
+    process = run_command(
         tmp_path,
         "train",
         f"--config={REPOSITORY / 'configs' / 'finetune.py'}",
@@ -147,17 +149,17 @@ def test_finetune_on_class_folders(shapes, tmp_path):
     result = json.loads((tmp_path / "runs" / "shapes" / "result.json").read_text())
     assert (result["steps"], result["examples"], result["ema_examples"]) == (6, 10, 10)
 
-    process = command(tmp_path, "evaluate", "--workdir=runs/shapes", "--mistakes=2")
+    process = run_command(tmp_path, "evaluate", "--workdir=runs/shapes", "--mistakes=2")
     assert process.returncode == 0, process.stderr
     entries = evaluations(tmp_path / "runs" / "shapes" / "evaluations" / "val")
     assert [entry["weights"] for entry in entries] == ["last", "ema"]
     assert entries[0]["loss"] == pytest.approx(result["loss"], rel=1e-5)
     assert entries[1]["loss"] == pytest.approx(result["ema_loss"], rel=1e-5)
 
-    process = command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2")
+    process = run_command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2")
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "runs" / "shapes" / "explain.png").exists()
-    process = command(tmp_path, "export", "--workdir=runs/shapes", "--warmup_batch_sizes=1")
+    process = run_command(tmp_path, "export", "--workdir=runs/shapes", "--warmup_batch_sizes=1")
     assert process.returncode == 0, process.stderr
     photo = next((shapes / "test" / "ring").iterdir()).read_bytes()
     run = load_run(tmp_path / "runs" / "shapes")

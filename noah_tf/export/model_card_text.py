@@ -210,11 +210,15 @@ def _limitations(card: Mapping[str, Any]) -> list[str]:
         )
     if limits.get("tolerant"):
         cost = limits.get("tolerant_cost")
-        cpu_time = f" For 16 photos, this takes {cost:g} times the CPU time." if cost else ""
         items.append(
             "If a photo cannot be read, `status` says why, and the request's other photos are "
-            f"still classified.{cpu_time}"
+            "still classified."
         )
+        if cost:
+            items.append(
+                "Because of this, a request of 16 photos takes "
+                f"{cost:.3g} times the CPU time of an export that rejects the whole request."
+            )
     elif "tolerant" in limits:
         items.append("If one photo cannot be read, its whole request fails.")
     return ["\n".join(f"- {item}" for item in items)] if items else []
@@ -229,7 +233,7 @@ def _source(card: Mapping[str, Any]) -> list[str]:
             "[arXiv 2402.02377](https://arxiv.org/abs/2402.02377)."
         )
     packages = [f"{name} {version}" for name, version in card.get("versions", {}).items()]
-    text = "noah_tf wrote this card"
+    text = "noah_tf wrote this model"
     if "created" in card:
         text += f" on {card['created']}"
     if packages:

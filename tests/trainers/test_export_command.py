@@ -83,7 +83,7 @@ def test_keras_file_with_its_preprocessing(photos, tmp_path):
         f"--photos={tmp_path / 'none'}": "none to take photos from.",
         "--variants=onx": "each of variants must be one of tflite_dynamic, tflite_int8, onnx, got",
         "--warmup_batch_sizes=1,many": "must be numbers separated by commas, got 1,many.",
-        "--workdir=run": "--workdir, --keras_file, --model",
+        "--workdir=run": "Exactly one of (workdir, keras_file, model) must have a value",
     }
     export, *failed = run_forked(
         [

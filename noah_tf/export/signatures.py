@@ -2,7 +2,7 @@
 
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -46,7 +46,7 @@ class ServedModel(tf.Module):
         ]
         self.functions = self._signatures(model, explainer)
 
-    def _label_table(self, class_names: tuple[str, ...]) -> tf.lookup.StaticHashTable:
+    def _label_table(self, class_names: Sequence[str]) -> tf.lookup.StaticHashTable:
         # tf.saved_model.save copies the file, so that the folder has to exist until then.
         self._labels_folder = tempfile.TemporaryDirectory()
         path = pathlib.Path(self._labels_folder.name) / LABELS_FILE
@@ -97,9 +97,7 @@ class ServedModel(tf.Module):
             for function, spec in specs.items()
         }
 
-    def _outputs(
-        self, logits: tf.Tensor, status: tf.Tensor | None = None
-    ) -> dict[str, tf.Tensor]:
+    def _outputs(self, logits: tf.Tensor, status: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns the outputs of a signature; rows of unreadable photos are zeroed."""
         threshold = self._options.threshold
         is_returned = tf.constant(True)
@@ -137,9 +135,7 @@ class ServedModel(tf.Module):
     def _image_spec(self) -> tf.TensorSpec:
         return tf.TensorSpec((*self._options.preprocessing.image_size, 3), tf.float32)
 
-    def _read_photos(
-        self, image_bytes: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    def _read_photos(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
         """Returns images (B, height, width, 3), regions (B, 4), and statuses (B,) or None."""
         image_bytes = _assert(image_bytes, tf.size(image_bytes) > 0, ["image_bytes is empty"])
         if self._options.tolerant:
@@ -172,9 +168,7 @@ class ServedModel(tf.Module):
             parallel_iterations=self._parallel_photos,
         )
 
-    def _read_tolerantly(
-        self, image_bytes: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _read_tolerantly(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns images and regions, with zeros for unreadable photos, and statuses."""
         batch_size = tf.shape(image_bytes, out_type=tf.int64)[0]
         zeros = (tf.zeros(self._image_spec().shape), tf.zeros(4))

@@ -1,4 +1,9 @@
-"""From a TensorFlow function to ONNX, with what tf2onnx leaves open. Needs the extra `onnx`."""
+"""Converts a TensorFlow function to ONNX, including the cases that tf2onnx does not handle.
+
+Needs the extra `onnx`.
+"""
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -8,58 +13,58 @@ from noah_tf.export.tracing import inlined_grouped_convolutions
 OPSET = 17
 
 
-def onnx_model(answer, model):
-    """Converts a function, and has ONNX check the outcome.
+def onnx_model(function: Any, model: tf.keras.Model) -> tuple[Any, list[str]]:
+    """Converts a function, and checks the result with ONNX's checker.
 
     Args:
-        answer: `tf.function` with an input signature, of batches of any size, to a dict.
+        function: a `tf.function` with an input signature that allows any batch size.
         model: the Keras model that the function calls.
 
     Returns:
-        The ONNX model, and a sorted list of the ops that ONNX lacks; if there are any, it cannot
-        run.
+        The ONNX model, and a sorted list of the ops that ONNX lacks. The model is not usable if
+        the list is not empty.
     """
     import onnx
     import tf2onnx
 
     with inlined_grouped_convolutions(model):
-        function = answer.get_concrete_function()
-    model, _ = tf2onnx.convert.from_function(
-        answer,
-        input_signature=answer.input_signature,
+        concrete_function = function.get_concrete_function()
+    graph_model, _ = tf2onnx.convert.from_function(
+        function,
+        input_signature=function.input_signature,
         opset=OPSET,
-        # Keras 3 writes GELU with it, and ONNX has erf alone.
-        custom_op_handlers={"Erfc": (_erfc, [])},
+        # Keras 3 writes GELU with erfc, and ONNX has only erf.
+        custom_op_handlers={"Erfc": (_convert_erfc, [])},
     )
-    _hold_constants(model.graph, function)
-    missing = {
+    _inputs_to_constants(graph_model.graph, concrete_function)
+    unsupported_ops = {
         node.op_type
-        for node in model.graph.node
+        for node in graph_model.graph.node
         if not onnx.defs.has(node.op_type, OPSET, node.domain)
     }
-    if not missing:
-        for value in (*model.graph.input, *model.graph.output):
+    if not unsupported_ops:
+        for value in (*graph_model.graph.input, *graph_model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        onnx.checker.check_model(model, full_check=True)
-    return model, sorted(missing)
+        onnx.checker.check_model(graph_model, full_check=True)
+    return graph_model, sorted(unsupported_ops)
 
 
-def _hold_constants(graph, function):
-    """Gives a graph the tensors that the function reads; tf2onnx makes them inputs."""
+def _inputs_to_constants(graph: Any, concrete_function: Any) -> None:
+    """Stores the tensors that the function captures in the graph; tf2onnx makes them inputs."""
     from onnx import numpy_helper
 
     values = {
         inner.name: tensor.numpy()
-        for tensor, inner in function.graph.captures
-        if tensor.dtype != tf.resource  # variables, which tf2onnx has taken in
+        for tensor, inner in concrete_function.graph.captures
+        if tensor.dtype != tf.resource  # tf2onnx has already stored the variables.
     }
     for value in [value for value in graph.input if value.name in values]:
         graph.input.remove(value)
         graph.initializer.append(numpy_helper.from_array(values[value.name], value.name))
 
 
-def _erfc(ctx, node, name, args):
-    """1 - erf(x)."""
+def _convert_erfc(ctx: Any, node: Any, name: str, args: Any) -> Any:
+    """Replaces erfc(x) by 1 - erf(x)."""
     from tf2onnx import utils
 
     (x,), (output,) = node.input, node.output

@@ -1,8 +1,9 @@
-"""Other forms of a trained model: bfloat16, TFLite, ONNX; and how well they agree with it.
+"""Exports in other formats, TFLite and ONNX, and how well their logits agree with the model's.
 
-The files take `images`, uint8 pixels of the preprocessing's centre crop, as a camera or an image
-library gives them, normalise inside, and return `logits`, float32. TFLite takes one image at a
-time, with every shape fixed, as phones want it; ONNX takes (batch, height, width, 3).
+The files take `images`, uint8 pixels of the preprocessing's center crop, as cameras and image
+libraries return them. They normalize the pixels, and return float32 `logits`. A TFLite file takes
+one image at a time, because phones run fixed shapes best. An ONNX file takes (batch, height, width,
+3).
 """
 
 import contextlib
@@ -15,139 +16,151 @@ import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from noah_tf.export.onnx_model import onnx_model
+from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.models.inference import for_inference
 from noah_tf.models.precision import in_precision
+from noah_tf.utils.validation import check_choice
 
 QUANTIZATIONS = ("dynamic", "int8")
-# What stays in float beside int8: the head's division, whose int8 kernel in TensorFlow 2.21 takes
-# the value 0 for a zero divisor whatever it stands for, and the statistics of layer norm, which
-# cost most of an MLP-Mixer's accuracy and no time.
+# Ops that stay in float32 in an int8 model. DIV: the int8 kernel of TensorFlow 2.21 takes a
+# quantized zero divisor for 0, whatever value it stands for, which breaks the head's division. The
+# others: the statistics of layer norm cost most of an MLP-Mixer's accuracy and take little time.
 _FLOAT_OPS = ["DIV", "MEAN", "SQUARED_DIFFERENCE", "RSQRT"]
-_NO_OP = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
+_UNSUPPORTED_OP = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
 
 
-def write_tflite(model, preprocessing, path, quantization, images=None):
-    """Writes a model for phones, of TFLite's built-in ops alone.
+def write_tflite(
+    model: tf.keras.Model,
+    preprocessing: Preprocessing,
+    path: str | pathlib.PurePath,
+    quantization: str,
+    images: np.ndarray | None = None,
+) -> dict[str, int]:
+    """Writes a model for phones, built from TFLite's built-in ops only.
 
     Args:
-        model: Keras model, images to logits; one of a mixed policy is converted in float32.
-        preprocessing: the model's `preprocess.Preprocessing`, whose normalisation goes inside.
+        model: a Keras model, images to logits. A model with a mixed precision policy is converted
+            in float32.
+        preprocessing: the model's `Preprocessing`. The file contains its normalization.
         path: the file to write.
-        quantization: "dynamic" has weights in int8 and computes in float where it must; "int8"
-            computes in int8 but for what it would spoil: divisions, means and what follows them in
-            a layer norm.
-        images: for "int8", a hundred or more representative photos, uint8 (N, height, width, 3),
-            whose ranges of values it takes.
+        quantization: "dynamic" stores the weights in int8 and computes in float32 where int8 is
+            impossible. "int8" computes in int8, except for divisions and the statistics of layer
+            norms, which would lose too much accuracy.
+        images: only for "int8": representative photos, preferably a hundred or more, uint8
+            (N, height, width, 3). Their values determine the ranges of the quantization.
 
     Returns:
-        Dict of the number of tensors of each dtype, such as {"int8": 227, "float32": 30}.
+        A dict with the number of tensors per dtype, such as {"int8": 227, "float32": 30}.
 
     Raises:
-        ValueError: the quantization or the images do not fit, or TFLite lacks an op of the model.
+        ValueError: the quantization is unknown, the images are missing or do not fit, or TFLite
+            lacks an op of the model.
 
     Example:
 
     >>> write_tflite(model, preprocessing, "model_int8.tflite", "int8", images)
     """
-    if quantization not in QUANTIZATIONS:
-        raise ValueError(
-            f"quantization must be {' or '.join(map(repr, QUANTIZATIONS))}, got {quantization!r}."
-        )
+    check_choice("quantization", quantization, QUANTIZATIONS)
     if quantization == "int8":
         if images is None:
             raise ValueError(
-                "quantization='int8' needs representative images=, a hundred or more photos as "
-                "uint8 (N, height, width, 3); got none."
+                "quantization='int8' needs representative photos, images= as uint8 "
+                "(N, height, width, 3), preferably a hundred or more; got none."
             )
         images = _pixels(images, preprocessing.image_size)
     elif images is not None:
-        raise ValueError("images are for quantization='int8', got quantization='dynamic'.")
+        raise ValueError(
+            f"images are an option of quantization='int8' only, got quantization={quantization!r}."
+        )
     shape = (1, *preprocessing.image_size, 3)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         _write_savedmodel(in_precision(model, "float32"), preprocessing, shape, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         try:
-            content = _int8(converter, images) if quantization == "int8" else converter.convert()
-        except Exception as error:  # the converter's own kind of error has no public name
-            missing = sorted(set(_NO_OP.findall(str(error))))
-            if not missing:
+            content = converter.convert() if images is None else _int8(converter, images)
+        except Exception as error:  # The converter's error class is not public.
+            unsupported_ops = sorted(set(_UNSUPPORTED_OP.findall(str(error))))
+            if not unsupported_ops:
                 raise
-            raise _unsupported(model, "TFLite has no built-in", missing) from None
+            raise _unsupported(model, "TFLite has no built-in", unsupported_ops) from None
     pathlib.Path(path).write_bytes(content)
     dtypes = [np.dtype(t["dtype"]).name for t in _interpreter(path).get_tensor_details()]
     return {dtype: dtypes.count(dtype) for dtype in sorted(set(dtypes))}
 
 
-def predict_tflite(path, images):
-    """Logits by a file of `write_tflite`.
+def predict_tflite(path: str | pathlib.PurePath, images: np.ndarray) -> np.ndarray:
+    """Returns the logits that a file of `write_tflite` computes, float32 (B, M).
 
     Args:
         path: the file.
-        images: pixels of the centre crop, uint8 or whole numbers (B, height, width, 3).
-
-    Returns:
-        float32 (B, M), a NumPy array.
+        images: pixels of the center crop, uint8 or other whole numbers (B, height, width, 3).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the images do not fit the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: the images do not have the shape or the values that the file takes.
     """
     run = _interpreter(_existing(path)).get_signature_runner()
     images = _pixels(images, tuple(run.get_input_details()["images"]["shape"][1:3]))
     return np.concatenate([run(images=image[None])["logits"] for image in images])
 
 
-def write_onnx(model, preprocessing, path):
-    """Writes a model for ONNX runtimes, checked by ONNX's own checker. Needs the extra `onnx`.
+def write_onnx(
+    model: tf.keras.Model, preprocessing: Preprocessing, path: str | pathlib.PurePath
+) -> None:
+    """Writes a model for ONNX runtimes and runs ONNX's own checker. Needs the extra `onnx`.
 
     Args:
-        model: Keras model, images to logits; one of a mixed policy is converted in float32.
-        preprocessing: the model's `preprocess.Preprocessing`, whose normalisation goes inside.
-        path: the file to write; its batch size is free.
+        model: a Keras model, images to logits. A model with a mixed precision policy is converted
+            in float32.
+        preprocessing: the model's `Preprocessing`. The file contains its normalization.
+        path: the file to write. It takes any batch size.
 
     Raises:
-        ImportError: tf2onnx or onnx is missing.
+        ImportError: tf2onnx, onnx or onnxruntime is not installed.
         ValueError: ONNX lacks an op of the model.
     """
     require_onnx()
     images = tf.TensorSpec((None, *preprocessing.image_size, 3), tf.uint8, name="images")
     model = for_inference(in_precision(model, "float32"), branches=False)
-    answer = tf.function(_answer(model, preprocessing), input_signature=[images])
+    function = tf.function(_signature(model, preprocessing), input_signature=[images])
     with _quiet():
-        graph, missing = onnx_model(answer, model)
-    if missing:
-        raise _unsupported(model, "ONNX has no", missing)
+        graph, unsupported_ops = onnx_model(function, model)
+    if unsupported_ops:
+        raise _unsupported(model, "ONNX has no", unsupported_ops)
     pathlib.Path(path).write_bytes(graph.SerializeToString())
 
 
-def require_onnx():
-    """Raises ImportError where the extra `onnx` is missing, before anything is computed."""
+def require_onnx() -> None:
+    """Checks that the extra `onnx` is installed.
+
+    Raises:
+        ImportError: a package of the extra is not installed.
+    """
     for package in ("onnx", "tf2onnx", "onnxruntime"):
-        _extra(package)
+        _import_extra(package)
 
 
-def predict_onnx(path, images):
-    """Logits by a file of `write_onnx`. Needs the extra `onnx`.
+def predict_onnx(path: str | pathlib.PurePath, images: np.ndarray) -> np.ndarray:
+    """Returns the logits that a file of `write_onnx` computes, float32 (B, M).
 
     Args:
         path: the file.
-        images: pixels of the centre crop, uint8 or whole numbers (B, height, width, 3).
-
-    Returns:
-        float32 (B, M), a NumPy array.
+        images: pixels of the center crop, uint8 or other whole numbers (B, height, width, 3).
 
     Raises:
-        ImportError: onnxruntime is missing.
-        FileNotFoundError: there is no such file.
-        ValueError: the images do not fit the file.
+        ImportError: onnxruntime is not installed.
+        FileNotFoundError: the file does not exist.
+        ValueError: the images do not have the shape or the values that the file takes.
     """
-    session = _extra("onnxruntime").InferenceSession(
+    session = _import_extra("onnxruntime").InferenceSession(
         str(_existing(path)), providers=["CPUExecutionProvider"]
     )
     images = _pixels(images, tuple(session.get_inputs()[0].shape[1:3]))
@@ -159,16 +172,16 @@ class Agreement:
     """How well the logits of a variant agree with the model's.
 
     Attributes:
-        images: number of images they were compared on.
-        top1: share of these whose best class is the same.
-        largest_difference: largest absolute difference of a logit.
+        images: the number of images that were compared.
+        top1: the fraction of the images with the same top-1 class.
+        largest_difference: the largest absolute difference of a logit.
     """
 
     images: int
     top1: float
     largest_difference: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         photos = "photo" if self.images == 1 else "photos"
         digits = ".2g" if self.largest_difference < 99.5 else ".0f"
         return (
@@ -177,18 +190,15 @@ class Agreement:
         ).replace("%", " %")
 
 
-def agreement(expected, logits):
+def agreement(expected: Any, logits: Any) -> Agreement:
     """Compares the logits of a variant with the model's, on the same images.
 
     Args:
-        expected: the model's, (B, M).
-        logits: the variant's, (B, M).
-
-    Returns:
-        An `Agreement`.
+        expected: the model's logits, (B, M).
+        logits: the variant's logits, (B, M).
 
     Raises:
-        ValueError: the shapes differ or are no (B, M).
+        ValueError: the shapes differ or are not (B, M).
         FloatingPointError: the variant's logits are not finite.
     """
     expected, logits = np.asarray(expected, np.float64), np.asarray(logits, np.float64)
@@ -198,9 +208,9 @@ def agreement(expected, logits):
             f"{logits.shape}."
         )
     if not np.isfinite(logits).all():
-        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        num_bad = int((~np.isfinite(logits)).any(axis=1).sum())
         raise FloatingPointError(
-            f"The variant's logits of {bad} of {len(logits)} images are not finite."
+            f"The variant's logits of {num_bad} of {len(logits)} images are not finite."
         )
     return Agreement(
         images=len(logits),
@@ -209,32 +219,36 @@ def agreement(expected, logits):
     )
 
 
-def _answer(model, preprocessing):
-    def answer(images):
+def _signature(
+    model: tf.keras.Model, preprocessing: Preprocessing
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    def signature(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = model(preprocessing.normalize(images), training=False)
         return {"logits": tf.cast(logits, tf.float32)}
 
-    return answer
+    return signature
 
 
-def _write_savedmodel(model, preprocessing, shape, folder):
-    # TensorFlow's own ways from a Keras 3 model to TFLite lose its variables.
+def _write_savedmodel(
+    model: tf.keras.Model, preprocessing: Preprocessing, shape: tuple[int, ...], folder: str
+) -> None:
+    # TensorFlow's converters from a Keras 3 model to TFLite lose its variables.
     model = for_inference(model, branches=False)
     archive = tf.keras.export.ExportArchive()
     archive.track(model)
     images = tf.TensorSpec(shape, tf.uint8, name="images")
-    archive.add_endpoint("serving_default", _answer(model, preprocessing), [images])
+    archive.add_endpoint("serving_default", _signature(model, preprocessing), [images])
     archive.write_out(folder)
 
 
-def _int8(converter, images):
-    """The model with what int8 would spoil left in float."""
+def _int8(converter: Any, images: np.ndarray) -> bytes:
+    """Returns the int8 model, with _FLOAT_OPS in float32."""
     converter.representative_dataset = lambda: ([image[None]] for image in images)
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
         tf.lite.OpsSet.TFLITE_BUILTINS,
     ]
-    # The one public way to leave ops out; nothing is debugged.
+    # The debugger is the only public way to exclude ops from quantization.
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter,
         debug_dataset=converter.representative_dataset,
@@ -243,74 +257,80 @@ def _int8(converter, images):
     return debugger.get_nondebug_quantized_model()
 
 
-def _interpreter(path):
-    # TensorFlow 2.21 warns that it moves to another package, and the delegate says hello.
+def _interpreter(path: str | pathlib.PurePath) -> Any:
+    # TensorFlow 2.21 prints that the interpreter moves to another package.
     with _quiet():
         interpreter = tf.lite.Interpreter(str(path))
         interpreter.allocate_tensors()
     return interpreter
 
 
-def _extra(module):
+def _import_extra(package: str) -> Any:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f"ONNX needs the package {module} ({error}): pip install 'noah-tf[onnx]', beside "
-            "TensorFlow 2.15 'noah-tf[addons,onnx]'."
+            f"ONNX needs the package {package} ({error}): run pip install 'noah-tf[onnx]', or with "
+            "TensorFlow 2.15 pip install 'noah-tf[addons,onnx]'."
         ) from error
 
 
-def _pixels(images, image_size):
-    """Images as uint8 (N, height, width, 3) of the size; nothing is rounded."""
+def _pixels(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Returns images as uint8 (N, height, width, 3) after checking them; nothing is rounded."""
     images = np.asarray(images)
-    size = f"(N, {image_size[0]}, {image_size[1]}, 3)"
-    if images.ndim != 4 or images.shape[1:] != (*image_size, 3) or not len(images):
-        raise ValueError(f"images must be {size}, got the shape {images.shape}.")
+    height, width = image_size
+    if images.ndim != 4 or images.shape[1:] != (height, width, 3) or not len(images):
+        raise ValueError(
+            f"images must have the shape (N, {height}, {width}, 3), got {images.shape}."
+        )
     with np.errstate(invalid="ignore"):
         pixels = images.astype(np.uint8)
     if images.dtype != np.uint8 and not (pixels == images).all():
         raise ValueError(
             f"images must be whole numbers from 0 to 255, got {images.dtype} from "
             f"{images.min():g} to {images.max():g}: round pixels with "
-            "np.rint(images).astype('uint8'), and do not normalise them."
+            "np.rint(images).astype('uint8'), and do not normalize them."
         )
     return pixels
 
 
-def _existing(path):
+def _existing(path: str | pathlib.PurePath) -> str | pathlib.PurePath:
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"There is no model at {path}.")
     return path
 
 
-def _unsupported(model, lacks, ops):
+def _unsupported(model: tf.keras.Model, problem: str, ops: Sequence[str]) -> ValueError:
     return ValueError(
-        f"{model.name} cannot be converted: {lacks} {', '.join(ops)}. Replace the layers that use "
-        f"{'it' if len(ops) == 1 else 'them'}, or leave this variant out."
+        f"{model.name} cannot be converted: {problem} {', '.join(ops)}. Replace the layers that "
+        f"use {'it' if len(ops) == 1 else 'them'}, or leave this variant out."
     )
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Drops what converters print, in C++ too, where no log level reaches."""
+def _quiet() -> Iterator[None]:
+    """Discards everything that the process prints.
+
+    The converters print from C++ and have no log level, so that only redirecting the process's
+    standard output and error discards it. Other threads' output is lost meanwhile.
+    """
     streams = (sys.stdout, sys.stderr)
     with (
-        open(os.devnull, "w") as nowhere,
+        open(os.devnull, "w") as null,
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
         for stream in streams:
             stream.flush()
-        kept = [(number, os.dup(number)) for number in (1, 2)]
-        for number, _ in kept:
-            os.dup2(nowhere.fileno(), number)
+        copies = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+        for descriptor, _ in copies:
+            os.dup2(null.fileno(), descriptor)
         try:
             yield
         finally:
             for stream in streams:
                 stream.flush()
-            for number, copy in kept:
-                os.dup2(copy, number)
+            for descriptor, copy in copies:
+                os.dup2(copy, descriptor)
                 os.close(copy)

@@ -1,4 +1,4 @@
-"""Exports of a CNN, a ViT and an MLP of the paper, through TensorFlow's C++ loader."""
+"""Exports of a CNN, a ViT and an MLP of the paper, run by TensorFlow's C++ loader."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from noah_tf.models.zoo import preprocessing_for
         pytest.param("noah_mixer_s16_050_224", 224, (14, 14), marks=pytest.mark.exhaustive),
     ],
 )
-def test_bytes_and_pixels_give_the_evaluations_logits(shared, tmp_path, name, size, grid):
+def test_bytes_and_pixels_match_evaluation(shared, tmp_path, name, size, grid):
     files = sorted((shared / "imagenet_sample").glob("*.JPEG"))[::90]
     photos = [file.read_bytes() for file in files]
     tf.keras.utils.set_random_seed(0)
@@ -26,7 +26,7 @@ def test_bytes_and_pixels_give_the_evaluations_logits(shared, tmp_path, name, si
     preprocessing = preprocessing_for(name, size)
     decoded = [preprocessing.decode(data) for data in photos]
     images = tf.stack([preprocessing.evaluation(photo) for photo in decoded])
-    # With BatchNorm's statistics as they are made, logits hardly differ from photo to photo.
+    # With the initial statistics of BatchNorm, the logits hardly differ between photos.
     for _ in range(60 if model.non_trainable_variables else 0):
         model(images, training=True)
     head = model.layers[-1]

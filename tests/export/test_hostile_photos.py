@@ -1,14 +1,16 @@
-"""An exported graph lives through broken and hostile photos, within a bound of memory."""
+"""An exported graph survives broken and hostile photos with bounded memory."""
 
 import json
 
 import pytest
 from head_helpers import run_python
 from hostile_images import good_images, hostile_images, magic
+from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
-# What a photo of so many pixels takes, a few times over (decoded, and progressive scans), and what
-# the allocator keeps: far less than one hostile photo would take undecoded and unchecked, 1.2 GB.
+# The bound allows for several copies of a photo with this many pixels (decoded, and the scans of a
+# progressive JPEG), and for memory that the allocator keeps. A single unchecked hostile photo would
+# take 1.2 GB.
 MAX_PIXELS = 2**24
 BOUND_MIB = 400
 
@@ -37,7 +39,7 @@ for start in range(0, len(files), 7):
             assert np.isfinite(logits).all()
             end = "answered"
         except tf.errors.InvalidArgumentError as error:
-            end = "refused" if "of the request: " in error.message else "not decoded"
+            end = "rejected" if "of the request: " in error.message else "not decoded"
             assert len(error.message) > 20
         answered.append(end == "answered")
         ends[end] = ends.get(end, 0) + 1
@@ -61,22 +63,22 @@ print(json.dumps({"level": level, "peak": peak(), **ends}))
 )
 def test_hostile_photos(tmp_path, count):
     files = [data for _, data in hostile_images(count, seed=0)]
-    begins = [magic(data) for data in files]
-    wanted = sum(begins.count(name) for name in ("JPEG", "PNG", "GIF"))
-    assert wanted >= count / 3 and min(begins.count(n) for n in ("JPEG", "PNG", "GIF")) > count / 20
+    formats = [magic(data) for data in files]
+    counts = [formats.count(name) for name in ("JPEG", "PNG", "GIF")]
+    assert sum(counts) >= count / 3 and min(counts) > count / 20
     assert magic(good_images()[0][1]) == "JPEG"
     process = run_python(EXPORT, str(tmp_path), str(MAX_PIXELS))
     assert process.returncode == 0, process.stderr[-3000:]
     paths = process.stdout.split()[-2:]
-    # In a process of its own: a crash of the decoder ends it, and its memory is its own.
-    tests = str(__file__.rsplit("/", 1)[0])
+    # A separate process, because a crash of the decoder would end it, and to measure its memory.
+    tests = str(REPOSITORY / "tests")
     process = run_python(FUZZ, tests, *paths, str(count), timeout=540)
     assert process.returncode == 0, process.stderr[-3000:]
-    found = json.loads(process.stdout.splitlines()[-1])
-    print(found)
-    assert found["peak"] - found["level"] < BOUND_MIB
-    assert found["answered"] + found["refused"] + found["not decoded"] == count
-    assert min(found["answered"], found["refused"], found["not decoded"]) > count / 100
+    result = json.loads(process.stdout.splitlines()[-1])
+    print(result)
+    assert result["peak"] - result["level"] < BOUND_MIB
+    assert result["answered"] + result["rejected"] + result["not decoded"] == count
+    assert min(result["answered"], result["rejected"], result["not decoded"]) > count / 100
 
 
 EXPORT = """

@@ -1,10 +1,10 @@
-"""TFLite, ONNX and bfloat16 against the float32 model, on photos.
+"""TFLite, ONNX and bfloat16 agree with the float32 model on photos.
 
-With random weights all logits are nearly equal, and whether top-1 agrees would be chance. So the
-models learn to tell 50 real photos of 50 ImageNet classes apart, each photo a class of its own;
-the share of photos that a variant still tells apart then says what it lost. A transformer's or an
-MLP's head suffices for that. A deep CNN has to be trained as a whole: rounding grows from layer to
-layer where the weights are random, and int8 keeps a third of the photos then.
+With random weights, all logits are nearly equal, and top-1 would agree by chance. Therefore the
+models learn to classify 50 real photos of 50 ImageNet classes, each photo as a class of its own.
+The fraction of photos that a variant still classifies correctly measures its loss of accuracy. For
+a transformer or an MLP, training the head suffices. A deep CNN has to be trained as a whole: with
+random weights, rounding errors grow from layer to layer, and int8 keeps a third of the photos only.
 """
 
 import sys
@@ -28,14 +28,14 @@ PHOTOS = 50
 
 
 def photos(shared, preprocessing):
-    """Pixels of the centre crops of 50 photos of 50 classes."""
+    """Returns the pixels of the center crops of 50 photos of 50 classes."""
     paths = sorted((shared / "imagenet_sample").glob("*.JPEG"))[:: 1000 // PHOTOS]
     crops = [preprocessing.center_crop(decode(tf.io.read_file(str(path)))) for path in paths]
     return np.rint(np.stack(crops)).astype(np.uint8)
 
 
 def trained(model, variables, inputs, steps, logits_of):
-    """Trains variables until every input is told from the others."""
+    """Trains variables until the model classifies the inputs."""
     optimizer = tf.keras.optimizers.Adam(0.003)
 
     @tf.function
@@ -48,7 +48,7 @@ def trained(model, variables, inputs, steps, logits_of):
         return tf.reduce_mean(losses)
 
     for _ in range(steps):
-        # Not to the end, where margins are far larger than those of a real classifier.
+        # Further training would make the margins far larger than those of a real classifier.
         if step() < 0.3:
             break
     return model
@@ -66,7 +66,7 @@ def train_all(model, images):
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.0
-    model(images, training=True)  # sets the statistics to those of the photos
+    model(images, training=True)  # Sets the statistics to those of the photos.
     return model
 
 
@@ -85,7 +85,7 @@ def small_cnn():
 
 @pytest.fixture(scope="module")
 def small(request):
-    """A small CNN that tells photos apart, its preprocessing, the pixels and its logits."""
+    """Returns a small trained CNN, its preprocessing, pixels of photos, and its logits."""
     shared = request.getfixturevalue("shared_photos")
     tf.keras.utils.set_random_seed(0)
     preprocessing = Preprocessing(image_size=32, resize_size=40)
@@ -105,7 +105,7 @@ def shared_photos():
 
 @pytest.fixture(scope="module")
 def plain():
-    """A model without training, for what no number depends on, and its preprocessing."""
+    """Returns an untrained model, for tests whose result does not depend on its weights."""
     inputs = tf.keras.Input((8, 8, 3))
     features = layers.Conv2D(8, 3, 2)(inputs)
     return attach_noah(tf.keras.Model(inputs, features), 5), Preprocessing(image_size=8)
@@ -127,29 +127,29 @@ def variant_logits(kind, model, preprocessing, pixels, path):
     return variants.predict_tflite(path, pixels)
 
 
-# What a variant has to keep: the share of photos, and the largest error of a logit as a share of
-# the logits' standard deviation.
+# The fraction of photos that must keep their class, and the largest allowed error of a logit
+# relative to the logits' standard deviation.
 LIMITS = {"bfloat16": (0.96, 1.0), "dynamic": (0.96, 1.0), "int8": (0.9, 3.0), "onnx": (1.0, 1e-3)}
 
 
 @pytest.mark.parametrize("kind", LIMITS)
-def test_a_small_cnn_keeps_its_answers(kind, small, tmp_path):
+def test_small_cnn_keeps_its_predictions(kind, small, tmp_path):
     check_variant(kind, *small, tmp_path / "model")
 
 
 def check_variant(kind, model, preprocessing, pixels, expected, path):
     top1, difference = LIMITS[kind]
-    found = agreement(expected, variant_logits(kind, model, preprocessing, pixels, path))
-    print(kind, found)
-    assert found.images == PHOTOS
-    assert found.top1 >= top1, found
-    assert found.largest_difference <= difference * expected.std(), found
+    result = agreement(expected, variant_logits(kind, model, preprocessing, pixels, path))
+    print(kind, result)
+    assert result.images == PHOTOS
+    assert result.top1 >= top1, result
+    assert result.largest_difference <= difference * expected.std(), result
     if kind != "onnx":
-        assert found.largest_difference > 1e-4  # else nothing was made smaller
+        assert result.largest_difference > 1e-4  # The weights were quantized at all.
 
 
-def test_the_measure_is_fair(small):
-    """The model tells photos apart, so that what is not its answer does not agree by chance."""
+def test_broken_inputs_lower_the_agreement(small):
+    """The model classifies the photos, so that wrong logits do not agree by chance."""
     model, preprocessing, pixels, expected = small
     assert len(set(expected.argmax(axis=1))) >= 0.95 * PHOTOS
     wrong_channels = predict(model, preprocessing, pixels[..., ::-1])
@@ -158,7 +158,7 @@ def test_the_measure_is_fair(small):
     assert agreement(expected, not_normalized).top1 < 0.6
 
 
-# Mixer has one size, and the others a small one, for speed.
+# The Mixer has a fixed image size. The others use a small one, for speed.
 ZOO = {
     "noah_mobilenetv2_035": (96, train_all),
     "noah_deit_tiny_050_patch16_224": (64, train_head),
@@ -175,7 +175,7 @@ ZOO = {
         for name in ZOO
     ],
 )
-def test_models_of_the_zoo_keep_their_answers(name, shared_photos, tmp_path):
+def test_zoo_models_keep_their_predictions(name, shared_photos, tmp_path):
     size, train = ZOO[name]
     tf.keras.utils.set_random_seed(0)
     model = noah_tf.create_model(name, PHOTOS, (size, size, 3), dropout=0.0)
@@ -188,7 +188,7 @@ def test_models_of_the_zoo_keep_their_answers(name, shared_photos, tmp_path):
         check_variant(kind, model, preprocessing, pixels, expected, tmp_path / kind)
 
 
-def test_int8_is_mostly_int8_and_dynamic_only_in_its_weights(small, tmp_path):
+def test_int8_quantizes_most_tensors_and_dynamic_only_weights(small, tmp_path):
     model, preprocessing, pixels, _ = small
     path = tmp_path / "model.tflite"
     dynamic = variants.write_tflite(model, preprocessing, path, "dynamic")
@@ -201,7 +201,7 @@ def test_int8_is_mostly_int8_and_dynamic_only_in_its_weights(small, tmp_path):
     assert not any("Flex" in operation or operation == "CUSTOM" for operation in operations)
 
 
-def test_a_tflite_file_takes_one_image_of_pixels_and_tells_its_names(plain, tmp_path, capfd):
+def test_tflite_file_takes_one_image_of_named_pixels(plain, tmp_path, capfd):
     model, preprocessing = plain
     path = tmp_path / "model.tflite"
     variants.write_tflite(model, preprocessing, path, "dynamic")
@@ -218,7 +218,7 @@ def test_a_tflite_file_takes_one_image_of_pixels_and_tells_its_names(plain, tmp_
     assert capfd.readouterr() == ("", "")
 
 
-def test_writing_prints_nothing(plain, tmp_path, capfd):
+def test_conversion_prints_nothing(plain, tmp_path, capfd):
     capfd.readouterr()
     variants.write_tflite(*plain, tmp_path / "model.tflite", "int8", noise(4, 8))
     assert capfd.readouterr() == ("", "")
@@ -228,7 +228,7 @@ def test_writing_prints_nothing(plain, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_onnx_file_takes_any_number_of_images(plain, tmp_path):
+def test_onnx_file_takes_any_batch_size(plain, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model, preprocessing = plain
     path = tmp_path / "model.onnx"
@@ -247,8 +247,8 @@ def test_an_onnx_file_takes_any_number_of_images(plain, tmp_path):
         np.testing.assert_allclose(variants.predict_onnx(path, pixels), expected, atol=1e-5)
 
 
-def test_onnx_has_the_exact_gelu(tmp_path):
-    """Keras 3 writes it with an op that ONNX lacks."""
+def test_onnx_computes_exact_gelu(tmp_path):
+    """Keras 3 writes GELU with an op that ONNX lacks."""
     pytest.importorskip("tf2onnx")
     inputs = tf.keras.Input((8, 8, 3))
     features = layers.Activation("gelu")(layers.Conv2D(64, 3)(inputs))
@@ -261,8 +261,8 @@ def test_onnx_has_the_exact_gelu(tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_grouped_convolutions_go_into_every_file(tmp_path):
-    """Keras has XLA compile them, in a function of their own."""
+def test_grouped_convolutions_are_converted(tmp_path):
+    """Keras puts them into functions that XLA compiles."""
     tf.keras.utils.set_random_seed(0)
     inputs = tf.keras.Input((8, 8, 3))
     features = layers.Conv2D(16, 3, groups=4)(layers.Conv2D(16, 1)(inputs))
@@ -276,8 +276,8 @@ def test_grouped_convolutions_go_into_every_file(tmp_path):
     assert not tf.config.functions_run_eagerly()
 
 
-def test_a_normalization_layer_goes_into_every_file(tmp_path):
-    """It keeps its numbers in tensors that are no variables."""
+def test_normalization_layer_is_converted(tmp_path):
+    """The layer keeps its statistics in tensors that are not variables."""
     tf.keras.utils.set_random_seed(0)
     normalization = layers.Normalization()
     normalization.adapt(noise(8, 8).astype(np.float32))
@@ -292,7 +292,7 @@ def test_a_normalization_layer_goes_into_every_file(tmp_path):
         assert np.abs(logits - expected).mean() <= tolerance * np.std(expected), kind
 
 
-def test_a_model_of_a_mixed_policy_is_written_in_float32(plain, tmp_path):
+def test_mixed_precision_model_is_converted_in_float32(plain, tmp_path):
     pytest.importorskip("tf2onnx")
     model, preprocessing = plain
     mixed = with_precision(model, "mixed_bfloat16")
@@ -311,7 +311,7 @@ def unusual(x):
     return tf.math.bessel_i0(x) + tf.math.erf(x)
 
 
-def test_ops_that_a_format_lacks_are_named(tmp_path):
+def test_unsupported_ops_are_named(tmp_path):
     inputs = tf.keras.Input((8, 8, 3))
     features = layers.Activation(unusual)(layers.Conv2D(8, 3)(inputs))
     model = attach_noah(tf.keras.Model(inputs, features), 5, name="unusual")
@@ -329,21 +329,21 @@ def test_ops_that_a_format_lacks_are_named(tmp_path):
     assert not path.exists()
 
 
-def test_arguments_that_do_not_fit_are_one_sentence(plain, tmp_path):
+def test_invalid_arguments_raise(plain, tmp_path):
     path = tmp_path / "model.tflite"
-    with pytest.raises(ValueError, match="quantization must be 'dynamic' or 'int8', got 'int4'"):
+    with pytest.raises(ValueError, match="quantization must be one of dynamic, int8, got 'int4'"):
         variants.write_tflite(*plain, path, "int4")
-    with pytest.raises(ValueError, match="'int8' needs representative images="):
+    with pytest.raises(ValueError, match="'int8' needs representative photos"):
         variants.write_tflite(*plain, path, "int8")
-    with pytest.raises(ValueError, match="images are for quantization='int8'"):
+    with pytest.raises(ValueError, match="images are an option of quantization='int8' only"):
         variants.write_tflite(*plain, path, "dynamic", noise(4, 8))
-    with pytest.raises(ValueError, match=r"images must be \(N, 8, 8, 3\), got the shape \(4, 9"):
+    with pytest.raises(ValueError, match=r"must have the shape \(N, 8, 8, 3\), got \(4, 9"):
         variants.write_tflite(*plain, path, "int8", noise(4, 9))
     for predict_file in (variants.predict_tflite, variants.predict_onnx):
         with pytest.raises(FileNotFoundError, match="There is no model at .*model.tflite"):
             predict_file(path, noise(1, 8))
     variants.write_tflite(*plain, path, "dynamic")
-    with pytest.raises(ValueError, match=r"must be \(N, 8, 8, 3\), got the shape \(0, 8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"have the shape \(N, 8, 8, 3\), got \(0, 8, 8, 3\)"):
         variants.predict_tflite(path, noise(0, 8))
     for normalized in (noise(1, 8) / 255, noise(1, 8) - 128.0, noise(1, 8) * np.nan):
         with pytest.raises(ValueError, match="whole numbers from 0 to 255, got float64 from"):
@@ -352,7 +352,7 @@ def test_arguments_that_do_not_fit_are_one_sentence(plain, tmp_path):
     np.testing.assert_array_equal(whole, variants.predict_tflite(path, noise(1, 8)))
 
 
-def test_a_missing_extra_is_one_sentence(plain, tmp_path, monkeypatch):
+def test_missing_extra_raises(plain, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.touch()
     for module in ("tf2onnx", "onnxruntime"):
@@ -365,14 +365,14 @@ def test_a_missing_extra_is_one_sentence(plain, tmp_path, monkeypatch):
                 variants.write_onnx(*plain, path)
 
 
-def test_agreement_is_printed_as_a_line():
+def test_agreement_is_printed_on_one_line():
     expected = np.zeros((50, 3))
     expected[:, 1] = 1.0
     logits = expected.copy()
     logits[7] = [0.2, 0.69, 0.7]
-    found = agreement(expected, logits)
-    assert (found.images, found.top1) == (50, 0.98)
-    assert str(found) == "top-1 agrees on 98.0 % of 50 photos, largest logit difference 0.7"
+    result = agreement(expected, logits)
+    assert (result.images, result.top1) == (50, 0.98)
+    assert str(result) == "top-1 agrees on 98.0 % of 50 photos, largest logit difference 0.7"
     line = "top-1 agrees on 100.0 % of 1 photo, largest logit difference "
     assert str(Agreement(1, 1.0, 0.0)) == f"{line}0"
     assert str(Agreement(1, 1.0, 0.000123)) == f"{line}0.00012"
@@ -380,20 +380,20 @@ def test_agreement_is_printed_as_a_line():
 
 
 @given(hnp.arrays(np.float32, (6, 4), elements=st.floats(-100, 100, width=32)), st.data())
-def test_agreement_counts_and_measures(expected, data):
+def test_agreement_counts_classes_and_measures_differences(expected, data):
     assert agreement(expected, expected) == Agreement(6, 1.0, 0.0)
     shift = data.draw(st.floats(0.125, 8))
     rows = data.draw(st.sets(st.integers(0, 5)))
     logits = expected.astype(np.float64)
     for row in rows:
         logits[row, (expected[row].argmax() + 1) % 4] = float(expected[row].max()) + shift
-    found = agreement(expected, logits)
-    assert found.top1 == pytest.approx(1 - len(rows) / 6)
-    assert found.largest_difference >= (shift - 1e-6 if rows else 0)
-    assert (found.largest_difference > 0) == bool(rows)
+    result = agreement(expected, logits)
+    assert result.top1 == pytest.approx(1 - len(rows) / 6)
+    assert result.largest_difference >= (shift - 1e-6 if rows else 0)
+    assert (result.largest_difference > 0) == bool(rows)
 
 
-def test_agreement_of_what_cannot_be_compared():
+def test_agreement_of_incomparable_logits_raises():
     logits = np.ones((4, 3))
     for other in (np.ones((4, 2)), np.ones((3, 3)), np.ones(3)):
         with pytest.raises(ValueError, match=r"one shape \(B, M\), got \(4, 3\) and \("):

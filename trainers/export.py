@@ -98,7 +98,7 @@ _FLAGS_OF_SOURCE = {
 }
 
 
-def main(_):
+def main(_: list[str]) -> None:
     # SIGTERM raises KeyboardInterrupt like Ctrl+C, so that the unfinished version is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     (source,) = (name for name in _FLAGS_OF_SOURCE if flags.FLAGS[name].value)
@@ -112,14 +112,14 @@ def main(_):
     print(describe_version(path))
 
 
-def _default_name():
+def _default_name() -> str:
     if _MODEL.value:
         return _MODEL.value
     path = pathlib.Path(_WORKDIR.value or _KERAS_FILE.value).resolve()
     return path.name if _WORKDIR.value else path.stem
 
 
-def _export(model_dir):
+def _export(model_dir: pathlib.Path) -> pathlib.Path:
     options = {
         "version": _VERSION.value,
         "top_k": _TOP_K.value,
@@ -155,7 +155,7 @@ def _export(model_dir):
     )
 
 
-def _batch_sizes():
+def _batch_sizes() -> tuple[int, ...]:
     try:
         return tuple(int(batch_size) for batch_size in _WARMUP.value)
     except ValueError:

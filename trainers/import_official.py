@@ -16,6 +16,7 @@ import command_line
 from absl import flags
 
 from noah_tf.datasets.registry import open_source
+from noah_tf.datasets.source import Source
 from noah_tf.evaluation.evaluator import Evaluator
 from noah_tf.export.from_checkpoint import import_official
 from noah_tf.models import zoo
@@ -39,7 +40,7 @@ _SPLIT = flags.DEFINE_string("split", "validation", "Split of the data.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size of the evaluation.", lower_bound=1)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     row, is_noah = zoo.model_info(_MODEL.value)
     class_names = command_line.class_names(_CLASS_NAMES.value)
     source = _open_source() if _DATA.value else None
@@ -75,7 +76,7 @@ def main(_):
     print(f"Wrote {imported.keras_file} and {imported.saved_model}.")
 
 
-def _open_source():
+def _open_source() -> Source:
     source = open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
     if source.num_classes != _NUM_CLASSES.value:
         raise ValueError(

@@ -29,9 +29,10 @@ from noah_tf.models.precision import in_precision
 from noah_tf.utils.validation import check_choice
 
 QUANTIZATIONS = ("dynamic", "int8")
-# Ops that stay in float32 in an int8 model. DIV: the int8 kernel of TensorFlow 2.21 takes a
-# quantized zero divisor for 0, whatever value it stands for, which breaks the head's division. The
-# others: the statistics of layer norm cost most of an MLP-Mixer's accuracy and take little time.
+# Ops that stay in float32 in an int8 model. DIV: the int8 kernel of TensorFlow 2.21 treats every
+# divisor that is stored as 0 as a division by zero, whatever number it stands for, which breaks the
+# head's division. The other ops compute the statistics of layer norm. In int8 they would cost most
+# of an MLP-Mixer's accuracy, and they take little time.
 _FLOAT_OPS = ["DIV", "MEAN", "SQUARED_DIFFERENCE", "RSQRT"]
 _UNSUPPORTED_OP = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
 

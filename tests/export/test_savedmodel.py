@@ -193,8 +193,8 @@ def test_multi_label_export_returns_the_classes_over_the_threshold(model, tmp_pa
         assert answer["classes"][row].tolist() == [*best, *[-1] * (counts.max() - count)]
         np.testing.assert_allclose(answer["probabilities"][row, :count], scores[row, best], 1e-5)
         assert not answer["probabilities"][row, count:].any()
-        wanted = [NAMES[index].encode() for index in best]
-        assert answer["labels"][row].tolist() == [*wanted, *[b""] * (counts.max() - count)]
+        labels = [NAMES[index].encode() for index in best]
+        assert answer["labels"][row].tolist() == [*labels, *[b""] * (counts.max() - count)]
     path = export_savedmodel(model, tmp_path, PREPROCESSING, threshold=1.0, **options)
     assert run_graph(path, "explain", image_bytes=FILES)["classes"].tolist() == [[-1]] * len(FILES)
 
@@ -234,10 +234,10 @@ def check_ops(path):
 
 def test_every_warmup_request_is_answered(path):
     requests = list(read_requests(path))
-    wanted = {
+    expected = {
         (name, size) for name in ("serving_default", "serve_tensor", "explain") for size in (1, 4)
     }
-    assert {(name, len(next(iter(inputs.values())))) for name, inputs in requests} == wanted
+    assert {(name, len(next(iter(inputs.values())))) for name, inputs in requests} == expected
     with loaded_graph(path) as call:
         for name, inputs in requests:
             assert np.isfinite(call(name, **inputs)["logits"]).all()
@@ -315,11 +315,11 @@ def test_number_of_photos_decoded_in_parallel_depends_on_max_pixels(path, model,
     large = export_savedmodel(
         model, tmp_path, PREPROCESSING, max_pixels=2**27, warmup_batch_sizes=()
     )
-    for version, wanted in ((path, 10), (large, 1)):
+    for version, num_parallel in ((path, 10), (large, 1)):
         _, nodes = definition_of(version)
         # The graph leaves out the default, 10.
         loops = {n.attr["parallel_iterations"].i or 10 for n in nodes if "While" in n.op}
-        assert wanted in loops and loops <= {wanted, 10}
+        assert num_parallel in loops and loops <= {num_parallel, 10}
 
 
 def test_model_without_input_size_needs_a_preprocessing(tmp_path):
@@ -421,22 +421,28 @@ def test_card_states_which_classes_are_returned(model, tmp_path):
 
 @pytest.mark.parametrize("is_tolerant", [False, True])
 def test_export_stretches_photos(model, tmp_path, is_tolerant):
-    own = dataclasses.replace(PREPROCESSING, resize_size=None, stretch=True)
-    path = export_savedmodel(model, tmp_path, own, warmup_batch_sizes=(), tolerant=is_tolerant)
+    preprocessing = dataclasses.replace(PREPROCESSING, resize_size=None, stretch=True)
+    path = export_savedmodel(
+        model, tmp_path, preprocessing, warmup_batch_sizes=(), tolerant=is_tolerant
+    )
     answer = run_graph(path, "explain", image_bytes=FILES)
-    np.testing.assert_allclose(answer["logits"], expected_logits(model, FILES, own), atol=1e-5)
+    np.testing.assert_allclose(
+        answer["logits"], expected_logits(model, FILES, preprocessing), atol=1e-5
+    )
     assert np.abs(answer["logits"] - expected_logits(model, FILES)).max() > 1e-3
     np.testing.assert_array_equal(answer["region"], [[0, 0, 1, 1]] * len(FILES))
     card = read_card(path)["preprocessing"]
-    assert card["stretch"] is True and Preprocessing.from_dict(card) == own
+    assert card["stretch"] is True and Preprocessing.from_dict(card) == preprocessing
 
 
 def test_export_rotates_photos(model, tmp_path):
-    own = dataclasses.replace(PREPROCESSING, exif_rotation=True)
-    path = export_savedmodel(model, tmp_path, own, warmup_batch_sizes=())
+    preprocessing = dataclasses.replace(PREPROCESSING, exif_rotation=True)
+    path = export_savedmodel(model, tmp_path, preprocessing, warmup_batch_sizes=())
     data = FILES[0][:2] + exif(6) + FILES[0][2:]
     answer = run_graph(path, "explain", image_bytes=[data])
-    np.testing.assert_allclose(answer["logits"], expected_logits(model, [data], own), atol=1e-5)
+    np.testing.assert_allclose(
+        answer["logits"], expected_logits(model, [data], preprocessing), atol=1e-5
+    )
     assert np.abs(answer["logits"] - expected_logits(model, [data])).max() > 1e-3
     # The stored photo has 40 x 50 pixels, the upright one 50 x 40.
     np.testing.assert_allclose(answer["region"][0], [6 / 37, 3 / 30, 30 / 37, 27 / 30], atol=1e-6)

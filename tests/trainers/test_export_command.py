@@ -73,7 +73,7 @@ def test_keras_file_with_its_preprocessing(photos, tmp_path):
         "--class_names=names.txt",
         "--model_base=served",
     )
-    preprocessing = '--preprocessing={"image_size": [24, 24], "resize_size": 30}'
+    preprocessing_flag = '--preprocessing={"image_size": [24, 24], "resize_size": 30}'
     messages = {
         "--preprocessing=x": "The preprocessing must be a JSON object",
         "--keras_file=names.txt": "cannot load names.txt: it must be a .keras file",
@@ -87,7 +87,7 @@ def test_keras_file_with_its_preprocessing(photos, tmp_path):
     }
     export, *failed = run_forked(
         [
-            (tmp_path, *given, preprocessing, f"--photos={photos}", "--count=3"),
+            (tmp_path, *given, preprocessing_flag, f"--photos={photos}", "--count=3"),
             *((tmp_path, *given, flag) for flag in messages),
         ]
     )
@@ -97,8 +97,10 @@ def test_keras_file_with_its_preprocessing(photos, tmp_path):
     answer = run_graph(
         tmp_path / "served" / "flowers" / "1", "serving_default", image_bytes=[content]
     )
-    own = Preprocessing(image_size=24, resize_size=30)
-    expected = model(own.evaluation(own.decode(content))[None], training=False).numpy()
+    preprocessing = Preprocessing(image_size=24, resize_size=30)
+    expected = model(
+        preprocessing.evaluation(preprocessing.decode(content))[None], training=False
+    ).numpy()
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     assert answer["labels"][0, 0] == (b"rose", b"tulip", b"daisy")[expected.argmax()]
 
@@ -125,8 +127,10 @@ def test_model_of_the_paper_with_official_weights(photos, tmp_path):
     assert "needs --checkpoint, the file of its weights" in error_lines(without_checkpoint)
     path = tmp_path / "saved_models" / name / "1"
     content = next(photos.rglob("*.jpg")).read_bytes()
-    own = preprocessing_for(name, 64)
-    expected = model(own.evaluation(own.decode(content))[None], training=False).numpy()
+    preprocessing = preprocessing_for(name, 64)
+    expected = model(
+        preprocessing.evaluation(preprocessing.decode(content))[None], training=False
+    ).numpy()
     answer = run_graph(path, "serving_default", image_bytes=[content])
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     assert read_card(path)["architecture"] == name

@@ -30,3 +30,10 @@ def test_an_error_resets_the_switch():
     with pytest.raises(RuntimeError), inlined_grouped_convolutions(convolutional_model(2)):
         raise RuntimeError
     assert not tf.config.functions_run_eagerly()
+
+
+def test_group_normalization_needs_no_switch():
+    inputs = tf.keras.Input((4, 4, 8))
+    model = tf.keras.Model(inputs, layers.GroupNormalization(groups=4)(inputs))
+    with inlined_grouped_convolutions(model):
+        assert not tf.config.functions_run_eagerly()

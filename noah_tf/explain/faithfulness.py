@@ -69,9 +69,10 @@ def faithfulness_curves(
 ) -> dict[str, np.ndarray]:
     """Computes the probability of the predicted class as pixels are deleted or inserted.
 
-    Deletion replaces the pixels of an image, insertion restores the pixels of its blurred copy, in
-    the order of the map, the highest first. The random baseline is a map of noise of the same size
-    and is enlarged in the same way, so that the pixels it selects are equally contiguous.
+    Deletion replaces pixels of the image by the mean color. Insertion starts from a blurred copy
+    and restores pixels of the image. Both begin with the pixels where the map is highest. The
+    random baseline is a map of noise that has the same size as the other maps and is enlarged in
+    the same way, so that the pixels it selects are equally contiguous.
 
     Args:
         model: see `faithfulness`.
@@ -176,7 +177,7 @@ def _pixel_ranks(maps: tf.Tensor, image_size: Sequence[int]) -> np.ndarray:
 def _modified(
     images: np.ndarray, blurred: np.ndarray, selected: np.ndarray, curve: str
 ) -> np.ndarray:
-    """Returns images without the selected pixels, or blurred images with them."""
+    """Returns images with 0 in the selected pixels, or blurred images with these restored."""
     if curve == "deletion":
         return np.where(selected, np.float32(0), images)
     return np.where(selected, images, blurred)

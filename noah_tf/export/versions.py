@@ -148,7 +148,7 @@ def _next_version(model_dir: str | pathlib.PurePath) -> int:
 
 
 def _versions(model_dir: str | pathlib.PurePath) -> dict[int, pathlib.Path]:
-    """Returns the folders by version. As in TF Serving, a name may have leading zeros."""
+    """Returns a dict from version to folder. As in TF Serving, a name may have leading zeros."""
     folder = pathlib.Path(model_dir)
     if not folder.is_dir():
         return {}

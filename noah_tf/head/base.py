@@ -1,4 +1,4 @@
-"""What the layers of a head share: checks of the features, shape and dtype of the logits."""
+"""The base class of the head layers, and functions between (B, H, W, C) and (B, L, C)."""
 
 from typing import Any
 

@@ -149,7 +149,7 @@ class Workdir:
         return ml_collections.ConfigDict(_read_json(self.path / "data.json"))
 
     def keep_epochs(self, count: int) -> None:
-        """Removes the rows after the first `count`, whose epochs a resumed run repeats."""
+        """Keeps the first `count` rows of epochs.csv. A resumed run repeats the other epochs."""
         path = self.path / "epochs.csv"
         if self.writer and path.exists():
             lines = path.read_text().splitlines(keepends=True)

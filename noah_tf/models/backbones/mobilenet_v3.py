@@ -116,7 +116,7 @@ def _apply_block(x: Any, block: _Block, name: str, drop_path: float) -> Any:
 
 
 def _squeeze_and_excite(x: Any, name: str) -> Any:
-    """Weights each channel by a function of the mean of every channel."""
+    """Multiplies each channel by a weight that two dense layers compute from all channel means."""
     channels = x.shape[-1]
     gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.avg_pool")(x)
     for index, units, activation in (

@@ -129,7 +129,7 @@ def decode_datasets(source, batch_size, threads):
 
 
 def pil_view(image_bytes, seed):
-    """What torchvision's RandomResizedCrop(224) and RandomHorizontalFlip do with PIL."""
+    """Returns the view that torchvision's RandomResizedCrop(224) and RandomHorizontalFlip make."""
     rng = np.random.default_rng(seed)
     picture = Image.open(io.BytesIO(image_bytes)).convert("RGB")
     width, height = picture.size

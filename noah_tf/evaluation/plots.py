@@ -106,7 +106,7 @@ def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Any:
 def confusion_matrix(matrix: sparse.csr_matrix, class_names: Sequence[str]) -> Any:
     """Draws a confusion matrix in percent of each true class.
 
-    Of more than `MAX_NAMED_CLASSES` classes, those with the most errors are shown.
+    If there are more than `MAX_NAMED_CLASSES` classes, those with the most errors are shown.
 
     Args:
         matrix: `scipy.sparse.csr_matrix` (M, M), see `scores.confusion`.
@@ -150,7 +150,7 @@ def confusion_matrix(matrix: sparse.csr_matrix, class_names: Sequence[str]) -> A
 def class_scores(scores: Mapping[str, np.ndarray], class_names: Sequence[str], metric: str) -> Any:
     """Draws a score of every class as bars.
 
-    Of more than `MAX_NAMED_CLASSES` classes, the sorted scores are drawn as a curve.
+    If there are more than `MAX_NAMED_CLASSES` classes, the sorted scores are drawn as a curve.
 
     Args:
         scores: dict from weights to float (M,), NaN for classes that do not occur.

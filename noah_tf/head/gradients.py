@@ -44,7 +44,7 @@ def blocked_poca(
         seed: two integers, needed if `dropout` is not 0.
         accumulate_dtype: the dtype of softmax, sums and result.
         memory_budget: MiB that a training step may hold apart from its inputs, logits and
-            gradients. What does not fit is recomputed. A unit has at least MASK_OUTPUTS outputs.
+            gradients. Tensors that do not fit are recomputed. A unit has at least MASK_OUTPUTS outputs.
             XLA does not respect the budget, because it merges the recomputed tensors with those of
             the forward pass.
 
@@ -128,7 +128,7 @@ class _BlockedPoca:
     ):
         self.blocks, key_channels, self.outputs = key_kernel.shape
         self._channels = key_channels, value_kernel.shape[1]
-        # Whether keys and values use the same channels.
+        # True if keys and values use the same channels.
         self._shared_channels = self.blocks * key_channels == features.shape[-1]
         self._first_channels = 0, 0 if self._shared_channels else self.blocks * key_channels
         self._sizes = poca.axis_size(features, 0), poca.axis_size(features, 1)

@@ -62,8 +62,8 @@ class NOAHHead(HeadLayer):
             above (sizes that are unknown while tracing count as 32 images or 256 positions). All
             have the same logits, gradients and dropout masks.
         memory_budget: MiB that a blocked training step may hold apart from its inputs, logits and
-            gradients. What does not fit is recomputed. Unknown sizes count as above. XLA may exceed
-            the budget.
+            gradients. Tensors that do not fit are recomputed. Unknown sizes count as above. XLA may
+            exceed the budget.
         kernel_initializer: initializer of both kernels. None is the reference's: Kaiming normal by
             fan-out, with standard deviation sqrt(2 / (N * M)).
         bias_initializer: initializer of both biases.

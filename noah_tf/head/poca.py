@@ -75,7 +75,7 @@ def exponentials(keys: tf.Tensor, keys_small: tf.Tensor | None = None) -> tf.Ten
 
     Args:
         keys: (B, L, m).
-        keys_small: bool tensor from `keys_are_small`. Where it is true, the shift by the maximum
+        keys_small: bool tensor from `keys_are_small`. If it is true, the shift by the maximum
             and its two passes over the keys are skipped. With None the keys are always shifted.
 
     Returns:

@@ -104,7 +104,7 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether `mix` can change a batch."""
+        """True if `mix` can change a batch."""
         return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
 
     def mix(

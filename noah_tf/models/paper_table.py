@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class PaperRow(NamedTuple):
-    """What the paper reports for one architecture.
+    """The numbers that the paper reports for one architecture.
 
     An architecture that the paper trains on MS-COCO only has None for the printed parameters and
     the ImageNet accuracy.

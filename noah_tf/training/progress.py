@@ -191,7 +191,7 @@ class Timer:
 
     @property
     def is_due(self) -> bool:
-        """Whether the time since the last restart is over."""
+        """True once the interval since the last restart has passed."""
         return self._clock() - self._started >= self._seconds
 
 

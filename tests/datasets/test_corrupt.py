@@ -98,7 +98,7 @@ def test_others_stand_in_for_corrupt_photos(mended):
         good = weights > 0
         np.testing.assert_array_equal(images[good], all_images[good])
         np.testing.assert_array_equal(labels[good], all_labels[good])
-        # What stands in is a good example of the batch, with its own label.
+        # The replacement is a good example of the batch, with its own label.
         for image, label in zip(images[~good], labels[~good], strict=True):
             assert image.tobytes() == all_images[list(all_labels).index(label)].tobytes()
             assert label in labels[good]

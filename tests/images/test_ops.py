@@ -103,7 +103,7 @@ def test_a_decoders_error_is_one_line():
 
 # --- orient
 
-# What Pillow does to turn a photo of each orientation upright.
+# Pillow's operation that turns a photo of each orientation upright.
 TURNS = [
     None,
     Image.Transpose.FLIP_LEFT_RIGHT,

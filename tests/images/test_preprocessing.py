@@ -159,7 +159,7 @@ def test_known_regions():
     np.testing.assert_allclose(Preprocessing(224, 256).region((375, 500)), want, rtol=1e-6)
     graph = tf.function(Preprocessing(224, 256).region)
     np.testing.assert_allclose(graph(tf.constant([375, 500])), want, rtol=1e-6)
-    # Of 1600 columns the middle 160 are scaled, to 640.
+    # The middle 160 of the 1600 columns are scaled to 640.
     thin = Preprocessing(40).region((10, 1600))
     np.testing.assert_allclose(thin, [0, 795 / 1600, 1, 805 / 1600], rtol=1e-6)
 

@@ -56,7 +56,7 @@ def run(
                 raise
             sentence = str(error)
             if isinstance(error, errors.OpError):
-                # An error of disk, memory or a file. The first line that is not a location names the cause.
+                # Its first line that is not a location names the cause, such as a full disk.
                 lines = [line for line in error.message.splitlines() if not _LOCATION.match(line)]
                 sentence = f"{type(error).__name__}: {' '.join(lines[:1])[:500]}"
             print(f"{sentence}\n(--verbosity=0 shows where this was raised.)", file=sys.stderr)

@@ -44,9 +44,9 @@ def blocked_poca(
         seed: two integers, needed if `dropout` is not 0.
         accumulate_dtype: the dtype of softmax, sums and result.
         memory_budget: MiB that a training step may hold apart from its inputs, logits and
-            gradients. Tensors that do not fit are recomputed. A unit has at least MASK_OUTPUTS outputs.
-            XLA does not respect the budget, because it merges the recomputed tensors with those of
-            the forward pass.
+            gradients. Tensors that do not fit are recomputed. A unit has at least MASK_OUTPUTS
+            outputs. XLA does not respect the budget, because it merges the recomputed tensors with
+            those of the forward pass.
 
     Returns:
         Logits (B, M).

@@ -60,7 +60,7 @@ def _model() -> ml_collections.ConfigDict:
     model.drop_path = 0.0  # this option and the next two are for an architecture of the paper
     model.mlp_dropout = 0.0
     model.pre_logits = config_dict.placeholder(bool)  # None: the paper's choice
-    # A function of Keras applications, KerasCV or noah_tf.models.backbones.small, and its arguments.
+    # A function of Keras applications, KerasCV or noah_tf.models.backbones.small, and arguments.
     model.backbone = config_dict.placeholder(str)
     model.backbone_args = ml_collections.ConfigDict()
     model.head = "noah"  # or gap, the standard head

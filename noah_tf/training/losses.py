@@ -112,9 +112,9 @@ def asymmetric_losses(
         -y * (1 - p) ** gamma_positive * log(p) - (1 - y) * q ** gamma_negative * log(1 - q)
 
     An example has few of the classes. The other classes count less if the model is sure that they
-    are absent, and nothing if their probability is below the margin. Equal gammas without a margin give the focal
-    loss (arXiv 1708.02002), and gammas of 0 give binary cross-entropy. The authors' code takes the
-    sum over classes and batch instead of the mean.
+    are absent, and nothing if their probability is below the margin. Equal gammas without a margin
+    give the focal loss (arXiv 1708.02002), and gammas of 0 give binary cross-entropy. The authors'
+    code takes the sum over classes and batch instead of the mean.
 
     Args:
         targets: float (B, M), from 0 to 1.

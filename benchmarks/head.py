@@ -66,7 +66,7 @@ def main():
 
 
 def speed(shapes, repeats):
-    columns = ["ms", "PyTorch / it", "pooled head / it", "its products / it"]
+    columns = ["ms", "speedup over PyTorch", "over the pooled head", "over its products"]
     _row("shape", "", *columns, "of the GEMM rate")
     _row(*["---"] * 7)
     for name, shape in shapes.items():
@@ -94,7 +94,7 @@ def speed(shapes, repeats):
 
 
 def latency(shapes, repeats):
-    _row("shape", "", "ms", "PyTorch / it")
+    _row("shape", "", "ms", "speedup over PyTorch")
     _row(*["---"] * 4)
     for name, shape in shapes.items():
         heads = {"PyTorch": cases.reference(shape, 1), "NOAH": cases.noah(shape, 1, export=True)}

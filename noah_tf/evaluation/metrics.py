@@ -176,7 +176,7 @@ def average_precisions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     from sklearn.metrics import average_precision_score
 
     occurs = labels.any(axis=0)
-    precisions = np.full(len(occurs), np.nan)
+    precisions = np.full(labels.shape[1], np.nan)
     if occurs.any():
         precisions[occurs] = average_precision_score(
             labels[:, occurs], logits[:, occurs], average=None

@@ -194,15 +194,17 @@ def differences(
     if a.logits is None:
         return [_accuracy_difference("top1", a.correct, b.correct, seed, resamples)]
     truth = a.truth.toarray()
-    correct = [
+    correct_a, correct_b = (
         (scores.predicted_labels(predictions, threshold) == truth).all(axis=1)
         for predictions in (a, b)
-    ]
+    )
     interval = mean_average_precision_interval(truth, a.logits, b.logits, seed, resamples)
-    means = [scores.multi_label_scores(predictions, threshold)["mAP"] for predictions in (a, b)]
+    mean_a, mean_b = (
+        scores.multi_label_scores(predictions, threshold)["mAP"] for predictions in (a, b)
+    )
     return [
-        Difference("mAP", *means, *interval),
-        _accuracy_difference("subset_accuracy", *correct, seed, resamples),
+        Difference("mAP", mean_a, mean_b, *interval),
+        _accuracy_difference("subset_accuracy", correct_a, correct_b, seed, resamples),
     ]
 
 
@@ -242,10 +244,14 @@ def compare_runs(
     both = sets.load_weights(list(zip((a.path, b.path), weights, strict=True)), options.strategy)
     results = []
     for named_set in named_sets:
-        predictions = [sets.evaluate_set(one, named_set, options).predictions for one in both]
+        predictions_a, predictions_b = (
+            sets.evaluate_set(loaded, named_set, options).predictions for loaded in both
+        )
         results += [
             (named_set.name, difference)
-            for difference in differences(*predictions, options.threshold, options.seed)
+            for difference in differences(
+                predictions_a, predictions_b, options.threshold, options.seed
+            )
         ]
     report.write_result(
         folder,

@@ -160,7 +160,7 @@ def class_scores(scores: Mapping[str, np.ndarray], class_names: Sequence[str], m
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    occurring = np.flatnonzero(np.isfinite(next(iter(scores.values()))))
+    occurring = np.flatnonzero(np.isfinite(next(iter(scores.values())))).tolist()
     if len(occurring) > MAX_NAMED_CLASSES:
         figure = _new_figure(7.6, 3.4)
         axis = figure.subplots()

@@ -5,7 +5,6 @@ from typing import Any
 
 from noah_tf.datasets.source import Source
 from noah_tf.evaluation.corruptions import Corruption
-from noah_tf.evaluation.scores import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class SetResult:
     weights: str
     corruption: Corruption | None
     scores: dict[str, float]
-    predictions: Predictions | None
+    predictions: Any
 
 
 @dataclasses.dataclass(frozen=True)

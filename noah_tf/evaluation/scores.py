@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +41,7 @@ class Predictions:
     correct: np.ndarray
     in_top5: np.ndarray
     loss: np.ndarray
-    logits: np.ndarray | None = None
+    logits: Any = None
 
     def __len__(self) -> int:
         return len(self.indices)

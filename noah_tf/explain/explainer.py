@@ -61,7 +61,7 @@ class Explainer:
     def __call__(
         self,
         images: tf.Tensor,
-        classes: Sequence[Sequence[int]] | None = None,
+        classes: Any = None,
         method: str | None = None,
         per_group: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,7 @@ def curves_figure(results: Mapping[str, Mapping[str, Any]]) -> Any:
     """
     from matplotlib.figure import Figure
 
-    run_names = short_names(results)
+    run_names = short_names(list(results))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axis, curve in zip(figure.subplots(1, 2, sharey=True), CURVES, strict=True):
         for number, (run_name, result) in enumerate(zip(run_names, results.values(), strict=True)):

@@ -14,7 +14,7 @@ _MAX_TITLE_LENGTH = 27  # characters that fit over an image
 
 def attention_grid(
     photos: np.ndarray,
-    maps: np.ndarray | Sequence[np.ndarray],
+    maps: Any,
     titles: Sequence[Sequence[str]],
     boxes: Sequence[np.ndarray] | None = None,
     signed: Sequence[bool] | None = None,

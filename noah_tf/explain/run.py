@@ -39,7 +39,7 @@ class _Maps:
     """
 
     runs: list[Run]
-    examples: list[Mapping[str, Any]]
+    examples: Sequence[Mapping[str, Any]]
     photos: np.ndarray
     boxes: np.ndarray | None
     true_names: list[tuple[str, ...]]
@@ -224,7 +224,7 @@ def _columns(maps: np.ndarray) -> list[np.ndarray]:
 def _titles(maps: _Maps) -> list[list[str]]:
     """Returns for each image the title of the photo and of each map of `_columns`."""
     is_comparison = len(maps.runs) > 1
-    folders = short_names(run.workdir.path for run in maps.runs)
+    folders = short_names([run.workdir.path for run in maps.runs])
     titles = []
     for row, names in enumerate(maps.true_names):
         true = f"true: {', '.join(names) or 'none'}"
@@ -259,7 +259,7 @@ def _class_probabilities(run: Run, logits: np.ndarray, classes: Sequence[int]) -
 
 
 def _save_arrays(path: pathlib.Path, maps: _Maps) -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         "class_names": maps.runs[0].class_names,
         "photos": maps.photos,
         "classes": maps.classes,

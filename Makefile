@@ -1,7 +1,7 @@
 # Every target makes the virtual environment it needs; only Python and make have to be there.
 #   make demo         train both heads, compare, explain, export, predict (about five minutes)
 #   make test         the ordinary tests, on the newest TensorFlow with Keras 3
-#   make test-addons  the same on TensorFlow 2.15 with Keras 2 and TensorFlow Addons
+#   make test-addons  those that Keras 2 can break, on TensorFlow 2.15 with TensorFlow Addons
 #   make test-slow, make test-addons-slow   the tests marked slow, on either stack
 #   make test-torch   the tests that need PyTorch, which has an environment of its own
 #   make test-all, make test-addons-all     every test, with all models of Keras and KerasCV
@@ -68,14 +68,14 @@ test-all: $(VENV)/.installed
 	$(VENV)/bin/python $(PYTEST) -n 1 -m "exhaustive and not gpu"
 
 test-addons: $(VENV_ADDONS)/.installed
-	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not slow and not exhaustive and not gpu"
+	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not one_stack and not slow and not exhaustive and not gpu"
 
 test-addons-all: $(VENV_ADDONS)/.installed
 	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not exhaustive and not gpu"
 	$(VENV_ADDONS)/bin/python $(PYTEST) -n 1 -m "exhaustive and not gpu"
 
 test-addons-slow: $(VENV_ADDONS)/.installed
-	$(VENV_ADDONS)/bin/python $(PYTEST) -m "slow and not exhaustive and not gpu"
+	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not one_stack and slow and not exhaustive and not gpu"
 
 test-torch: $(VENV_TORCH)/.installed
 	$(VENV_TORCH)/bin/python $(PYTEST) -k torch tests/models/test_official_torch.py tests/training/test_optimizer.py

@@ -11,6 +11,8 @@ sys.path.append(str(REPOSITORY / "docs"))
 import floors
 from floors import Folder
 
+pytestmark = pytest.mark.one_stack
+
 ROOTS = ["noah_tf", "configs", "trainers", "benchmarks"]
 PACKAGE = REPOSITORY / "noah_tf"
 # The only files at the top of the package, and the only one that every floor may import.

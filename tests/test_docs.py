@@ -38,6 +38,8 @@ from stacks import slow_on_one_stack
 import noah_tf
 from noah_tf.serving.__main__ import main as serving
 
+pytestmark = pytest.mark.one_stack
+
 # Docker is not available to the tests. test_saved_models.py reads the files that Docker gets.
 UNRUNNABLE = {
     "docker run --rm -p 127.0.0.1:8501:8501 -v": "a server of one model",

@@ -14,6 +14,8 @@ sys.path.append(str(REPOSITORY / "docs"))
 
 import floors
 
+pytestmark = pytest.mark.one_stack
+
 
 @slow_on_one_stack
 def test_wheel_holds_only_the_package(tmp_path):

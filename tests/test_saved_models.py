@@ -29,6 +29,8 @@ from noah_tf import attach_noah, export_savedmodel
 from noah_tf.serving import Client
 from noah_tf.serving.__main__ import main
 
+pytestmark = pytest.mark.one_stack
+
 FOLDER = REPOSITORY / "saved_models"
 PAGE = "docs/serving.md"
 FIELD = descriptor_pb2.FieldDescriptorProto

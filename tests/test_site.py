@@ -13,6 +13,8 @@ from head_helpers import child_environment
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
 
+pytestmark = pytest.mark.one_stack
+
 WIDTHS = (1280, 390)
 # Elements that reach beyond the right edge of the window, and are not inside a part that scrolls.
 _OUTSIDE = """

@@ -11,7 +11,6 @@ from head_helpers import child_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import REPOSITORY
-from stacks import one_stack
 
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.training.plan import TrainingPlan
@@ -26,7 +25,7 @@ import accuracy_tables
 import page_sections
 from accuracy_settings import SETTINGS, VARIANTS, Run, list_runs, make_recipe
 
-pytestmark = one_stack
+pytestmark = pytest.mark.one_stack
 
 values = st.floats(0, 1).map(lambda x: round(x, 4))
 

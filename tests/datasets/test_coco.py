@@ -10,6 +10,8 @@ from coco_like import EVAL_EXAMPLES, NAMES, OBJECTS, TRAIN_EXAMPLES, coco_files,
 
 from noah_tf.datasets.registry import open_source
 
+pytestmark = pytest.mark.one_stack
+
 
 def drawn(coco_dir, year_name):
     """Place in which a photo was drawn, by its bytes: TFDS stores them in an order of its own."""

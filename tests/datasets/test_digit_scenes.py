@@ -10,6 +10,8 @@ from noah_tf.datasets.digit_scenes import SPLITS, draw_scene, split_scans
 from noah_tf.datasets.registry import open_source
 from noah_tf.images.preprocessing import decode
 
+pytestmark = pytest.mark.one_stack
+
 CONFIGS = ("single", "multi")
 
 

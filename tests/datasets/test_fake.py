@@ -8,6 +8,8 @@ from noah_tf.datasets import fake
 from noah_tf.datasets.registry import open_source, source_from_config
 from noah_tf.images.preprocessing import Preprocessing, decode
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture(scope="module")
 def source():

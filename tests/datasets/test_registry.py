@@ -14,6 +14,8 @@ from noah_tf.datasets.registry import open_source
 from noah_tf.datasets.tfds_sources import _class_boxes, prepare
 from noah_tf.images.preprocessing import Preprocessing, decode
 
+pytestmark = pytest.mark.one_stack
+
 
 def colour_png(value):
     return tf.io.encode_png(np.full((6, 5, 3), value, np.uint8)).numpy()

@@ -12,6 +12,8 @@ from sklearn.metrics import average_precision_score
 from noah_tf.evaluation import paired, scores
 from noah_tf.evaluation.options import EvaluationOptions
 
+pytestmark = pytest.mark.one_stack
+
 
 def single_label_predictions(correct, num_classes=3):
     """Returns predictions that are correct for the given examples."""

@@ -23,6 +23,8 @@ from noah_tf.explain.explainer import Explainer
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.checkpoint import Run, load_run
 
+pytestmark = pytest.mark.one_stack
+
 
 class Page(html.parser.HTMLParser):
     """Parses a page into its tags in order, its images and its text."""

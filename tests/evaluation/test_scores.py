@@ -10,6 +10,8 @@ from sklearn.calibration import calibration_curve
 
 from noah_tf.evaluation import scores
 
+pytestmark = pytest.mark.one_stack
+
 SHAPES = st.tuples(st.integers(0, 2**16), st.integers(2, 40), st.integers(3, 9))
 
 

@@ -16,6 +16,8 @@ from noah_tf.evaluation.results import NamedSet
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.runs.workdir import Workdir
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),

@@ -16,6 +16,8 @@ from noah_tf.explain.options import MapOptions
 from noah_tf.explain.run import explain_run
 from noah_tf.runs.checkpoint import load_run
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture
 def drawn(monkeypatch):

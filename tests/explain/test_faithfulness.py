@@ -7,6 +7,8 @@ from planted import PREPROCESSING, planted_gap, planted_noah, planted_source
 
 from noah_tf.explain.faithfulness import areas_under, faithfulness, faithfulness_curves
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture(scope="module")
 def curves():

@@ -15,6 +15,8 @@ from noah_tf.datasets.registry import open_source
 from noah_tf.explain.localization import energy_inside, localize, pointing_game
 from noah_tf.images.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.one_stack
+
 corners = st.tuples(*[st.floats(0, 1)] * 4).map(
     lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))
 )

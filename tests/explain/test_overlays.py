@@ -1,9 +1,12 @@
 """Figures of photos with their maps."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from noah_tf.explain.overlays import attention_grid
+
+pytestmark = pytest.mark.one_stack
 
 
 def test_grid_shows_photo_box_and_map(tmp_path):

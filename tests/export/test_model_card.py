@@ -25,6 +25,8 @@ from noah_tf.export.variants import Agreement
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.workdir import Workdir
 
+pytestmark = pytest.mark.one_stack
+
 ODD_NAMES = [
     'rose: "red"',
     "tulip|\n---\n# no title",

@@ -6,6 +6,8 @@ from noah_tf.export.photos import photos_in_folder, photos_of_run, read_photos
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.runs.checkpoint import load_run
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -5,6 +5,8 @@ import pytest
 from noah_tf.export import versions
 from noah_tf.export.versions import check_version, latest_version, model_folder, new_version
 
+pytestmark = pytest.mark.one_stack
+
 
 def write(model_dir, version=None, text="new"):
     with new_version(model_dir, version) as draft:

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from noah_tf.head import memory_plan
 from noah_tf.head.memory_plan import MASK_OUTPUTS
 
+pytestmark = pytest.mark.one_stack
+
 MIB = 2**20
 sizes = st.integers(1, 300)
 

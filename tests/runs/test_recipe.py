@@ -14,6 +14,8 @@ from noah_tf.runs import recipe
 from noah_tf.training import recipe_checks
 from noah_tf.training.plan import TrainingPlan
 
+pytestmark = pytest.mark.one_stack
+
 FAMILIES = (
     "resnet",
     "mobilenet_v2",

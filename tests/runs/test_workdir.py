@@ -6,6 +6,8 @@ from recipes import quickstart
 from noah_tf.runs.workdir import Workdir, short_names
 from noah_tf.utils.files import write_text_atomically
 
+pytestmark = pytest.mark.one_stack
+
 DATA = {
     "class_names": ("a", "b"),
     "multi_label": False,

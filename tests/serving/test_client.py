@@ -19,6 +19,8 @@ from tiny_model import NAMES, expected_logits
 from noah_tf.serving import Client, ServingError
 from noah_tf.serving.errors import readable_message
 
+pytestmark = pytest.mark.one_stack
+
 SCHEMES = ("rest", "grpc")
 URL_SCHEMES = {"rest": "http", "grpc": "grpc"}
 PHOTOS = [encoded(noise(20, 30), "PNG"), encoded(smooth(15, 9), "PNG")]

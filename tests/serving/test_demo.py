@@ -26,6 +26,8 @@ from noah_tf.serving import demo
 from noah_tf.serving.__main__ import main
 from noah_tf.serving.demo_model import DemoModel, explain_photo, load_model
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture
 def free_port():

@@ -19,6 +19,8 @@ from noah_tf.serving.clock import Clock
 from noah_tf.serving.load import measure, repeat_to_full_batches
 from noah_tf.serving.load_report import LoadReport
 
+pytestmark = pytest.mark.one_stack
+
 PREDICTION = {"predictions": [{"classes": [1]}]}
 
 

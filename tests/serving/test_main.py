@@ -17,6 +17,8 @@ from scripted import available, scripted_server
 
 from noah_tf.serving.__main__ import main
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture
 def photos(tmp_path):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from noah_tf.serving import ServingError
 from noah_tf.serving.predict import best_classes, format_table, predict_files, table_row
 
+pytestmark = pytest.mark.one_stack
+
 ANSWER = {
     "classes": [2, 0, -1],
     "labels": ["blue", "red", ""],

@@ -16,6 +16,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc  # 
 
 from noah_tf.serving import Client, ServingError  # noqa: E402
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch):

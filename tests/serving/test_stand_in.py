@@ -15,6 +15,8 @@ from tiny_model import expected_logits
 
 from noah_tf.serving import Client, ServingError
 
+pytestmark = pytest.mark.one_stack
+
 PHOTO = encoded(noise(12, 10), "PNG")
 B64 = {"b64": base64.b64encode(PHOTO).decode()}
 

@@ -6,6 +6,8 @@ from recipes import recipe as load
 
 from noah_tf.training.dry_run import dry_run
 
+pytestmark = pytest.mark.one_stack
+
 
 def test_data_size_comes_from_the_source_if_the_recipe_has_none(shapes):
     config = small_recipe(shapes)

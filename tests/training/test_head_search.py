@@ -8,6 +8,8 @@ from stacks import slow_on_one_stack
 
 from noah_tf.training import head_search
 
+pytestmark = pytest.mark.one_stack
+
 
 @slow_on_one_stack
 def test_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path):

@@ -8,6 +8,8 @@ import pytest
 
 from noah_tf.training.interrupt import stop_requests
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_first_signal_sets_the_request_and_the_second_works_as_usual(signum, capfd):

@@ -8,6 +8,8 @@ from noah_tf.training.progress import Progress, Timer
 from noah_tf.training.settings import TrainSettings
 from noah_tf.training.train_step import SUMS
 
+pytestmark = pytest.mark.one_stack
+
 STEPS = 4
 SETTINGS = TrainSettings(epochs=2, batch_size=8)
 

@@ -13,6 +13,8 @@ from noah_tf.training import recipe_checks
 from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
 from noah_tf.training.plan import TrainingPlan
 
+pytestmark = pytest.mark.one_stack
+
 
 def test_all_contradictions_are_named_at_once():
     config = load("deit", "noah_deit_tiny")

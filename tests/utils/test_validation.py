@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from noah_tf.utils import validation
 
+pytestmark = pytest.mark.one_stack
+
 
 def test_python_and_numpy_integers_are_accepted():
     assert validation.check_positive_int("steps", np.int64(3)) == 3

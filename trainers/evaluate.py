@@ -80,7 +80,7 @@ def _check_flags(runs):
             f"{' '.join(runs) or 'none'}."
         )
     if runs and not _COMPARE.value:
-        raise ValueError(f"Not understood: {' '.join(runs)}")
+        raise ValueError(f"Unknown arguments: {' '.join(runs)}")
     if _WORKDIR.value is None and not _COMPARE.value:
         raise ValueError(
             "--workdir is missing: name a run's folder, or give --compare RUN_A RUN_B."

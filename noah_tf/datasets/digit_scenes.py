@@ -1,12 +1,12 @@
-"""`digit_scenes`: find the handwritten digit among broken strokes (a TFDS builder, no download).
+"""`digit_scenes`: handwritten digits among broken strokes (a TFDS builder without a download).
 
-Each scene is a 64x64 photo-like picture with one whole handwritten digit ("single") or one to four
-different ones ("multi"), somewhere, at some size, among fragments cut from other digits. Fragments
-and digits share stroke widths, colours and contrast, so that a classifier must find the digit
-before it can read it; the digit's box says whether it did.
+Each scene is a 64x64 picture with one handwritten digit ("single") or one to four different digits
+("multi") of random sizes at random positions, among fragments cut from other digits. Fragments and
+digits have the same stroke widths, colors and contrast, so a classifier has to find the digit
+before it can read it. The box of each digit tells whether it looked at the right place.
 
-The digits are scikit-learn's 1,797 real 8x8 scans. Every split owns its scans: no digit, and no
-fragment, of one split appears in another. A scene is a pure function of (config, split, index).
+The digits are the 1,797 scans of 8x8 pixels in scikit-learn. Each split has its own scans: no digit
+and no fragment of one split appears in another. A scene is a function of (config, split, index).
 
     import tensorflow_datasets as tfds
     import noah_tf.datasets.digit_scenes  # registers the builder
@@ -27,11 +27,11 @@ import tensorflow_datasets as tfds
 
 SCENE_SIZE = 64
 NUM_CLASSES = 10
-# Scenes in a split, and the share of each class's scans that the split owns.
+# Each split: number of scenes, and the share of the scans of each class that belong to it.
 SPLITS = {"train": (10_000, 0.65), "validation": (2_000, 0.15), "test": (2_000, 0.20)}
 
-_INK = 0.2  # scans are 0..1; what is above this is stroke
-_CELLS = 8  # a scan's side
+_INK_THRESHOLD = 0.2  # values of a scan above this belong to a stroke; scans are 0..1
+_SCAN_SIZE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,25 +40,31 @@ class Scene:
 
     Attributes:
         image: uint8 (64, 64, 3).
-        labels: the digits in it, one to four different ones.
-        boxes: for each digit (top, left, bottom, right) in pixels, bottom and right exclusive.
-        sources: the positions in `sklearn.datasets.load_digits` of every scan that was used, the
-            whole digits first, then the fragments.
+        labels: the digits in the picture, all different.
+        boxes: (top, left, bottom, right) of each digit in pixels; bottom and right are exclusive.
+        scan_indices: the indices in `sklearn.datasets.load_digits` of all scans in the picture,
+            first those of the digits, then those of the fragments.
     """
 
     image: np.ndarray
-    labels: tuple
-    boxes: tuple
-    sources: tuple
+    labels: tuple[int, ...]
+    boxes: tuple[tuple[int, int, int, int], ...]
+    scan_indices: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Style:
-    """What a config draws: counts and sizes (pixels) as inclusive ranges."""
+    """Inclusive ranges of a config.
 
-    digits: tuple
-    digit_size: tuple
-    fragments: tuple
+    Attributes:
+        digits: number of digits.
+        digit_size: the longer side of a digit in pixels.
+        fragments: number of fragments.
+    """
+
+    digits: tuple[int, int]
+    digit_size: tuple[int, int]
+    fragments: tuple[int, int]
 
 
 _STYLES = {
@@ -69,7 +75,7 @@ _STYLES = {
 
 @functools.lru_cache(maxsize=1)
 def _scans():
-    """scikit-learn's digits: float32 (1797, 8, 8) from 0 to 1, and their labels."""
+    """Returns scikit-learn's digits, float32 (1797, 8, 8) from 0 to 1, and their labels."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -77,11 +83,14 @@ def _scans():
 
 
 @functools.cache
-def split_scans(split):
-    """The scans a split owns: a tuple of 10 arrays of positions in `load_digits`, one a class.
+def split_scans(split: str) -> tuple[np.ndarray, ...]:
+    """Returns the scans of a split: for each class an array of indices in `load_digits`.
 
-    Shares are taken class by class from one fixed shuffle, so the splits are disjoint and every
-    class is split in the same proportions.
+    The scans of each class are shuffled once and then divided, so the splits are disjoint and have
+    the same share of every class.
+
+    Raises:
+        ValueError: there is no such split.
     """
     if split not in SPLITS:
         raise ValueError(f"digit_scenes has no split {split!r}; it has {', '.join(SPLITS)}.")
@@ -97,22 +106,19 @@ def split_scans(split):
 
 
 def _generator(*key):
-    """A random generator that depends on the key alone, the same on every machine and version."""
+    """Returns a random generator that is a function of the key on every machine and version."""
     words = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in key]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
-def draw_scene(config, split, index):
-    """Draws one scene.
+def draw_scene(config: str, split: str, index: int) -> Scene:
+    """Draws one scene, as a function of the arguments.
 
     Args:
         config: "single" or "multi".
         split: "train", "validation" or "test".
-        index: the scene's number in its split; its last figure is the first digit's label, which
-            keeps the classes balanced.
-
-    Returns:
-        A `Scene`, always the same for the same arguments.
+        index: the index of the scene in its split. Its last decimal digit is the label of the first
+            digit, so that the classes are balanced.
 
     Example:
         draw_scene("single", "train", 7).labels  # (7,)
@@ -123,27 +129,27 @@ def draw_scene(config, split, index):
     placed = _place_digits(rng, style, split, index % NUM_CLASSES)
     boxes = tuple(box for _, _, _, box in placed)
     fragments = [_fragment(rng, split) for _ in range(_between(rng, *style.fragments))]
-    fragment_sources = []
-    for alpha, source in fragments:
+    fragment_scans = []
+    for alpha, scan_index in fragments:
         corner = _free_corner(rng, alpha.shape, boxes, tries=6)
         if corner is not None:
-            _paint(canvas, alpha, corner, _ink_colour(rng))
-            fragment_sources.append(source)
+            _paint(canvas, alpha, corner, _ink_color(rng))
+            fragment_scans.append(scan_index)
     for alpha, corner, _, _ in placed:
-        _paint(canvas, alpha, corner, _ink_colour(rng))
+        _paint(canvas, alpha, corner, _ink_color(rng))
     _, targets = _scans()
-    sources = [source for _, _, source, _ in placed]
+    digit_scans = [scan_index for _, _, scan_index, _ in placed]
     return Scene(
         image=np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8),
-        labels=tuple(int(targets[source]) for source in sources),
+        labels=tuple(int(targets[scan_index]) for scan_index in digit_scans),
         boxes=boxes,
-        sources=tuple(sources + fragment_sources),
+        scan_indices=tuple(digit_scans + fragment_scans),
     )
 
 
 def _between(rng, low, high):
-    """An integer from low to high, both included."""
-    # Of numpy's draws only `random` is used in this file: its stream is the plainest.
+    """Returns a random integer from low to high, both included."""
+    # This module uses no other method of the generator than `random`, whose stream is stable.
     return low + int(rng.random() * (high - low + 1))
 
 
@@ -153,9 +159,9 @@ def _choose(rng, items):
 
 @functools.cache
 def _resampling(size, cells):
-    """The (size, cells) matrix that stretches `cells` values linearly over `size` pixels."""
-    positions = (np.arange(size) + 0.5) * cells / size - 0.5
-    distance = np.abs(np.clip(positions, 0, cells - 1)[:, None] - np.arange(cells)[None, :])
+    """Returns the (size, cells) matrix that interpolates `cells` values linearly to `size`."""
+    coordinates = (np.arange(size) + 0.5) * cells / size - 0.5
+    distance = np.abs(np.clip(coordinates, 0, cells - 1)[:, None] - np.arange(cells)[None, :])
     return np.maximum(0, 1 - distance).astype(np.float32)
 
 
@@ -164,8 +170,8 @@ def _stretch(values, size):
 
 
 def _render(cells, pixels_per_cell):
-    """Scan cells → opacity of the stroke, 0..1, trimmed to what can be seen of it."""
-    # A border of empty cells, left out again here, gives strokes at the scan's edge a soft end.
+    """Returns the opacity of a stroke, 0..1, enlarged from a part of a scan and trimmed."""
+    # The interpolation assumes a border of empty cells, so that strokes at the edge end softly.
     rows, columns = (
         _resampling(round((cell_count + 2) * pixels_per_cell), cell_count + 2)[:, 1:-1]
         for cell_count in cells.shape
@@ -175,54 +181,55 @@ def _render(cells, pixels_per_cell):
 
 
 def _extent(mask):
-    """The slices of rows and columns that hold every true entry."""
+    """Returns the slices of rows and columns that contain all true entries."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _whole_digit(rng, split, label, size):
-    """Opacity of a digit whose longer side is about `size` pixels, and its scan's position."""
-    source = int(_choose(rng, split_scans(split)[label]))
-    scan = _scans()[0][source]
-    ink = scan[_extent(scan > _INK)]
-    return _render(ink, size / max(ink.shape)), source
+    """Returns the opacity of a digit, the longer side about `size` pixels, and its scan's index."""
+    scan_index = int(_choose(rng, split_scans(split)[label]))
+    scan = _scans()[0][scan_index]
+    ink = scan[_extent(scan > _INK_THRESHOLD)]
+    return _render(ink, size / max(ink.shape)), scan_index
 
 
 def _fragment(rng, split):
-    """Opacity of a stroke cut from a digit, at most half of it each way, and the scan's position.
+    """Returns the opacity of a fragment of a digit, and the index of the scan.
 
-    Turned and mirrored at random: half a digit upright could still be read as one.
+    A fragment is at most half as high and half as wide as the scan. It is rotated and mirrored at
+    random, because half a digit could still be recognized.
     """
     while True:
-        source = int(_choose(rng, _choose(rng, split_scans(split))))
+        scan_index = int(_choose(rng, _choose(rng, split_scans(split))))
         height, width = _between(rng, 3, 4), _between(rng, 3, 4)
-        top, left = _between(rng, 0, _CELLS - height), _between(rng, 0, _CELLS - width)
-        cut = _scans()[0][source][top : top + height, left : left + width]
+        top, left = _between(rng, 0, _SCAN_SIZE - height), _between(rng, 0, _SCAN_SIZE - width)
+        cut = _scans()[0][scan_index][top : top + height, left : left + width]
         if 0.3 < cut.sum() / cut.size < 0.8:
             break
     cut = np.rot90(cut, _between(rng, 0, 3))
     cut = cut[:, ::-1] if rng.random() < 0.5 else cut
     low, high = _STYLES["single"].digit_size
-    return _render(cut, (low + rng.random() * (high - low)) / _CELLS), source
+    return _render(cut, (low + rng.random() * (high - low)) / _SCAN_SIZE), scan_index
 
 
 def _place_digits(rng, style, split, first_label):
-    """Different digits that do not touch: a list of (opacity, corner, source, box)."""
+    """Returns different digits that do not touch: a list of (opacity, corner, scan index, box)."""
     others = [label for label in range(NUM_CLASSES) if label != first_label]
     shuffled = [others[i] for i in np.argsort(rng.random(len(others)))]
     placed = []
     for label in [first_label, *shuffled][: _between(rng, *style.digits)]:
         size = _between(rng, *style.digit_size)
-        alpha, source = _whole_digit(rng, split, label, size)
+        alpha, scan_index = _whole_digit(rng, split, label, size)
         corner = _free_corner(rng, alpha.shape, [box for _, _, _, box in placed], tries=30)
-        if corner is not None:  # a crowded scene holds fewer digits than were drawn
+        if corner is not None:  # a full scene gets fewer digits
             box = (*corner, corner[0] + alpha.shape[0], corner[1] + alpha.shape[1])
-            placed.append((alpha, corner, source, box))
+            placed.append((alpha, corner, scan_index, box))
     return placed
 
 
 def _free_corner(rng, shape, boxes, tries):
-    """A random (top, left) for a patch inside the scene, two pixels clear of the boxes, or None."""
+    """Returns a random (top, left) for a patch two pixels away from all boxes, or None."""
     height, width = shape
     for _ in range(tries):
         top = _between(rng, 1, SCENE_SIZE - height - 1)
@@ -237,7 +244,7 @@ def _free_corner(rng, shape, boxes, tries):
 
 
 def _background(rng):
-    """Soft blotches of dark colour around one brightness: the canvas (64, 64, 3)."""
+    """Returns a dark background of soft color blotches, (64, 64, 3)."""
     tint = 0.08 + 0.3 * rng.random() + 0.15 * (rng.random(3) - 0.5)
     coarse = 0.25 * (rng.random((5, 5, 3)) - 0.5)
     fine = 0.12 * (rng.random((22, 22)) - 0.5)
@@ -246,38 +253,39 @@ def _background(rng):
     return np.clip(tint + np.stack(blotches, -1) + texture, 0, 1)
 
 
-def _ink_colour(rng):
-    """A colour brighter than any background.
+def _ink_color(rng):
+    """Returns a color that is brighter than any background.
 
-    With ink of any brightness on any background, the quickstart's network was still at chance
-    after two epochs.
+    With arbitrary colors for ink and background, the network of the quickstart learned nothing in
+    two epochs.
     """
     return 0.55 + 0.45 * rng.random(3)
 
 
-def _paint(canvas, alpha, corner, colour):
+def _paint(canvas, alpha, corner, color):
     top, left = corner
     region = canvas[top : top + alpha.shape[0], left : left + alpha.shape[1]]
-    region += alpha[..., None] * (colour - region)
+    region += alpha[..., None] * (color - region)
 
 
 @dataclasses.dataclass
 class DigitScenesConfig(tfds.core.BuilderConfig):
-    """ "single": one digit a scene; "multi": one to four different ones."""
+    """ "single": one digit per scene; "multi": one to four different digits per scene."""
 
 
 class DigitScenes(tfds.core.GeneratorBasedBuilder):
-    """Handwritten digits to find among broken strokes: 64x64 RGB scenes with boxes.
+    """Handwritten digits among broken strokes: 64x64 RGB scenes with boxes.
 
-    Config "single" (the default): `image`, `label`, `bbox`. Config "multi": `image`, `label` (a
-    multi-hot vector of 10) and `objects`, a sequence of {`bbox`, `label`}.
+    The config "single" (the default) has the features `image`, `label` and `bbox`. The config
+    "multi" has `image`, `label` (a multi-hot vector of 10) and `objects`, a sequence of {`bbox`,
+    `label`}.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = [
-        DigitScenesConfig(name="single", description="One digit a scene."),
-        DigitScenesConfig(name="multi", description="One to four different digits a scene."),
+        DigitScenesConfig(name="single", description="One digit per scene."),
+        DigitScenesConfig(name="multi", description="One to four different digits per scene."),
     ]
 
     def _info(self):
@@ -309,7 +317,7 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
             yield index, self._example(scene)
 
     def _example(self, scene):
-        # The feature would encode it as well, three times slower and 8 % smaller.
+        # TFDS would encode the image three times more slowly, and 8% smaller.
         image = io.BytesIO(tf.io.encode_png(scene.image, compression=1).numpy())
         boxes = [_relative(box) for box in scene.boxes]
         if self.builder_config.name == "single":
@@ -320,6 +328,6 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
 
 
 def _relative(box):
-    """A box in pixels → TFDS's, in shares of the scene's side."""
+    """Converts a box in pixels to one of TFDS, in shares of the scene's side."""
     top, left, bottom, right = (side / SCENE_SIZE for side in box)
     return tfds.features.BBox(ymin=top, xmin=left, ymax=bottom, xmax=right)

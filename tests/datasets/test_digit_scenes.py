@@ -15,31 +15,32 @@ pytestmark = pytest.mark.one_stack
 CONFIGS = ("single", "multi")
 
 
-def owned_scans(split):
+def scans_of(split):
     return set(np.concatenate(split_scans(split)).tolist())
 
 
-def test_splits_own_disjoint_scans_that_cover_all():
-    owned = [owned_scans(split) for split in SPLITS]
-    assert sum(map(len, owned)) == len(set.union(*owned)) == 1797
-    assert all(len(scans) >= 20 for split in SPLITS for scans in split_scans(split))
+def test_scans_are_divided_among_the_splits():
+    scans = [scans_of(split) for split in SPLITS]
+    assert sum(map(len, scans)) == len(set.union(*scans)) == 1797
+    assert all(len(indices) >= 20 for split in SPLITS for indices in split_scans(split))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_scene_uses_its_split_alone(config, split):
-    used = {source for index in range(100) for source in draw_scene(config, split, index).sources}
-    assert used <= owned_scans(split)
+def test_scenes_use_only_scans_of_their_split(config, split):
+    scenes = [draw_scene(config, split, index) for index in range(100)]
+    used = {index for scene in scenes for index in scene.scan_indices}
+    assert used <= scans_of(split)
 
 
 def test_scans_are_all_different():
-    # Two copies of one scan in two splits would leak.
+    # A copy of a scan in another split would leak into it.
     scans, _ = digit_scenes._scans()
     assert len(np.unique(scans.reshape(len(scans), -1), axis=0)) == len(scans)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_same_arguments_same_scene(config):
+def test_scene_is_a_function_of_its_arguments(config):
     first, again = draw_scene(config, "train", 5), draw_scene(config, "train", 5)
     np.testing.assert_array_equal(first.image, again.image)
     assert (first.labels, first.boxes) == (again.labels, again.boxes)
@@ -47,8 +48,8 @@ def test_same_arguments_same_scene(config):
     assert all((first.image != other.image).any() for other in others)
 
 
-def test_scenes_stay_what_they_were():
-    # Both stacks, and every machine, have to make the same set: VERSION says it is one.
+def test_known_scenes():
+    # The set is the same on both stacks and every machine, since it has one VERSION.
     single, multi = draw_scene("single", "train", 3), draw_scene("multi", "test", 4)
     assert (single.labels, single.boxes) == ((3,), ((23, 33, 47, 47),))
     assert (multi.labels, multi.boxes) == (
@@ -74,19 +75,19 @@ def test_multi_has_one_to_four_different_digits():
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_boxes_are_inside_apart_and_of_the_size(config):
+def test_boxes_are_inside_disjoint_and_of_the_right_size(config):
     low, high = digit_scenes._STYLES[config].digit_size
     for index in range(100):
         boxes = draw_scene(config, "train", index).boxes
-        taken = np.zeros((64, 64), int)
+        coverage = np.zeros((64, 64), int)
         for top, left, bottom, right in boxes:
             assert 0 < top < bottom < 64 and 0 < left < right < 64
             assert low - 2 <= max(bottom - top, right - left) <= high + 3
-            taken[top:bottom, left:right] += 1
-        assert taken.max() == 1
+            coverage[top:bottom, left:right] += 1
+        assert coverage.max() == 1
 
 
-def test_box_holds_the_digit_and_no_fragment(monkeypatch):
+def test_box_contains_the_digit_and_no_fragment(monkeypatch):
     scene = draw_scene("single", "train", 8)
     top, left, bottom, right = scene.boxes[0]
     monkeypatch.setattr(digit_scenes, "_paint", lambda *args: None)
@@ -94,7 +95,7 @@ def test_box_holds_the_digit_and_no_fragment(monkeypatch):
     monkeypatch.undo()
     painted = (scene.image != empty.image).any(-1)
     digit = painted[top:bottom, left:right]
-    # Strokes touch all four sides of the box, and a clear rim lies around it.
+    # Strokes touch all four sides of the box, and the pixels around the box are empty.
     assert digit[0].any() and digit[-1].any() and digit[:, 0].any() and digit[:, -1].any()
     assert not painted[top - 1, left - 1 : right + 1].any()
     assert not painted[bottom, left - 1 : right + 1].any()
@@ -165,7 +166,7 @@ def test_two_processes_prepare_at_once(tmp_path):
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert [results.get(timeout=5) for _ in workers] == [60, 60]
     versions = [path.name for path in (tmp_path / "digit_scenes" / "single").iterdir()]
-    assert versions == ["1.0.0"], "nothing half-written stays"
+    assert versions == ["1.0.0"], "no temporary folder remains"
 
 
 @slow_on_one_stack

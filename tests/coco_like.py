@@ -1,4 +1,4 @@
-"""MS-COCO in small: TFDS's own builder of coco/2017, on photos that are drawn on the spot."""
+"""A small MS-COCO: the builder of coco/2017 in TFDS, on synthetic photos."""
 
 import contextlib
 import json
@@ -8,14 +8,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-# COCO's 80 classes have identifiers up to 90; of these some are drawn.
+# The 80 classes of COCO have identifiers up to 90. The photos show four of them.
 NAMES = ("person", "bicycle", "car", "kite", *(f"class {number}" for number in range(5, 81)))
 IDENTIFIERS = tuple(number for number in range(1, 91) if number % 9)
-COLOURS = {0: (255, 40, 40), 1: (40, 255, 40), 2: (60, 60, 255), 3: (250, 250, 40)}
+COLORS = {0: (255, 40, 40), 1: (40, 255, 40), 2: (60, 60, 255), 3: (250, 250, 40)}
 TRAIN_EXAMPLES, EVAL_EXAMPLES = 24, 10
 SIZES = ((48, 64), (64, 40), (40, 40))  # height, width
 
-# What is in each photo: (class, whether it is a crowd) of every object, in turns.
+# The objects (class, whether it is a crowd) of the photos; the list is repeated.
 OBJECTS = (
     [(0, False)],
     [(1, False), (2, False)],
@@ -27,16 +27,16 @@ OBJECTS = (
 
 
 def labels(index):
-    """Float (80,), the classes of a photo of the train or the validation split."""
-    found = np.zeros(80, np.float32)
-    found[[label for label, _ in OBJECTS[index % len(OBJECTS)]]] = 1
-    return found
+    """Returns the multi-hot label of a photo of the train or validation split, float (80,)."""
+    label = np.zeros(80, np.float32)
+    label[[number for number, _ in OBJECTS[index % len(OBJECTS)]]] = 1
+    return label
 
 
 @contextlib.contextmanager
 def coco_files(folder):
-    """While it lasts, TFDS gets the archives of coco/2017 from here, not from the network."""
-    made = {}
+    """Makes TFDS read the archives of coco/2017 from `folder` instead of the network."""
+    paths = {}
     for name, year_name, count in (
         ("train", "train2017", TRAIN_EXAMPLES),
         ("validation", "val2017", EVAL_EXAMPLES),
@@ -51,14 +51,14 @@ def coco_files(folder):
         path = folder / "annotations" / f"{kind}_{year_name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(text))
-        made |= {f"{name}_images": str(folder / "photos"), f"{name}_annotations": str(folder)}
+        paths |= {f"{name}_images": str(folder / "photos"), f"{name}_annotations": str(folder)}
     manager = tfds.download.DownloadManager
-    with mock.patch.object(manager, "download_and_extract", lambda self, urls: made):
+    with mock.patch.object(manager, "download_and_extract", lambda self, urls: paths):
         yield
 
 
 def make_coco(folder):
-    """Prepares coco/2017 in a TFDS data directory, which is returned."""
+    """Prepares coco/2017 and returns the TFDS data directory."""
     from noah_tf.datasets.tfds_sources import prepare
 
     with coco_files(folder / "archives"):
@@ -67,7 +67,7 @@ def make_coco(folder):
 
 
 def _draw(folder, count):
-    """Writes the photos; their descriptions and those of their objects, as COCO has them."""
+    """Writes the photos; returns the descriptions of photos and objects in COCO's format."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(count)
     images, objects = [], []
@@ -77,7 +77,7 @@ def _draw(folder, count):
         for label, crowd in OBJECTS[index % len(OBJECTS)]:
             side = 14
             top, left = rng.integers(0, height - side), rng.integers(0, width - side)
-            photo[top : top + side, left : left + side] = COLOURS[label]
+            photo[top : top + side, left : left + side] = COLORS[label]
             objects.append(
                 {
                     "id": len(objects),

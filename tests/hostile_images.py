@@ -1,4 +1,4 @@
-"""Files that want to take a decoder's memory or time, or to make it read what is not there."""
+"""Files that try to exhaust a decoder's memory or time, or to make it read out of bounds."""
 
 import functools
 import struct
@@ -18,10 +18,10 @@ SIDES = (0, 1, 20_000, 32_768, 40_000, 65_500, 65_535)
 
 
 def hostile_images(count, seed):
-    """Broken and hostile files, all kinds equally often.
+    """Returns corrupt and hostile files, the same number of each kind.
 
     Args:
-        count: how many.
+        count: number of files.
         seed: the files are a function of it; a longer list begins with the shorter one.
 
     Returns:
@@ -33,16 +33,16 @@ def hostile_images(count, seed):
 
 
 def magic(image_bytes):
-    """Which of `MAGIC` a file begins as, or None."""
+    """Returns the format in `MAGIC` whose first bytes a file has, or None."""
     return next((name for name, start in MAGIC.items() if image_bytes.startswith(start)), None)
 
 
-# --- good files to begin with
+# --- valid files
 
 
 @functools.cache
 def good_images():
-    """Small good photos of each format, as a list of (format, bytes)."""
+    """Returns small valid photos of each format, as a list of (format, bytes)."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     smooth = np.repeat(np.repeat(pixels[:5, :5], 8, 0), 10, 1)
@@ -67,12 +67,12 @@ def good_images():
 
 
 def segment(marker, payload):
-    """A JPEG segment."""
+    """Returns a JPEG segment."""
     return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
 
 
 def exif(orientation, order=">", kind=3, offset=8, entries=None):
-    """An APP1 segment with the orientation; `entries` may claim more than there are."""
+    """Returns an EXIF segment with the orientation; `entries` may claim too many entries."""
     others = [(0x010F, 2, 4, b"abc\0"), (0x0128, 3, 1, struct.pack(order + "HH", 2, 0))]
     value = struct.pack(order + "HH", orientation, 0)
     rows = [others[0], (0x0112, kind, 1, value), others[1]]
@@ -85,17 +85,17 @@ def exif(orientation, order=">", kind=3, offset=8, entries=None):
 
 
 def jpeg(width, height, scans=((1,),), progressive=True, components=1, before=b""):
-    """A JPEG of flat colour in some hundred bytes.
+    """Returns a JPEG of a uniform color in a few hundred bytes.
 
-    Its scans end at once, which decoders take for zeros.
+    Its scans have no data, and decoders read zeros instead.
 
     Args:
-        width: of the photo.
-        height: of the photo.
+        width: width of the photo.
+        height: height of the photo.
         scans: the components of each scan.
-        progressive: whether it is.
-        components: how many there are.
-        before: segments in front of the one with the size.
+        progressive: whether the JPEG is progressive.
+        components: number of components.
+        before: segments before the one with the size.
     """
     tables = segment(0xDB, b"\0" + b"\1" * 64)
     tables += segment(0xC4, b"\0\1" + bytes(15) + b"\0") + segment(0xC4, b"\x10\1" + bytes(16))
@@ -111,14 +111,14 @@ def jpeg(width, height, scans=((1,),), progressive=True, components=1, before=b"
 
 
 def chunk(kind, payload):
-    """A PNG chunk."""
+    """Returns a PNG chunk."""
     check = zlib.crc32(kind + payload)
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", check)
 
 
-def png(width, height, compressed, depth=8, colour=0, interlaced=0, extra=b""):
-    """A PNG of compressed rows."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+def png(width, height, compressed, depth=8, color=0, interlaced=0, extra=b""):
+    """Returns a PNG of compressed rows."""
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
     return (
         MAGIC["PNG"]
         + chunk(b"IHDR", header)
@@ -130,7 +130,7 @@ def png(width, height, compressed, depth=8, colour=0, interlaced=0, extra=b""):
 
 @functools.cache
 def zeros(count):
-    """Zero bytes, compressed."""
+    """Returns `count` zero bytes, compressed."""
     packer = zlib.compressobj(9)
     part = bytes(1 << 20)
     data = b"".join(packer.compress(part) for _ in range(count >> 20))
@@ -138,14 +138,14 @@ def zeros(count):
 
 
 def gif(frames, canvas=None, before=b"", local=False):
-    """A GIF.
+    """Returns a GIF.
 
     Args:
-        frames: list of (left, top, pixels), pixels uint8 (H, W) below 128; or, instead of pixels,
-            (W, H) for a frame that only claims to be there.
-        canvas: (width, height); None for the first frame's.
-        before: extensions in front of each frame.
-        local: whether each frame has its own colours.
+        frames: list of (left, top, pixels) with pixels uint8 (H, W) below 128. Instead of pixels,
+            (W, H) makes a frame of this size without data.
+        canvas: (width, height); None uses the size of the first frame.
+        before: extensions before each frame.
+        local: whether each frame has its own palette.
     """
     sizes = [f[2] if isinstance(f[2], tuple) else f[2].shape[::-1] for f in frames]
     width, height = canvas or (sizes[0] if sizes else (1, 1))
@@ -155,7 +155,7 @@ def gif(frames, canvas=None, before=b"", local=False):
     for (left, top, pixels), size in zip(frames, sizes, strict=True):
         data += before + b"," + struct.pack("<HHHHB", left, top, *size, 0x86 if local else 0)
         data += (palette if local else b"") + b"\x07"
-        # Eight bits a code, as long as the table is cleared before it has 256: bytes, then.
+        # A code has eight bits, one byte, if the table is cleared before it has 256 entries.
         codes = b"" if isinstance(pixels, tuple) else pixels.tobytes()
         codes = b"".join(b"\x80" + codes[i : i + 100] for i in range(0, len(codes), 100)) + b"\x81"
         data += sub_blocks(codes)
@@ -163,13 +163,13 @@ def gif(frames, canvas=None, before=b"", local=False):
 
 
 def sub_blocks(data, size=255):
-    """Data as GIFs have it, in blocks of at most `size` bytes."""
-    parts = [data[i : i + size] for i in range(0, len(data), size)]
-    return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+    """Returns data in the blocks of a GIF, of at most `size` bytes."""
+    blocks = [data[i : i + size] for i in range(0, len(data), size)]
+    return b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
 
 
 def bmp(pixels, top_down=False, width=None, height=None, offset=None, bits=None, packing=0):
-    """A BMP, whose header may claim other sizes than it has."""
+    """Returns a BMP, whose header may claim wrong sizes."""
     rows, columns, channels = pixels.shape
     rows = -rows if top_down else rows
     data = b""
@@ -178,7 +178,6 @@ def bmp(pixels, top_down=False, width=None, height=None, offset=None, bits=None,
         data += line + bytes(-len(line) % 4)
     header = struct.pack("<IiiHHIIiiII", 40, width or columns, height or rows, 1,
                          bits or 8 * channels, packing, len(data), 0, 0, 0, 0)  # fmt: skip
-    # Shades of gray.
     palette = b"".join(bytes([i, i, i, 0]) for i in range(256)) if channels == 1 else b""
     offset = 54 + len(palette) if offset is None else offset
     size = 54 + len(palette) + len(data)
@@ -186,7 +185,7 @@ def bmp(pixels, top_down=False, width=None, height=None, offset=None, bits=None,
 
 
 def webp(kind, width, height, animated=False):
-    """The header of a WebP, with nothing behind it."""
+    """Returns the header of a WebP without pixels."""
     payload = {
         b"VP8 ": b"\x10\x02\0\x9d\x01\x2a" + struct.pack("<HH", width & 16383, height & 16383),
         b"VP8L": b"\x2f" + struct.pack("<I", (width - 1) & 16383 | ((height - 1) & 16383) << 14),
@@ -198,37 +197,37 @@ def webp(kind, width, height, animated=False):
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-# --- what is done to them
+# --- corrupt and hostile files
 
 
 def _good(random, file_format=None):
-    """A good photo, of one format or of any."""
-    found = [data for name, data in good_images() if file_format in (None, name)]
-    return found[random.integers(len(found))]
+    """Returns a valid photo, of one format or of any."""
+    photos = [data for name, data in good_images() if file_format in (None, name)]
+    return photos[random.integers(len(photos))]
 
 
-def _cut(file_format):
-    def truncated(random):
+def _truncated(file_format):
+    def make(random):
         data = _good(random, file_format)
-        # As often in the header as behind it.
+        # Half of the files end inside the header.
         return data[: random.integers(len(MAGIC[file_format]), random.choice([40, len(data)]))]
 
-    return truncated
+    return make
 
 
-def _flipped(file_format):
-    def damaged(random):
+def _damaged(file_format):
+    def make(random):
         data = np.frombuffer(_good(random, file_format), np.uint8).copy()
         end = random.choice([min(len(data), 64), len(data)])
-        places = random.integers(len(MAGIC[file_format]), end, random.integers(1, 20))
-        bits = random.choice([1, 2, 4, 8, 16, 32, 64, 128, 255], len(places))
-        data[places] ^= bits.astype(np.uint8)
+        offsets = random.integers(len(MAGIC[file_format]), end, random.integers(1, 20))
+        bits = random.choice([1, 2, 4, 8, 16, 32, 64, 128, 255], len(offsets))
+        data[offsets] ^= bits.astype(np.uint8)
         return data.tobytes()
 
-    return damaged
+    return make
 
 
-def _behind(name):
+def _random_after(name):
     return lambda random: MAGIC[name] + random.bytes(int(random.integers(0, 400)))
 
 
@@ -237,29 +236,29 @@ def _sides(random, huge=True):
     return int(random.choice(SIDES[low:])), int(random.choice(SIDES[low if huge else 1 :]))
 
 
-def _shuffled(random):
-    """Chunks of a PNG or parts of a JPEG in another order."""
+def _reordered(random):
+    """Returns a PNG or JPEG whose chunks or segments are in another order."""
     if random.integers(2):
         data = _good(random, "PNG")
-        starts, at = [], 8
-        while at < len(data):
-            starts.append(at)
-            at += 12 + struct.unpack_from(">I", data, at)[0]
+        starts, offset = [], 8
+        while offset < len(data):
+            starts.append(offset)
+            offset += 12 + struct.unpack_from(">I", data, offset)[0]
     else:
         data = _good(random, "JPEG")
-        starts, at = [], 2
-        while data[at + 1] != 0xDA:
-            starts.append(at)
-            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-        starts.append(at)
-    parts = [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
-    return data[: starts[0]] + b"".join(parts[i] for i in random.permutation(len(parts)))
+        starts, offset = [], 2
+        while data[offset + 1] != 0xDA:
+            starts.append(offset)
+            offset += 2 + struct.unpack_from(">H", data, offset + 2)[0]
+        starts.append(offset)
+    segments = [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
+    return data[: starts[0]] + b"".join(segments[i] for i in random.permutation(len(segments)))
 
 
-def _joined(random):
+def _nested(random):
     first, second = _good(random), _good(random)
-    at = random.integers(len(first))
-    return first[:at] + second + first[at:]
+    offset = random.integers(len(first))
+    return first[:offset] + second + first[offset:]
 
 
 def _text(random):
@@ -276,29 +275,29 @@ def _text(random):
 
 
 def _foreign_magic(random):
-    """A good file that begins as another format does."""
+    """Returns a valid file with the first bytes of another format."""
     starts = list(MAGIC.values())
     name, data = good_images()[random.integers(len(good_images()))]
     return starts[random.integers(len(starts))] + data[len(MAGIC[name]) :]
 
 
 def _jpeg_header(random):
-    """A JPEG whose header claims another size than its pixels have."""
+    """Returns a JPEG whose header claims a wrong size."""
     data = bytearray(_good(random, "JPEG"))
-    at = next(i for i in range(len(data)) if data[i] == 0xFF and data[i + 1] in (0xC0, 0xC2))
-    struct.pack_into(">HH", data, at + 5, *_sides(random, huge=random.integers(3) > 0))
+    start = next(i for i in range(len(data)) if data[i] == 0xFF and data[i + 1] in (0xC0, 0xC2))
+    struct.pack_into(">HH", data, start + 5, *_sides(random, huge=random.integers(3) > 0))
     return bytes(data)
 
 
 def _jpeg_two_headers(random):
-    """A small size where readers that take any marker find it, and a huge one where it counts."""
+    """Returns a huge JPEG with a small size in a place where careless readers look for it."""
     small = segment(0xC0, b"\x08\x00\x10\x00\x10\x01\x01\x11\x00")
     inside = segment(0xE1 + int(random.integers(3)), b"Exif\0\0" + small)
     return jpeg(*_sides(random), before=inside if random.integers(2) else small)
 
 
 def _jpeg_loop(random):
-    """Segments of length 0 or 1, thousands of segments, or what is no segment in between."""
+    """Returns a JPEG with segments of length 0 or 1, thousands of segments, or garbage."""
     good = _good(random, "JPEG")
     between = [
         b"\xff\xe1\x00\x00" * int(random.integers(1, 3000)),
@@ -314,7 +313,7 @@ def _jpeg_loop(random):
 
 
 def _exif(random):
-    """EXIF data whose orientation is none, or lies outside."""
+    """Returns a JPEG whose EXIF orientation is invalid, missing, or out of bounds."""
     good = _good(random, "JPEG")
     order = "<>"[random.integers(2)]
     odd = [
@@ -334,19 +333,19 @@ def _png_header(random):
     width, height = _sides(random, huge=random.integers(3) > 0)
     if not random.integers(4):
         width = int(random.choice([2**31 - 1, 2**31, 2**32 - 1, 2**30]))
-    colour, depth = [(0, 1), (0, 8), (2, 16), (3, 8), (6, 16), (5, 3)][random.integers(6)]
-    return png(width, height, zeros(4000), depth, colour, int(random.integers(3)))
+    color, depth = [(0, 1), (0, 8), (2, 16), (3, 8), (6, 16), (5, 3)][random.integers(6)]
+    return png(width, height, zeros(4000), depth, color, int(random.integers(3)))
 
 
 def _png_two_headers(random):
-    """A small size where it should be, in a chunk that the decoder passes over."""
+    """Returns a huge PNG with a small size in a chunk that the decoder skips."""
     data = png(*_sides(random), zeros(4000))
     fake = chunk(b"abCd", struct.pack(">II", 10, 10) + bytes(5))
     return data[:8] + fake + data[8:]
 
 
 def _png_bomb(random):
-    """PNGs that decode to much, or to nothing at all, from little."""
+    """Returns a small PNG that decodes to a lot of data, or to none."""
     row = zlib.compress(bytes(11 * 10))
     text = chunk(b"zTXt", b"a\0\0" + zeros(1 << 20)) * int(random.integers(1, 20))
     files = [
@@ -391,7 +390,7 @@ def _gif_bomb(random):
 
 
 def _jpeg_bomb(random):
-    """Flat JPEGs of a few hundred bytes that really decode."""
+    """Returns a valid JPEG of a few hundred bytes with many pixels or scans."""
     scans = int(random.choice([1, 1, 200]))
     files = [
         lambda: jpeg(20_000, 20_000, ((1,),) * scans),
@@ -406,9 +405,9 @@ def _jpeg_bomb(random):
 
 
 def _thin(random):
-    """Photos of few pixels that are enormous once their short side is scaled to a model's."""
-    long, wide = int(random.choice([2000, 65_500])), random.integers(2)
-    sides = (long, 1) if wide else (1, long)
+    """Returns a photo with few pixels that becomes enormous if its short side is enlarged."""
+    length, is_wide = int(random.choice([2000, 65_500])), random.integers(2)
+    sides = (length, 1) if is_wide else (1, length)
     files = [
         lambda: jpeg(*sides),
         lambda: png(*sides, zlib.compress(bytes((1 + sides[0]) * sides[1]))),
@@ -441,11 +440,11 @@ KINDS = {
     "zero bytes": lambda random: bytes(int(random.integers(1, 5000))),
     "text": _text,
     "random": lambda random: random.bytes(int(random.integers(1, 2000))),
-    **{f"random behind {name}": _behind(name) for name in MAGIC},
-    **{f"cut {name}": _cut(name) for name in ("JPEG", "PNG", "GIF", "BMP")},
-    **{f"damaged {name}": _flipped(name) for name in ("JPEG", "PNG", "GIF", "BMP")},
-    "parts in another order": _shuffled,
-    "one file inside another": _joined,
+    **{f"random after {name}": _random_after(name) for name in MAGIC},
+    **{f"truncated {name}": _truncated(name) for name in ("JPEG", "PNG", "GIF", "BMP")},
+    **{f"damaged {name}": _damaged(name) for name in ("JPEG", "PNG", "GIF", "BMP")},
+    "parts in another order": _reordered,
+    "one file inside another": _nested,
     "magic of another format": _foreign_magic,
     "JPEG header": _jpeg_header,
     "JPEG with two headers": _jpeg_two_headers,

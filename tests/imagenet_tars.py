@@ -1,4 +1,4 @@
-"""ImageNet as it is downloaded, but small."""
+"""Small archives in the layout of the ImageNet downloads."""
 
 import pathlib
 import tarfile
@@ -7,13 +7,16 @@ import tensorflow_datasets as tfds
 
 
 def make_imagenet_tars(photos, manual, train_examples=5, validation_examples=6):
-    """Small tars of sample photos, laid out as the originals; returns synset → file of each split.
+    """Writes small tars of sample photos in the layout of the originals.
 
-    The k-th validation file gets the k-th label of a list in TFDS.
+    TFDS reads the labels of the validation files from a list of its own, in order.
+
+    Returns:
+        For each split, a dict from synset to the photo's file.
     """
     files = {path.name.split("_")[0]: path for path in sorted(photos.glob("n*.JPEG"))}
-    lists = pathlib.Path(tfds.__file__).parent / "datasets" / "imagenet2012"
-    validation = (lists / "validation_labels.txt").read_text().split()[:validation_examples]
+    label_lists = pathlib.Path(tfds.__file__).parent / "datasets" / "imagenet2012"
+    validation = (label_lists / "validation_labels.txt").read_text().split()[:validation_examples]
     training = sorted(files)[:train_examples]
     with tarfile.open(manual / "ILSVRC2012_img_train.tar", "w") as outer:
         for synset in training:

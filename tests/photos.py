@@ -1,4 +1,4 @@
-"""Drawn photos, encoded, for the tests of preprocessing."""
+"""Synthetic photos, encoded, for tests of preprocessing."""
 
 import io
 
@@ -13,7 +13,7 @@ def noise(height, width, channels=3, seed=0):
 
 
 def smooth(height, width):
-    """A picture that JPEG keeps well."""
+    """Returns a smooth picture, which JPEG changes little."""
     rows, columns = np.mgrid[:height, :width]
     channels = (rows * 255 / height, columns * 255 / width, (rows + columns) * 127 / height)
     return np.clip(np.stack(channels, -1), 0, 255).astype(np.uint8)
@@ -27,5 +27,5 @@ def encoded(image, file_format, mode=None, **options):
 
 
 def in_pipeline(function, *inputs):
-    """What `function` gives inside tf.data."""
+    """Returns the result of `function` inside tf.data."""
     return next(iter(tf.data.Dataset.from_tensors(inputs).map(function))).numpy()

@@ -1,4 +1,4 @@
-"""What PIL makes of a photo, as timm calls it for RandAugment."""
+"""The operations of RandAugment with PIL, called like timm does."""
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -6,7 +6,7 @@ from PIL import Image, ImageEnhance, ImageOps
 FILL = (124, 116, 104)
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ENHANCE = ("Color", "Contrast", "Brightness", "Sharpness")
-# The names of the operations that move pixels → the argument at magnitude 9.
+# Geometric operations, and their argument at magnitude 9.
 MOVES = {
     "Rotate": 27.0,
     "ShearX": 0.27,
@@ -21,7 +21,7 @@ def noise(height=61, width=80):
 
 
 def photo(height=61, width=80):
-    """Smooth, with some grain, as photos are; not all values occur."""
+    """Returns a smooth picture with some grain, like a photo; not all values occur."""
     y, x = np.mgrid[:height, :width]
     picture = np.stack([y * 150 / height, x * 200 / width, (x + y) * 90 / height], -1) + 30
     return (picture + np.random.default_rng(1).normal(0, 4, picture.shape)).astype(np.uint8)
@@ -33,7 +33,7 @@ def images():
 
 
 def pil(name, image, *arguments, interpolation="bilinear"):
-    """What PIL makes of it; Posterize and the like as timm calls PIL."""
+    """Applies an operation with PIL."""
     picture = Image.fromarray(image)
     width, height = picture.size
     value = arguments[0] if arguments else None

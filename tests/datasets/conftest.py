@@ -1,4 +1,4 @@
-"""Small preparations of digit_scenes."""
+"""Fixtures for the tests of data sets."""
 
 import pytest
 

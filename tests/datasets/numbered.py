@@ -1,4 +1,4 @@
-"""Sources whose labels are the examples' numbers, in many small TFRecord files or in a folder."""
+"""Sources whose labels are the indices of the examples."""
 
 import functools
 
@@ -12,16 +12,16 @@ SIDE = 8
 
 
 def photo(number):
-    """A PNG of noise, another for each number."""
+    """Returns a PNG of noise, a different one for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     return tf.io.encode_png(pixels).numpy()
 
 
 def write_records(folder, sizes):
-    """Files of so many records each; a record is a number. Returns (path, 0, size) triples."""
+    """Writes a TFRecord file of each size; a record is its index. Returns (path, 0, size)."""
     files, number = [], 0
-    for place, size in enumerate(sizes):
-        path = str(folder / f"{place:03}.tfrecord")
+    for file_number, size in enumerate(sizes):
+        path = str(folder / f"{file_number:03}.tfrecord")
         with tf.io.TFRecordWriter(path) as writer:
             for _ in range(size):
                 writer.write(str(number).encode())
@@ -35,7 +35,7 @@ def parse_number(record):
 
 
 def record_source(folder, sizes):
-    """A source that can be read only in order, as those of TFDS."""
+    """Returns a source that can only be read in order, like a TFDS set."""
     files = write_records(folder, sizes)
     photos = tf.constant([photo(number) for number in range(sum(sizes))])
 
@@ -47,16 +47,16 @@ def record_source(folder, sizes):
 
 
 def fetch_source(size):
-    """A source of which any example can be had."""
+    """Returns a source that can fetch any example."""
     photos = tf.constant([photo(number) for number in range(size)])
 
-    def fetch(place):
-        return {"image": photos[place], "label": place, "index": place}
+    def fetch(index):
+        return {"image": photos[index], "label": index, "index": index}
 
     read = functools.partial(read_by_index, fetch, size)
-    return _source("places", size, read=read, fetch=fetch)
+    return _source("fetched", size, read=read, fetch=fetch)
 
 
-def _source(name, size, **how):
+def _source(name, size, **options):
     names = tuple(str(number) for number in range(size))
-    return Source(name, "train", size, names, multi_label=False, **how)
+    return Source(name, "train", size, names, multi_label=False, **options)

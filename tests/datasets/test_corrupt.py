@@ -16,7 +16,7 @@ PREPROCESSING = Preprocessing(8)
 
 @pytest.fixture
 def broken(tmp_path):
-    """Six photos, of which 2 and 5 do not decode."""
+    """Returns a folder of six photos, of which 2 and 5 are corrupt."""
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
         for number in range(3):
@@ -26,10 +26,10 @@ def broken(tmp_path):
     return open_source("folder", "train", data_dir=tmp_path)
 
 
-def test_corrupt_examples_are_found(broken, scenes):
-    found = corrupt_examples(broken)
-    assert [index for index, _ in found] == [2, 5]
-    assert all("PNG" in message for _, message in found)
+def test_corrupt_examples(broken, scenes):
+    corrupt = corrupt_examples(broken)
+    assert [index for index, _ in corrupt] == [2, 5]
+    assert all("PNG" in message for _, message in corrupt)
     assert len(corrupt_examples(broken, limit=1)) == 1
     assert corrupt_examples(scenes) == []
 
@@ -51,25 +51,25 @@ def test_other_errors_pass_through(scenes):
         raise error
 
 
-# --- skipped and counted
+# --- on_corrupt="skip"
 
-BROKEN = (0, 7, 8, 9, 23)
+CORRUPT = (0, 7, 8, 9, 23)
 
 
-@pytest.fixture(params=["records", "places"])
-def mended(request, tmp_path, monkeypatch):
-    """A function that opens 24 examples, with or without the broken ones."""
+@pytest.fixture(params=["records", "fetched"])
+def open_source_with(request, tmp_path, monkeypatch):
+    """Returns a function that opens a source of 24 examples, some of which are corrupt."""
 
-    def open_it(broken=()):
+    def open_numbered(corrupt=()):
         def data(number):
-            return photo(number)[: 40 if number in broken else None]
+            return photo(number)[: 40 if number in corrupt else None]
 
         monkeypatch.setattr("numbered.photo", data)
-        if request.param == "places":
+        if request.param == "fetched":
             return fetch_source(24)
         return record_source(tmp_path, [4] * 6)
 
-    return open_it
+    return open_numbered
 
 
 def batches(source, size=8, **options):
@@ -78,63 +78,63 @@ def batches(source, size=8, **options):
     return [[part.numpy() for part in batch] for batch in made]
 
 
-def test_skipping_changes_nothing_where_all_are_good(mended):
-    source = mended()
+def test_skipping_changes_nothing_if_all_are_good(open_source_with):
+    source = open_source_with()
     for repeats in (1, 3):
-        found = batches(source, repeats=repeats)
+        skipping = batches(source, repeats=repeats)
         strict = batches(source, repeats=repeats, on_corrupt="error")
-        for one, other in zip(found, strict, strict=True):
+        for one, other in zip(skipping, strict, strict=True):
             for part, expected in zip(one, other, strict=True):
                 np.testing.assert_array_equal(part, expected)
 
 
-def test_others_stand_in_for_corrupt_photos(mended):
-    whole = batches(mended())
-    source = mended(BROKEN)
-    found = batches(source)
-    assert sum((weights == 0).sum() for _, _, weights in found) == len(BROKEN)
-    for (images, labels, weights), (all_images, all_labels, _) in zip(found, whole, strict=True):
-        np.testing.assert_array_equal(weights == 0, np.isin(all_labels, BROKEN))
+def test_good_examples_replace_corrupt_ones(open_source_with):
+    whole = batches(open_source_with())
+    source = open_source_with(CORRUPT)
+    results = batches(source)
+    assert sum((weights == 0).sum() for _, _, weights in results) == len(CORRUPT)
+    for (images, labels, weights), (all_images, all_labels, _) in zip(results, whole, strict=True):
+        np.testing.assert_array_equal(weights == 0, np.isin(all_labels, CORRUPT))
         good = weights > 0
         np.testing.assert_array_equal(images[good], all_images[good])
         np.testing.assert_array_equal(labels[good], all_labels[good])
-        # The replacement is a good example of the batch, with its own label.
+        # The substitute is a good example of the batch, with its own label.
         for image, label in zip(images[~good], labels[~good], strict=True):
             assert image.tobytes() == all_images[list(all_labels).index(label)].tobytes()
             assert label in labels[good]
     later = batches(source, skip_batches=2, replicas=2, augmentation=Augmentation(mixup=0.5))
     assert [len(batch[0]) for batch in later] == [4, 4]
-    np.testing.assert_array_equal(np.concatenate([w for _, _, w in later]), found[2][2])
+    np.testing.assert_array_equal(np.concatenate([w for _, _, w in later]), results[2][2])
 
 
-def test_corrupt_photos_are_masked_in_evaluation(mended):
-    source = mended(BROKEN)
+def test_corrupt_photos_are_masked_in_evaluation(open_source_with):
+    source = open_source_with(CORRUPT)
     options = BatchOptions(10, on_corrupt="skip")
-    found = list(eval_batches(source, PREPROCESSING, options, replicas=2))
-    labels = np.concatenate([labels for _, labels, _ in found])
-    mask = np.concatenate([mask for *_, mask in found])
-    assert {len(part) for part, *_ in found} == {5} and len(found) == 6
-    assert labels[mask > 0].tolist() == [n for n in range(24) if n not in BROKEN]
-    np.testing.assert_array_equal(np.flatnonzero(mask == 0), [*BROKEN, *range(24, 30)])
+    results = list(eval_batches(source, PREPROCESSING, options, replicas=2))
+    labels = np.concatenate([labels for _, labels, _ in results])
+    mask = np.concatenate([mask for *_, mask in results])
+    assert {len(part) for part, *_ in results} == {5} and len(results) == 6
+    assert labels[mask > 0].tolist() == [n for n in range(24) if n not in CORRUPT]
+    np.testing.assert_array_equal(np.flatnonzero(mask == 0), [*CORRUPT, *range(24, 30)])
 
 
-def test_strict_batches_fail(mended):
-    source = mended(BROKEN)
+def test_corrupt_photo_raises_by_default(open_source_with):
+    source = open_source_with(CORRUPT)
     with pytest.raises(tf.errors.InvalidArgumentError):
         batches(source, on_corrupt="error")
     with pytest.raises(tf.errors.InvalidArgumentError):
         list(eval_batches(source, PREPROCESSING, BatchOptions(8)))
 
 
-def test_batch_without_a_good_photo(mended):
-    source = mended(range(24))
+def test_batch_without_a_good_photo_raises(open_source_with):
+    source = open_source_with(range(24))
     skip = BatchOptions(8, on_corrupt="skip")
     for make in (batches, lambda s: list(eval_batches(s, PREPROCESSING, skip))):
         with pytest.raises(tf.errors.InvalidArgumentError, match="No photo of a batch can be"):
             make(source)
 
 
-def test_missing_file_is_an_error(broken):
+def test_missing_file_raises(broken):
     tf.io.gfile.remove(broken.files[0])
     with pytest.raises(tf.errors.NotFoundError):
         batches(broken, size=6)

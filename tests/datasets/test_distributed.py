@@ -1,4 +1,4 @@
-"""Hosts, replicas, repeats, mixing: what a batch holds, wherever it is made and from where on."""
+"""Hosts, replicas, repeats, mixing: the batches do not depend on where and when they are made."""
 
 import subprocess
 import sys
@@ -27,17 +27,17 @@ EVERYTHING = {
 
 @pytest.fixture
 def records(tmp_path):
-    """100 examples in 30 files, which can be read only in order."""
+    """100 examples in 30 files, which can only be read in order."""
     return record_source(tmp_path, [2, 3, 5] * 10)
 
 
 @pytest.fixture(scope="module")
-def places():
+def fetched():
     """100 examples that can be read in any order."""
     return fetch_source(100)
 
 
-@pytest.fixture(params=["records", "places"])
+@pytest.fixture(params=["records", "fetched"])
 def source(request):
     return request.getfixturevalue(request.param)
 
@@ -50,8 +50,8 @@ def batches(source, size=20, **options):
     ]
 
 
-def joined(found, part=1):
-    return np.concatenate([batch[part] for batch in found])
+def concat(results, part=1):
+    return np.concatenate([batch[part] for batch in results])
 
 
 def assert_same(got, want):
@@ -66,10 +66,10 @@ def assert_same(got, want):
 
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("cache", [False, True], ids=["fetched", "cached"])
-def test_hosts_make_parts_of_the_same_batches(places, repeats, cache):
+def test_hosts_share_the_batches_of_one_host(fetched, repeats, cache):
     options = {"repeats": repeats, "cache": cache}
-    whole = batches(places, **options)
-    hosts = [batches(places, shard=(index, 4), **options) for index in range(4)]
+    whole = batches(fetched, **options)
+    hosts = [batches(fetched, shard=(index, 4), **options) for index in range(4)]
     for number, batch in enumerate(whole):
         parts = [host[number] for host in hosts]
         assert {len(part[0]) for part in parts} == {5}
@@ -79,16 +79,16 @@ def test_hosts_make_parts_of_the_same_batches(places, repeats, cache):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_hosts_read_different_records(records, count):
-    hosts = [joined(batches(records, 12, shard=(i, count), **PLAIN)) for i in range(count)]
+    hosts = [concat(batches(records, 12, shard=(i, count), **PLAIN)) for i in range(count)]
     assert {len(labels) for labels in hosts} == {100 // 12 * 12 // count}
     assert len(set(np.concatenate(hosts))) == 100 // 12 * 12
-    again = joined(batches(records, 12, shard=(1, count), epoch=1, **PLAIN))
-    assert set(again) != set(hosts[1]), "another epoch, other files"
+    again = concat(batches(records, 12, shard=(1, count), epoch=1, **PLAIN))
+    assert set(again) != set(hosts[1]), "each epoch shuffles the files"
 
 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
-def test_evaluation_sees_everything_once(source, count, cache):
+def test_evaluation_has_each_example_once(source, count, cache):
     shares = []
     for index in range(count):
         options = BatchOptions(24, cache=cache)
@@ -102,8 +102,8 @@ def test_evaluation_sees_everything_once(source, count, cache):
     assert seen == list(range(100))
 
 
-def test_hosts_with_less_evaluate_as_many_batches():
-    # Five examples: hosts have 1, 2 and 2 of them, and batches of one.
+def test_all_hosts_evaluate_the_same_number_of_batches():
+    # The hosts have 1, 2 and 2 of the five examples, and batches of one.
     source = fetch_source(5)
     for on_corrupt in ("error", "skip"):
         masks = [
@@ -129,49 +129,49 @@ def test_hosts_with_less_evaluate_as_many_batches():
 )
 def test_repeats_are_blocks_of_the_same_examples(source, repeats, distinct):
     whole = batches(source, repeats=repeats)
-    assert len(whole) == 5, "an epoch keeps its steps"
+    assert len(whole) == 5, "an epoch has the same number of steps"
     for images, labels, _ in whole:
         assert len(set(labels)) == distinct
         np.testing.assert_array_equal(labels, np.tile(labels[:distinct], repeats)[:20])
         assert len({image.tobytes() for image in images}) == 20, "each copy has its own pixels"
-    seen = joined(whole)
+    seen = concat(whole)
     assert len(set(seen)) == 5 * distinct
     other = batches(source, repeats=repeats, epoch=1)
-    assert set(joined(other)) != set(seen)
+    assert set(concat(other)) != set(seen)
     assert_same(batches(source, repeats=repeats, skip_batches=3), whole[3:])
 
 
-def test_first_copy_is_the_example_without_repeats(places):
-    alone, repeated = batches(places, 10), batches(places, 20, repeats=2)
-    assert_same([[part[:10] for part in batch] for batch in repeated], alone[:5])
+def test_first_copies_are_the_batch_without_repeats(fetched):
+    single, repeated = batches(fetched, 10), batches(fetched, 20, repeats=2)
+    assert_same([[part[:10] for part in batch] for batch in repeated], single[:5])
 
 
 # --- mixing, replicas, positions
 
 
-def test_everything_random_is_the_same_from_any_position(source):
+def test_random_pixels_do_not_depend_on_the_start(source):
     whole = batches(source, **EVERYTHING)
     for skipped in (0, 3):
         parts = batches(source, skip_batches=skipped, replicas=2, **EVERYTHING)
         assert {len(part[0]) for part in parts} == {10} and len(parts) == 2 * (5 - skipped)
         pairs = zip(parts[::2], parts[1::2], strict=True)
-        found = [[np.concatenate(part) for part in zip(*pair, strict=True)] for pair in pairs]
-        assert_same(found, whole[skipped:])
+        merged = [[np.concatenate(part) for part in zip(*pair, strict=True)] for pair in pairs]
+        assert_same(merged, whole[skipped:])
 
 
-def test_mixed_targets(places):
-    (images, targets, weights), *others = batches(places, **EVERYTHING)
+def test_mixed_targets(fetched):
+    (images, targets, weights), *others = batches(fetched, **EVERYTHING)
     assert (targets.shape, targets.dtype) == ((20, 100), np.float32)
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
     assert (targets.max(1) < 1).any() and images.dtype == np.float32 and weights.all()
     assert any((targets != other[1]).any() for other in others)
 
 
-def test_hosts_mix_differently(places):
+def test_hosts_mix_differently(fetched):
     options = {"augmentation": Augmentation(mixup=1.0), **PLAIN}
     shares = []
     for index in range(2):
-        batch = batches(places, shard=(index, 2), **options)[0]
+        batch = batches(fetched, shard=(index, 2), **options)[0]
         shares.append(np.sort(batch[1], 1)[:, -1].max())
     assert shares[0] != shares[1]
 
@@ -182,7 +182,7 @@ def test_multi_label_targets_are_mixed(tfds_dir):
     source = open_source("digit_scenes/multi", "train", data_dir=tfds_dir)
     mixed = batches(source, augmentation=Augmentation(cutmix=1.0))
     assert mixed[0][1].shape == (20, 10)
-    assert ((joined(mixed) > 0) & (joined(mixed) < 1)).any()
+    assert ((concat(mixed) > 0) & (concat(mixed) < 1)).any()
 
 
 TWO_REPLICAS = """
@@ -253,14 +253,14 @@ def test_two_replicas_share_the_batches(tfds_dir):
         ({"crop_interpolation": "bilinear"}, "one of same, random, got 'bilinear'"),
     ],
 )
-def test_bad_arguments(places, options, message):
+def test_bad_arguments_raise(fetched, options, message):
     with pytest.raises(ValueError, match=message):
-        batches(places, **options)
+        batches(fetched, **options)
 
 
-def test_threads_and_prefetch_change_nothing(places):
-    assert_same(batches(places, threads=1, prefetch=3), batches(places))
-    dataset = training_dataset(places, PREPROCESSING, 20, threads=3)
+def test_threads_and_prefetch_do_not_change_the_batches(fetched):
+    assert_same(batches(fetched, threads=1, prefetch=3), batches(fetched))
+    dataset = training_dataset(fetched, PREPROCESSING, 20, threads=3)
     assert dataset.options().threading.private_threadpool_size == 3
     assert dataset.options().deterministic
     assert isinstance(dataset, tf.data.Dataset)

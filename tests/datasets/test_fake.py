@@ -22,7 +22,9 @@ def test_examples(source):
     assert [int(e["index"]) for e in examples] == list(range(20))
     assert {decode(e["image"]).shape for e in examples} == {(375, 500, 3)}
     assert len({e["image"].numpy() for e in examples}) == fake._NUM_PHOTOS
-    assert all(60_000 < len(e["image"].numpy()) < 200_000 for e in examples), "as large as photos"
+    assert all(60_000 < len(e["image"].numpy()) < 200_000 for e in examples), (
+        "as large as real photos"
+    )
     last = source.examples_at([1_281_166])[0]
     assert 0 <= last["label"] < 1000 and last["label"].dtype == tf.int64
 
@@ -35,7 +37,7 @@ def test_deterministic(source):
     assert {int(e["label"]) for e in other.examples()} == {0, 1, 2}
 
 
-def test_any_position_of_a_large_epoch(source):
+def test_large_epoch_starts_anywhere(source):
     steps = source.num_examples // 4
     options = {"epoch": 2, "skip_batches": steps - 1}
     (images, labels, weights), *more = training_dataset(source, Preprocessing(16), 4, **options)
@@ -54,7 +56,7 @@ def test_config():
         source_from_config(config, "train")
 
 
-def test_bad_arguments(tmp_path):
+def test_bad_arguments_raise(tmp_path):
     with pytest.raises(ValueError, match="needs num_classes: .* a positive integer, got 0"):
         open_source("fake", "train", num_examples=5, num_classes=0)
     with pytest.raises(ValueError, match="are for TFDS sets; 'fake' has none"):

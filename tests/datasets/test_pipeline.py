@@ -20,11 +20,11 @@ CACHES = pytest.mark.parametrize("cache", [False, True], ids=["streamed", "cache
 
 def batches(source, size=32, **options):
     options = {"shuffle_buffer": 50, **options}
-    found = []
+    results = []
     for images, labels, weights in training_dataset(source, PREPROCESSING, size, **options):
         np.testing.assert_array_equal(weights, np.ones(len(images), np.float32))
-        found.append((images.numpy(), labels.numpy()))
-    return found
+        results.append((images.numpy(), labels.numpy()))
+    return results
 
 
 def assert_same(got, want):
@@ -34,15 +34,23 @@ def assert_same(got, want):
             np.testing.assert_array_equal(part, expected)
 
 
-def pictures(found):
-    return {image.tobytes() for images, _ in found for image in images}
+def image_set(results):
+    return {image.tobytes() for images, _ in results for image in images}
+
+
+@pytest.fixture(scope="module")
+def evaluated(scenes):
+    """The preprocessed images and the labels of all scenes, in natural order."""
+    examples = scenes.examples()
+    images = [PREPROCESSING.evaluation(decode(example["image"])).numpy() for example in examples]
+    return np.stack(images), np.array([int(example["label"]) for example in examples])
 
 
 @CACHES
 def test_shapes(scenes, cache):
-    found = batches(scenes, cache=cache)
-    assert len(found) == 6, "200 examples fill six batches of 32"
-    images, labels = found[0]
+    results = batches(scenes, cache=cache)
+    assert len(results) == 6, "200 examples fill six batches of 32"
+    images, labels = results[0]
     assert (images.shape, images.dtype) == ((32, 64, 64, 3), np.float32)
     assert (labels.shape, labels.dtype) == ((32,), np.int32)
 
@@ -54,37 +62,33 @@ def test_multi_label_shapes(tfds_dir):
 
 
 @CACHES
-def test_every_example_once(scenes, cache):
+def test_every_example_once(scenes, evaluated, cache):
     plain = {"crop_scale": None, "flip": False, "cache": cache}
-    found = batches(scenes, size=10, **plain)
-    stored = [PREPROCESSING.evaluation(decode(e["image"])) for e in scenes.examples()]
-    want = {image.numpy().tobytes() for image in stored}
-    assert len(found) == 20 and pictures(found) == want and len(want) == 200
+    results = batches(scenes, size=10, **plain)
+    want = {image.tobytes() for image in evaluated[0]}
+    assert len(results) == 20 and image_set(results) == want and len(want) == 200
 
 
 @CACHES
-def test_labels_stay_with_their_images(scenes, cache):
-    label_of = {}
-    for example in scenes.examples():
-        image = PREPROCESSING.evaluation(decode(example["image"])).numpy()
-        label_of[image.tobytes()] = int(example["label"])
+def test_labels_stay_with_their_images(scenes, evaluated, cache):
+    label_of = {image.tobytes(): label for image, label in zip(*evaluated, strict=True)}
     for images, labels in batches(scenes, crop_scale=None, flip=False, cache=cache):
         assert [label_of[image.tobytes()] for image in images] == labels.tolist()
 
 
 @CACHES
-def test_function_of_seed_and_epoch(scenes, cache):
+def test_batches_are_a_function_of_seed_and_epoch(scenes, cache):
     first = batches(scenes, cache=cache, pad=3)
     tf.random.set_seed(77)
     assert_same(batches(scenes, cache=cache, pad=3), first)
     for other in ({"seed": 2}, {"epoch": 1}):
         changed = batches(scenes, cache=cache, pad=3, **other)
-        assert (changed[0][1] != first[0][1]).any(), "another order"
-        assert not pictures(changed) & pictures(first), "other crops"
+        assert (changed[0][1] != first[0][1]).any(), "the order differs"
+        assert not image_set(changed) & image_set(first), "the crops differ"
 
 
 @CACHES
-def test_skipping_goes_on_where_the_epoch_was(scenes, cache):
+def test_skipping_continues_the_epoch(scenes, cache):
     whole = batches(scenes, cache=cache)
     for skipped in (1, 4, 6):
         assert_same(batches(scenes, cache=cache, skip_batches=skipped), whole[skipped:])
@@ -97,19 +101,19 @@ def test_skipped_examples_are_not_decoded(tmp_path):
     for number in range(8):
         (folder / f"{number}.png").write_bytes(good)
     source = open_source("folder", "train", data_dir=tmp_path)
-    seen = []
+    used = []
     for number in range(8):
         (folder / f"{number}.png").write_bytes(b"broken")
         try:
             batches(source, size=4, skip_batches=1)
         except tf.errors.InvalidArgumentError:
-            seen.append(number)
+            used.append(number)
         (folder / f"{number}.png").write_bytes(good)
-    assert len(seen) == 4, "the skipped batch's four photos may be broken"
+    assert len(used) == 4, "the four photos of the skipped batch are never decoded"
 
 
 class Counted(Preprocessing):
-    """Notes each time that a graph is made of it."""
+    """Records how often it is traced."""
 
     traced = []
 
@@ -131,7 +135,7 @@ class CountedMix(Augmentation):
 
 
 @pytest.mark.parametrize(("on_corrupt", "size"), [("error", 16), ("skip", 17)])
-def test_graphs_are_made_once_for_all_epochs(scenes, on_corrupt, size):
+def test_graphs_are_traced_once_for_all_epochs(scenes, on_corrupt, size):
     preprocessing, augmentation = Counted(size), CountedMix(mixup=size)
     options = {"crop_scale": [0.3, 0.7], "augmentation": augmentation, "on_corrupt": on_corrupt}
     Counted.traced.clear()
@@ -143,30 +147,26 @@ def test_graphs_are_made_once_for_all_epochs(scenes, on_corrupt, size):
         batch_options = BatchOptions(20, on_corrupt=on_corrupt)
         next(iter(eval_batches(scenes, preprocessing, batch_options)))
     assert sorted(Counted.traced + CountedMix.traced) == ["evaluation", "mix", "training"]
-    assert (first[0] != first[1]).mean() > 0.9, "and yet the pixels change"
+    assert (first[0] != first[1]).mean() > 0.9, "the pixels of the epochs differ"
 
 
-def test_shuffling_mixes_and_pixels_do_not_depend_on_it(scenes):
+def test_shuffle_buffer_changes_the_order_but_not_the_pixels(scenes):
     small, large = (batches(scenes, size=200, shuffle_buffer=size)[0] for size in (1, 200))
-    assert pictures([small]) == pictures([large])
+    assert image_set([small]) == image_set([large])
     assert (small[1] != large[1]).any()
 
 
-def test_eval_sees_every_example_once_in_order(scenes):
-    for size in (32, 64, 200, 256):
-        found = list(eval_batches(scenes, PREPROCESSING, BatchOptions(size)))
-        assert {tuple(images.shape) for images, _, _ in found} == {(size, 64, 64, 3)}
-        masks = np.concatenate([mask for _, _, mask in found])
-        assert len(found) == -(-200 // size) and masks.sum() == 200 and masks[:200].all()
-        images = np.concatenate([images for images, _, _ in found])[:200]
-        labels = np.concatenate([labels for _, labels, _ in found])[:200]
-        for place, example in enumerate(scenes.examples().take(40)):
-            want = PREPROCESSING.evaluation(decode(example["image"]))
-            np.testing.assert_array_equal(images[place], want)
-            assert labels[place] == example["label"]
+@pytest.mark.parametrize("size", [32, 64, 200, 256])
+def test_eval_has_every_example_once_in_order(scenes, evaluated, size):
+    results = list(eval_batches(scenes, PREPROCESSING, BatchOptions(size)))
+    assert {tuple(images.shape) for images, _, _ in results} == {(size, 64, 64, 3)}
+    images, labels, masks = (np.concatenate(part) for part in zip(*results, strict=True))
+    assert len(results) == -(-200 // size) and masks.sum() == 200 and masks[:200].all()
+    np.testing.assert_array_equal(images[:200], evaluated[0])
+    np.testing.assert_array_equal(labels[:200], evaluated[1])
 
 
-def test_cached_evaluation_is_the_same(scenes):
+def test_cache_does_not_change_the_evaluation(scenes):
     for streamed, cached in zip(
         eval_batches(scenes, PREPROCESSING, BatchOptions(48)),
         eval_batches(scenes, PREPROCESSING, BatchOptions(48, cache=True)),
@@ -208,12 +208,12 @@ def test_shared_cifar10(shared):
         (2, {"crop_scale": (2, 3)}, "crop_scale must be two numbers"),
     ],
 )
-def test_bad_arguments(scenes, size, options, message):
+def test_bad_arguments_raise(scenes, size, options, message):
     with pytest.raises(ValueError, match=message):
         batches(scenes, size=size, **options)
 
 
-# --- options of a recipe
+# --- the transform of a recipe
 
 
 def test_transform_of_a_recipe():
@@ -270,6 +270,6 @@ def test_transform_of_a_config_dict():
         ({"erasing_mode": "white"}, "augment.erasing_mode"),
     ],
 )
-def test_bad_augment_section(section, message):
+def test_bad_augment_section_raises(section, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainTransform.from_config(section, Preprocessing(8))

@@ -17,19 +17,19 @@ from noah_tf.images.preprocessing import Preprocessing, decode
 pytestmark = pytest.mark.one_stack
 
 
-def colour_png(value):
+def uniform_png(value):
     return tf.io.encode_png(np.full((6, 5, 3), value, np.uint8)).numpy()
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Classes "a" (3 photos), "b" (2), and a validation split that lacks "a"."""
+    """A folder with the classes "a" (3 photos) and "b" (2), and a validation split without "a"."""
     photos = {"train/a": 3, "train/b": 2, "val/b": 1}
     for name, count in photos.items():
         (tmp_path / name).mkdir(parents=True)
         for number in range(count):
-            (tmp_path / name / f"{number}.PNG").write_bytes(colour_png(number))
-    (tmp_path / "train" / "a" / "notes.txt").write_text("no photo")
+            (tmp_path / name / f"{number}.PNG").write_bytes(uniform_png(number))
+    (tmp_path / "train" / "a" / "notes.txt").write_text("not a photo")
     (tmp_path / "train" / ".hidden").mkdir()
     return tmp_path
 
@@ -54,7 +54,7 @@ def test_folder(folder):
     )
 
 
-def test_folder_labels_mean_the_same_in_every_split(folder):
+def test_folder_splits_share_the_labels(folder):
     source = open_source("folder", "val", data_dir=str(folder))
     assert source.class_names == ("a", "b")
     assert [int(e["label"]) for e in source.examples()] == [1]
@@ -104,13 +104,13 @@ def test_digit_scenes_multi(tfds_dir):
     assert source.multi_label and source.class_names == tuple("0123456789")
     vectors = open_source("digit_scenes/multi", "test", data_dir=tfds_dir, label_key="label")
     assert vectors.multi_label and vectors.class_names == source.class_names
-    for found, stored in zip(source.examples(), vectors.examples(), strict=True):
-        assert found["label"].dtype == tf.float32 and found["label"].shape == (10,)
-        np.testing.assert_array_equal(found["label"], stored["label"])
-        assert 1 <= tf.reduce_sum(found["label"]) <= 4
-        assert found["boxes"].shape == (10, 4)
-        np.testing.assert_array_equal(found["boxes"].numpy().any(axis=1), found["label"])
-        np.testing.assert_array_equal(found["boxes"], stored["boxes"])
+    for example, stored in zip(source.examples(), vectors.examples(), strict=True):
+        assert example["label"].dtype == tf.float32 and example["label"].shape == (10,)
+        np.testing.assert_array_equal(example["label"], stored["label"])
+        assert 1 <= tf.reduce_sum(example["label"]) <= 4
+        assert example["boxes"].shape == (10, 4)
+        np.testing.assert_array_equal(example["boxes"].numpy().any(axis=1), example["label"])
+        np.testing.assert_array_equal(example["boxes"], stored["boxes"])
 
 
 def test_slices_and_sums_of_splits(tfds_dir, scenes):
@@ -123,15 +123,15 @@ def test_slices_and_sums_of_splits(tfds_dir, scenes):
 
 
 def test_in_memory_holds_the_examples(scenes):
-    kept = scenes.in_memory
-    assert kept is scenes.in_memory, "read once"
+    cached = scenes.in_memory
+    assert cached is scenes.in_memory, "read once"
     examples = list(scenes.examples())
-    assert kept["image"].numpy().tolist() == [e["image"].numpy() for e in examples]
-    np.testing.assert_array_equal(kept["label"], [e["label"] for e in examples])
+    assert cached["image"].numpy().tolist() == [e["image"].numpy() for e in examples]
+    np.testing.assert_array_equal(cached["label"], [e["label"] for e in examples])
 
 
 class ManyFiles(tfds.testing.DummyDataset):
-    """Numbered photos without a label among several candidates, made by each test's features."""
+    """Numbered photos, with the features that each test chooses."""
 
     FEATURES = {}
     COUNT = 40
@@ -189,7 +189,7 @@ def test_files_are_shuffled_and_indexed(monkeypatch, tmp_path):
     assert indices(source, shuffle_seed=4) == order != indices(source, shuffle_seed=5)
 
 
-def test_keys_are_found_by_type(monkeypatch, tmp_path):
+def test_features_are_chosen_by_type(monkeypatch, tmp_path):
     features = {"photo": IMAGE, "coarse": CLASSES, "box": tfds.features.BBoxFeature()}
     source = open_features(monkeypatch, tmp_path, features)
     assert source.class_names == ("x", "y", "z")
@@ -198,15 +198,15 @@ def test_keys_are_found_by_type(monkeypatch, tmp_path):
     np.testing.assert_array_equal(example["bbox"], [0, 0.25, 0.5, 1])
 
 
-def test_boxes_of_a_class_are_joined_to_the_smallest_around_them():
+def test_class_box_surrounds_all_objects_of_the_class():
     boxes = tf.constant([[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.6, 0.3], [0.0, 0.0, 1.0, 1.0]])
-    found = _class_boxes(boxes, tf.constant([2, 2, 0]), 4)
+    got = _class_boxes(boxes, tf.constant([2, 2, 0]), 4)
     expected = [[0, 0, 1, 1], [0] * 4, [0.1, 0.1, 0.6, 0.4], [0] * 4]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(got, expected)
     np.testing.assert_array_equal(_class_boxes(boxes[:0], tf.zeros(0, tf.int32), 2), 0)
 
 
-def test_usual_name_wins(monkeypatch, tmp_path):
+def test_usual_names_take_precedence(monkeypatch, tmp_path):
     features = {"photo": IMAGE, "image": IMAGE, "coarse": CLASSES, "label": CLASSES}
     source = open_features(monkeypatch, tmp_path, features)
     for example in source.examples():
@@ -245,7 +245,7 @@ def test_label_key_reaches_into_a_sequence(monkeypatch, tmp_path):
         ({"image": IMAGE, "label": CLASSES}, {"image_key": "label"}, "features are image (Image)"),
     ],
 )
-def test_unclear_features(monkeypatch, tmp_path, features, options, message):
+def test_ambiguous_features_raise(monkeypatch, tmp_path, features, options, message):
     monkeypatch.setattr(ManyFiles, "COUNT", 2)
     with pytest.raises(ValueError, match=re.escape(message)):
         open_features(monkeypatch, tmp_path, features, **options)
@@ -292,11 +292,11 @@ def test_skip_and_shard(scenes, folder):
             assert sum(halves, []) == whole[: size if seed is None else size // 2 * 2]
 
 
-# --- the features of well-known sets, which cannot be downloaded here
+# --- sets with the features of well-known ones
 
 
 class LookAlike(tfds.testing.DummyDataset):
-    """Eight photos with the features of the set whose name a test gives it."""
+    """Eight photos with the name and the features of a well-known set."""
 
     FEATURES = {}
 
@@ -310,7 +310,7 @@ class LookAlike(tfds.testing.DummyDataset):
     def _generate_examples(self):
         for number in range(8):
             values = {
-                "image": colour_png(10 * number),
+                "image": uniform_png(10 * number),
                 "file_name": f"{number}.JPEG",
                 "id": str(number),
                 "original_label": 9,
@@ -350,7 +350,7 @@ def test_imagenet2012_real(monkeypatch, tmp_path):
     source = open_look_alike(monkeypatch, tmp_path, "imagenet2012_real", features)
     assert source.multi_label and source.num_classes == 10
     labels = np.stack([e["label"] for e in source.examples()])
-    # The reassessed labels: none, one or two.
+    # The reassessed labels of a photo are none, one or two.
     np.testing.assert_array_equal(np.sort(labels.sum(1)), [0, 0, 0, 1, 1, 1, 2, 2])
     original = open_source(
         "imagenet2012_real", "validation", data_dir=tmp_path, label_key="original_label"
@@ -387,8 +387,8 @@ def test_imagenet2012(shared, tmp_path):
     for split, files in wanted.items():
         source = open_source("imagenet2012", split, data_dir=tmp_path / "tfds", manual_dir=manual)
         assert (source.num_examples, source.num_classes) == (len(files), 1000)
-        found = {synsets[int(e["label"])]: e["image"].numpy() for e in source.examples()}
-        assert found == {synset: path.read_bytes() for synset, path in files.items()}
+        photos = {synsets[int(e["label"])]: e["image"].numpy() for e in source.examples()}
+        assert photos == {synset: path.read_bytes() for synset, path in files.items()}
     (images, labels, weights), *_ = training_dataset(source, Preprocessing(64), 4)
     assert images.shape == (4, 64, 64, 3) and len(labels) == 4 and weights.numpy().all()
 

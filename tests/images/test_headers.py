@@ -49,17 +49,17 @@ def graph_first_frame(data):
 
 
 def problem(data, limit=LIMIT):
-    """What the graph says, and eager mode with it."""
-    found = graph_problem(data, limit).numpy().decode()
-    assert headers.problem(data, limit).numpy().decode() == found
-    return found
+    """Returns the problem, which is the same in a graph and eagerly."""
+    message = graph_problem(data, limit).numpy().decode()
+    assert headers.problem(data, limit).numpy().decode() == message
+    return message
 
 
 # --- sizes
 
 
 def sized_files(width, height):
-    """A file of each format with these sides."""
+    """Returns a file of each format with these sides."""
     pixels = np.zeros((height, width, 3), np.uint8)
     files = {
         "JPEG": encoded(pixels, "JPEG"),
@@ -81,7 +81,7 @@ def sized_files(width, height):
 
 @pytest.mark.parametrize("kind", sized_files(1, 1))
 @pytest.mark.parametrize(("width", "height"), [(31, 17), (300, 2), (1, 260)])
-def test_pixels_are_counted_from_the_header(kind, width, height):
+def test_size_in_the_header_is_limited(kind, width, height):
     data = sized_files(width, height)[kind]
     assert problem(data, width * height) == ""
     subject = "its first frame has" if kind == "GIF with a larger frame" else "it has"
@@ -107,15 +107,15 @@ def huge_headers(width, height):
 
 
 @pytest.mark.parametrize("sides", [(20_000, 20_000), (65_500, 65_500), (2**31 - 1, 2**31 - 1)])
-def test_huge_headers_are_refused_with_what_they_say(sides):
+def test_huge_size_is_named(sides):
     for data in huge_headers(*sides).values():
         assert len(data) < 3000
-        found = problem(data)
-        assert found.endswith(f" pixels, more than the {LIMIT} allowed"), found
-        width, height = (int(side) for side in found.split(" pixels")[0].split()[-3::2])
+        message = problem(data)
+        assert message.endswith(f" pixels, more than the {LIMIT} allowed"), message
+        width, height = (int(side) for side in message.split(" pixels")[0].split()[-3::2])
         assert width * height > LIMIT
     assert " 4294967295 x 4294967295 " in problem(png(2**32 - 1, 2**32 - 1, b""))
-    # Their product is 0 in 64 bits.
+    # The product of these sides is 0 in 64 bits.
     assert " 2147483648 x 4294967295 " in problem(png(2**31, 2**32 - 1, b""))
 
 
@@ -148,17 +148,17 @@ def test_problems(data, message):
     assert message in problem(data)
 
 
-def test_formats_are_named():
+def test_unknown_format_names_the_known_ones():
     names = "JPEG, PNG, GIF, BMP or WebP" if headers.DECODES_WEBP else "JPEG, PNG, GIF or BMP"
     assert problem(b"text").startswith(f"it is not a {names} file: it begins with ")
 
 
-def test_a_broken_jpeg_header_is_the_decoders_error():
+def test_broken_jpeg_header_raises():
     with pytest.raises(tf.errors.InvalidArgumentError):
         graph_problem(b"\xff\xd8\xff", LIMIT)
 
 
-def test_webp_where_tensorflow_decodes_it():
+def test_webp_is_decoded_if_tensorflow_can():
     data = encoded(smooth(20, 30), "WEBP")
     if headers.DECODES_WEBP:
         assert problem(data) == "" and decode(data).shape == (20, 30, 3)
@@ -169,7 +169,7 @@ def test_webp_where_tensorflow_decodes_it():
 
 
 @needs_webp
-def test_animated_webp_is_refused():
+def test_animated_webp_is_a_problem():
     frames = [Image.fromarray(noise(20, 30, seed=seed)) for seed in range(2)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
@@ -179,10 +179,10 @@ def test_animated_webp_is_refused():
     assert problem(data.replace(b"VP8 ", b"EXIF")) == "it is a WebP file without a picture"
 
 
-def test_scans_of_large_jpegs_are_counted():
+def test_scans_of_large_jpegs_are_limited():
     many = headers.MAX_SCANS + 1
     large = {"width": 4000, "height": 4000}
-    assert problem(jpeg(**large, scans=((1,),) * many)) == ""  # few bytes, quickly decoded
+    assert problem(jpeg(**large, scans=((1,),) * many)) == ""  # a small file decodes quickly
     padding = segment(0xFE, bytes(60_000))
     assert problem(jpeg(**large, scans=((1,),) * (many - 1), before=padding)) == ""
     for options in ({}, {"progressive": False, "components": 3}):
@@ -200,20 +200,20 @@ def test_good_photos_have_no_problem(shared):
     assert {problem(data) for _, data in good_images()} == {""}
 
 
-def test_most_of_the_graph_is_apart():
-    # Every op of a branch that is not taken takes time; a call of a function is one.
+def test_rare_formats_are_single_ops():
+    # Ops in a branch cost time even if it is not taken, so rare branches are one function call.
     def ops(function):
         graph = tf.function(function, autograph=False).get_concrete_function(STRING).graph
         library = {f.signature.name: f for f in graph.as_graph_def().library.function}
-        apart = {name for name, f in library.items() if f.attr["_noinline"].b}
-        assert apart
-        count, waiting = 0, [graph.as_graph_def().node]
-        while waiting:
-            nodes = waiting.pop()
+        single_ops = {name for name, f in library.items() if f.attr["_noinline"].b}
+        assert single_ops
+        count, queue = 0, [graph.as_graph_def().node]
+        while queue:
+            nodes = queue.pop()
             count += len(nodes)
             for node in nodes:
-                called = {v.func.name for v in node.attr.values() if v.func.name} - apart
-                waiting += [library[name].node_def for name in called]
+                called = {v.func.name for v in node.attr.values() if v.func.name} - single_ops
+                queue += [library[name].node_def for name in called]
         return count
 
     assert ops(lambda data: headers.problem(data, LIMIT)) < 60
@@ -224,9 +224,9 @@ def test_most_of_the_graph_is_apart():
 
 
 def first_frame(data):
-    found = graph_first_frame(data).numpy()
-    assert headers.first_frame(data).numpy() == found
-    return found
+    frame = graph_first_frame(data).numpy()
+    assert headers.first_frame(data).numpy() == frame
+    return frame
 
 
 def drawn_gif(frames, **options):
@@ -272,12 +272,13 @@ def test_first_frame_of_any_gif(width, height, count, local, comments, block):
     np.testing.assert_array_equal(decode(data), np.repeat(gray[..., None], 3, -1))
 
 
-def test_a_thousand_frames_cost_one():
+def test_later_frames_are_ignored():
     frames = [(0, 0, noise(60, 80, 0) // 2)] * 1000
     assert graph_first_frame(gif(frames)) == gif(frames[:1])
-    # Later frames may claim what they like.
-    lying = gif([*frames[:1], (0, 0, (65_535, 65_535))])
-    assert problem(lying) == "" and decode(lying).shape == (60, 80, 3)
+    # The size of later frames does not matter.
+    huge_second_frame = gif([*frames[:1], (0, 0, (65_535, 65_535))])
+    assert problem(huge_second_frame) == ""
+    assert decode(huge_second_frame).shape == (60, 80, 3)
 
 
 @pytest.mark.parametrize(
@@ -290,9 +291,9 @@ def test_a_thousand_frames_cost_one():
         gif([(0, 0, noise(3, 3, 0) // 2)], before=b"!\xfe" + b"\xff" * 200),
         b"GIF89a\1\0\1\0\x87\0\0",
     ],
-    ids=["no frame", "cut", "cut in the header", "no record", "endless", "no colours"],
+    ids=["no frame", "cut", "cut in the header", "no record", "endless", "no palette"],
 )
-def test_first_frame_refuses_broken_gifs(data):
+def test_first_frame_of_broken_gifs_raises(data):
     for function in (graph_first_frame, decode, lambda d: in_pipeline(decode, d)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="first frame is missing or not"):
             function(data)
@@ -304,12 +305,12 @@ def test_blocks_of_a_gif_are_limited():
     assert graph_problem(data, LIMIT) == (
         b"its first frame ends after more than 10000 blocks of different lengths"
     )
-    # Blocks of one length are many in a step.
+    # One step skips many blocks of the same length.
     even = gif([(0, 0, noise(3, 3, 0) // 2)], before=b"!\xfe" + sub_blocks(bytes(200_000), 1))
     assert problem(even) == "" and len(first_frame(even)) < 500
 
 
-def test_other_formats_pass_unchanged():
+def test_first_frame_leaves_other_formats_unchanged():
     for data in (encoded(noise(9, 9), "PNG"), encoded(noise(9, 9), "JPEG"), b"", b"text"):
         assert first_frame(data) == data
 
@@ -317,7 +318,7 @@ def test_other_formats_pass_unchanged():
 # --- hostile files
 
 
-def test_hostile_images_are_many_kinds():
+def test_hostile_images_have_many_kinds():
     files = hostile_images(400, seed=1)
     assert files[:100] == hostile_images(100, seed=1) != hostile_images(100, seed=2)
     kinds = [kind for kind, _ in files]
@@ -330,8 +331,8 @@ def test_hostile_images_are_many_kinds():
     assert max(len(data) for _, data in files) < 2_000_000
 
 
-def test_the_bombs_are_real():
-    # Small files that a decoder takes at their word.
+def test_bombs_decode_to_many_pixels():
+    # A decoder without limits believes the headers of these small files.
     for data in (jpeg(3000, 2000), png(3000, 2000, zeros(3001 * 2000))):
         assert len(data) < 10_000
         assert tf.io.decode_image(data, channels=3).shape == (2000, 3000, 3)
@@ -354,13 +355,12 @@ preprocessing = Preprocessing(64, exif_rotation=True)
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def prepared(data):
-    found = problem(data, limit)
-    shape = tf.TensorSpec((64, 64, 3), tf.float32)
+    message = problem(data, limit)
     def decoded():
         photo = preprocessing.decode(data)
         return tf.size(photo, tf.int64) // 3, preprocessing.evaluation(photo)
     nothing = lambda: (tf.constant(0, tf.int64), tf.zeros((64, 64, 3)))
-    return found, *tf.cond(found == "", decoded, nothing)
+    return message, *tf.cond(message == "", decoded, nothing)
 
 good = [data for _, data in good_images()]
 before = [prepared(data)[2].numpy() for data in good]
@@ -370,9 +370,9 @@ ends, slowest = {"problem": 0, "error": 0, "image": 0}, 0
 for kind, data in files:
     begun = time.process_time()
     try:
-        found, pixels, _ = prepared(data)
-        ends["problem" if found.numpy() else "image"] += 1
-        assert bool(found.numpy()) == (pixels.numpy() == 0), kind
+        message, pixels, _ = prepared(data)
+        ends["problem" if message.numpy() else "image"] += 1
+        assert bool(message.numpy()) == (pixels.numpy() == 0), kind
         assert pixels.numpy() <= limit, (kind, pixels.numpy())
     except tf.errors.InvalidArgumentError:
         ends["error"] += 1
@@ -385,7 +385,7 @@ print(*ends.values(), grown, slowest)
 
 
 def hostile_run(count, seed, limit=2**21):
-    """What became of hostile files in a process of its own: counts, megabytes, seconds."""
+    """Reads hostile files in a new process; returns outcome counts, megabytes and CPU seconds."""
     path = os.pathsep.join(part for part in sys.path if part)
     done = run_python(SCRIPT, str(limit), str(count), str(seed), PYTHONPATH=path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -394,17 +394,17 @@ def hostile_run(count, seed, limit=2**21):
 
 
 @pytest.mark.slow
-def test_hostile_files_end_well_within_the_limit():
+def test_hostile_files_take_little_memory_and_time():
     count = 330
     (problems, errors, images), grown, slowest = hostile_run(count, seed=3)
     assert problems + errors + images == count and min(problems, errors, images) > count / 10
-    # 2 million pixels of at most 11 bytes, what is made of them, and what the allocator keeps; the
-    # bombs would take 1.2 GB, and a photo of one row scaled whole 60 GB.
+    # This allows 2 million pixels of at most 11 bytes, their preprocessing, and what the allocator
+    # retains. The bombs would take 1.2 GB, and resizing a whole photo of one row 60 GB.
     assert grown < 150, "megabytes"
     assert slowest < 10, "seconds"
 
 
-# --- where it runs
+# --- pipelines and exported graphs
 
 
 def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
@@ -430,6 +430,6 @@ def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
     )
     tf.saved_model.save(module, str(tmp_path), {"serving_default": module.serve})
-    found = run_graph(tmp_path, "serving_default", image_bytes=files)
-    assert list(found["problem"]) == answers
-    assert list(found["orientation"]) == [int(orientation(data)) for data in files]
+    outputs = run_graph(tmp_path, "serving_default", image_bytes=files)
+    assert list(outputs["problem"]) == answers
+    assert list(outputs["orientation"]) == [int(orientation(data)) for data in files]

@@ -32,7 +32,7 @@ from noah_tf.images.ops import (
     ],
 )
 def test_decode_keeps_lossless_pixels(file_format, mode):
-    image = np.repeat(np.repeat(noise(3, 4), 4, 0), 4, 1)  # few colours, for the palettes
+    image = np.repeat(np.repeat(noise(3, 4), 4, 0), 4, 1)  # few colors, for the palettes
     data = encoded(image, file_format, mode)
     want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(decode(data), want)
@@ -60,7 +60,7 @@ def test_decode_jpeg(mode):
     assert np.abs(got.astype(int) - image).mean() < 3
 
 
-def test_decode_takes_the_first_gif_frame():
+def test_decode_returns_the_first_gif_frame():
     first, second = (Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (40, 200))
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=[second])
@@ -84,17 +84,17 @@ def test_decode_webp(mode):
         encoded(smooth(40, 40), "JPEG")[:200],
         encoded(noise(40, 40), "PNG")[:300],
     ],
-    ids=["empty", "text", "magic alone", "cut JPEG", "cut PNG"],
+    ids=["empty", "text", "magic only", "truncated JPEG", "truncated PNG"],
 )
-def test_decode_refuses_broken_bytes(data):
+def test_decode_of_corrupt_bytes_raises(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(data)
     with pytest.raises(tf.errors.InvalidArgumentError):
         in_pipeline(decode, data)
 
 
-def test_a_decoders_error_is_one_line():
-    # data.on_corrupt shows it beside the name of the photo.
+def test_decode_error_is_one_line():
+    # It is shown next to the name of the photo if data.on_corrupt is "error".
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         decode(b"hello, this is text")
     assert "Unknown image file format" in error.value.message
@@ -103,7 +103,7 @@ def test_a_decoders_error_is_one_line():
 
 # --- orient
 
-# Pillow's operation that turns a photo of each orientation upright.
+# How PIL turns a photo of each orientation upright.
 TURNS = [
     None,
     Image.Transpose.FLIP_LEFT_RIGHT,
@@ -117,7 +117,7 @@ TURNS = [
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orient_is_what_pillow_does(orientation):
+def test_orient_agrees_with_pil(orientation):
     picture = Image.fromarray(noise(5, 7))
     turn = TURNS[orientation - 1]
     want = np.asarray(picture if turn is None else picture.transpose(turn))
@@ -135,10 +135,10 @@ def test_stored_window(orientation):
     for window in ((0, 0, 1, 1), (2, 1, 5, 7), (0, 3, 9, 6), (1, 0, 8, 9)):
         top, left, height, width = window
         want = upright[top : top + height, left : left + width]
-        found = stored_window(tf.constant(window), upright.shape[:2], tf.constant(orientation))
-        top, left, height, width = found.numpy()
-        part = stored[top : top + height, left : left + width]
-        np.testing.assert_array_equal(orient(part, orientation), want)
+        got = stored_window(tf.constant(window), upright.shape[:2], tf.constant(orientation))
+        top, left, height, width = got.numpy()
+        pixels = stored[top : top + height, left : left + width]
+        np.testing.assert_array_equal(orient(pixels, orientation), want)
 
 
 # --- resize
@@ -146,8 +146,8 @@ def test_stored_window(orientation):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("shape", [(300, 270), (100, 150), (224, 300), (1, 5), (500, 3)])
-def test_resize_is_that_of_tensorflow(interpolation, shape):
-    # Written another way because that is faster; the numbers are the same to the last bit.
+def test_resize_equals_tensorflow(interpolation, shape):
+    # `resize` is a faster implementation of the same numbers, to the last bit.
     image = noise(*shape)
     want = tf.image.resize(image, (40, 56), interpolation, antialias=True)
     got = resize(image, (40, 56), interpolation)
@@ -161,8 +161,8 @@ def test_plain_resize(interpolation, shape):
     want = tf.clip_by_value(tf.image.resize(image, (40, 56), interpolation), 0, 255)
     np.testing.assert_array_equal(plain_resize(tf.constant(image), (40, 56), interpolation), want)
     graph = tf.function(lambda x: plain_resize(x, (40, 56), interpolation))
-    found = graph.get_concrete_function(tf.TensorSpec([None, None, 3], tf.uint8))(image)
-    np.testing.assert_allclose(found, want, atol=1e-3)
+    got = graph.get_concrete_function(tf.TensorSpec([None, None, 3], tf.uint8))(image)
+    np.testing.assert_allclose(got, want, atol=1e-3)
 
 
 def test_plain_resize_by_two_is_the_mean_of_four_pixels():

@@ -28,7 +28,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("call", VALUES, ids=str)
-def test_operations_on_values_are_those_of_pil(call):
+def test_pointwise_operations_equal_pil(call):
     name, *arguments = call
     for kind, image in images().items():
         want = pil(name, image, *arguments)
@@ -39,24 +39,23 @@ def test_operations_on_values_are_those_of_pil(call):
 
 @pytest.mark.parametrize("interpolation", RESAMPLE)
 @pytest.mark.parametrize("name", MOVES)
-def test_operations_that_move_pixels_are_those_of_pil(name, interpolation):
+def test_geometric_operations_agree_with_pil(name, interpolation):
     angle = name == "Rotate"
     for kind, image in images().items():
         for value in (0.0, 27.0, -13.3, 30.0, -4.19) if angle else (0.0, 0.27, -0.133, 0.45, -0.3):
             want = pil(name, image, value, interpolation=interpolation)
             got = ours(name, image, value, interpolation=interpolation)
-            # PIL cuts decimals off: where a value is whole but for the last bits of a float64, it
-            # may come out lower by one.
+            # PIL truncates decimals, so rounding errors of a float64 can change a value by one.
             assert difference(got, want).max() <= 1, (kind, value)
             assert np.mean(difference(got, want) > 0) < 0.08, (kind, value)
-    value = MOVES[name] * 0.97  # the arguments of noisy magnitudes are no round numbers
+    value = MOVES[name] * 0.97  # noisy magnitudes are no round numbers
     want = pil(name, noise(), value, interpolation=interpolation)
     got = in_pipeline(lambda x: ours(name, x, value, interpolation=interpolation), noise())
     assert np.mean(difference(got, want) > 0) < 0.003
     np.testing.assert_array_equal(got, ours(name, noise(), value, interpolation=interpolation))
 
 
-def test_moved_pixels_of_known_places():
+def test_known_translations():
     image = noise(6, 10)
     got = ours("TranslateXRel", image, 0.3).numpy()
     np.testing.assert_array_equal(got[:, :7], image[:, 3:])
@@ -66,7 +65,7 @@ def test_moved_pixels_of_known_places():
     np.testing.assert_array_equal(got[:3], np.broadcast_to(FILL, (3, 10, 3)))
 
 
-def test_values_of_known_answers():
+def test_known_values():
     image = np.array([[[0, 100, 128], [200, 255, 27]]], np.uint8)
     known = {
         ("Invert",): [[[255, 155, 127], [55, 0, 228]]],
@@ -84,6 +83,6 @@ def test_values_of_known_answers():
     image=st_numpy.arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30), st.just(3))),
     call=st.sampled_from(VALUES),
 )
-def test_operations_on_any_image_are_those_of_pil(image, call):
+def test_pointwise_operations_equal_pil_on_any_image(image, call):
     name, *arguments = call
     np.testing.assert_array_equal(ours(name, image, *arguments), pil(name, image, *arguments))

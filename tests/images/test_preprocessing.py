@@ -23,7 +23,7 @@ SEED = (3, 7)
 
 
 def pil_evaluation(image, crop, short, resample):
-    """Resize the short side and cut the centre, as PyTorch's transforms do it with PIL."""
+    """Resizes the short side and crops the center with PIL, like the transforms of PyTorch."""
     picture = Image.fromarray(image)
     width, height = picture.size
     scale = short / min(width, height)
@@ -46,11 +46,11 @@ def test_evaluation_agrees_with_pil(shared, interpolation, size, short, count):
         got = preprocessing.center_crop(image).numpy()
         want = pil_evaluation(image.numpy(), size, short, resample)
         differences.append(np.abs(got - want).mean())
-    assert max(differences) < 1, "of 255, a photo's mean"
+    assert max(differences) < 1, "mean difference of a photo, of 255"
     assert np.mean(differences) < 0.4
 
 
-def test_evaluation_is_the_same_everywhere():
+def test_evaluation_is_the_same_eagerly_and_in_graphs():
     preprocessing = Preprocessing((24, 24), 30, "bicubic")
     data = [encoded(noise(40, 50), "PNG"), encoded(smooth(90, 31), "JPEG")]
 
@@ -65,7 +65,7 @@ def test_evaluation_is_the_same_everywhere():
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_right_size_keeps_exact_pixels(interpolation):
+def test_photo_of_the_right_size_keeps_its_pixels(interpolation):
     image = noise(32, 48)
     preprocessing = Preprocessing((32, 48), interpolation=interpolation)
     np.testing.assert_array_equal(preprocessing.center_crop(image), image)
@@ -74,7 +74,7 @@ def test_right_size_keeps_exact_pixels(interpolation):
     np.testing.assert_array_equal(view, image)
 
 
-def test_right_short_side_only_cuts():
+def test_photo_with_the_right_short_side_is_only_cropped():
     image = noise(32, 47)
     got = Preprocessing(32).center_crop(image)
     np.testing.assert_array_equal(got, image[:, 8:40])  # 7.5 rounds to even, as in PyTorch
@@ -84,7 +84,7 @@ def test_right_short_side_only_cuts():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40))
-def test_any_photo_fits_any_size(height, width, image_height, image_width):
+def test_center_crop_of_any_size(height, width, image_height, image_width):
     preprocessing = Preprocessing((image_height, image_width))
     image = np.full((height, width, 3), 77, np.uint8)
     got = preprocessing.center_crop(image).numpy()
@@ -97,12 +97,12 @@ def test_any_photo_fits_any_size(height, width, image_height, image_width):
     [((4, 4000), np.s_[:, 1968:2032]), ((4000, 2), np.s_[1984:2016])],
     ids=["row", "column"],
 )
-def test_of_a_very_long_photo_only_the_middle_is_scaled(shape, middle):
+def test_only_the_middle_of_a_long_photo_is_resized(shape, middle):
     preprocessing = Preprocessing(40)
     image = noise(*shape)
     got = preprocessing.center_crop(image)
     np.testing.assert_array_equal(got, preprocessing.center_crop(image[middle]))
-    # As if all of it had been.
+    # The result is close to that of resizing the whole photo.
     size = [side * 40 // min(shape) for side in shape]
     whole = tf.image.resize(image, size, antialias=True).numpy()
     top, left = ((side - 40) // 2 for side in size)
@@ -110,8 +110,8 @@ def test_of_a_very_long_photo_only_the_middle_is_scaled(shape, middle):
 
 
 @pytest.mark.parametrize("sides", [(65_500, 1), (1, 65_500), (65_500, 500)])
-def test_a_thin_photo_takes_no_memory(sides):
-    # Scaled whole, the first would have 17 million columns: 51 GB.
+def test_thin_photo_takes_little_memory(sides):
+    # The first photo would have 17 million columns after resizing all of it: 51 GB.
     preprocessing = Preprocessing(224, 256)
     assert in_pipeline(preprocessing.evaluation, decode(jpeg(*sides))).shape == (224, 224, 3)
 
@@ -129,37 +129,37 @@ def test_normalize_known_values():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(8, 40), st.integers(8, 40))
-def test_region_is_what_the_crop_shows(height, width, image_height, image_width):
+def test_region_is_that_of_the_center_crop(height, width, image_height, image_width):
     short = min(image_height, image_width) + 5
     preprocessing = Preprocessing((image_height, image_width), short)
     region = preprocessing.region((height, width)).numpy()
     assert region.dtype == np.float32 and region.shape == (4,)
     top, left, bottom, right = region.astype(float)
     assert 0 <= top < bottom <= 1 and 0 <= left < right <= 1
-    # A photo whose every pixel says where it is.
+    # The value of each pixel is its position.
     rows = (np.arange(height) + 0.5)[:, None] / height
     columns = (np.arange(width) + 0.5)[None, :] / width
-    where = np.stack(np.broadcast_arrays(rows, columns, 0 * rows), -1).astype(np.float32)
-    got = preprocessing.center_crop(where).numpy()
-    # The pixels in the middle of the crop are far from the photo's edges, where scaling bends.
+    coordinates = np.stack(np.broadcast_arrays(rows, columns, 0 * rows), -1).astype(np.float32)
+    got = preprocessing.center_crop(coordinates).numpy()
+    # Only pixels far from the edges are compared, because resizing distorts those at the edges.
     for axis, (low, high), count in ((0, (top, bottom), height), (1, (left, right), width)):
         if count < 40:
             continue
         size = got.shape[axis]
         want = low + (np.arange(size) + 0.5) / size * (high - low)
-        found = got.mean(axis=1 - axis)[:, axis]
+        values = got.mean(axis=1 - axis)[:, axis]
         inner = slice(size // 4, -(size // 4))
-        np.testing.assert_allclose(found[inner], want[inner], atol=2.5e-3)
+        np.testing.assert_allclose(values[inner], want[inner], atol=2.5e-3)
 
 
 def test_known_regions():
     np.testing.assert_array_equal(Preprocessing(32).region((32, 32)), [0, 0, 1, 1])
-    # 256 x 341, of which 224 x 224 from row 16 and column 58.
+    # The photo is resized to 256 x 341, and the crop starts at row 16 and column 58.
     want = [16 / 256, 58 / 341, 240 / 256, 282 / 341]
     np.testing.assert_allclose(Preprocessing(224, 256).region((375, 500)), want, rtol=1e-6)
     graph = tf.function(Preprocessing(224, 256).region)
     np.testing.assert_allclose(graph(tf.constant([375, 500])), want, rtol=1e-6)
-    # The middle 160 of the 1600 columns are scaled to 640.
+    # The middle 160 of 1600 columns are resized to 640.
     thin = Preprocessing(40).region((10, 1600))
     np.testing.assert_allclose(thin, [0, 795 / 1600, 1, 805 / 1600], rtol=1e-6)
 
@@ -169,7 +169,7 @@ def test_known_regions():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("shape", [(48, 64), (64, 40), (30, 30)])
-def test_a_stretched_photo_is_whole(interpolation, shape):
+def test_stretch_shows_the_whole_photo(interpolation, shape):
     preprocessing = Preprocessing((32, 24), interpolation=interpolation, stretch=True)
     image = smooth(*shape)
     got = preprocessing.center_crop(image).numpy()
@@ -184,7 +184,7 @@ def test_a_stretched_photo_is_whole(interpolation, shape):
     np.testing.assert_array_equal(in_graph, got)
 
 
-def test_a_stretched_photo_is_cut_where_it_is_resized_to_more():
+def test_stretch_with_a_larger_resize_size_crops():
     whole = Preprocessing((40, 60), stretch=True).center_crop(smooth(55, 70))
     got = Preprocessing((32, 48), 40, stretch=True).center_crop(smooth(55, 70))
     np.testing.assert_array_equal(got, whole[4:36, 6:54])
@@ -192,8 +192,8 @@ def test_a_stretched_photo_is_cut_where_it_is_resized_to_more():
     np.testing.assert_allclose(region, [0.1, 0.1, 0.9, 0.9], rtol=1e-6)
 
 
-def test_of_a_photo_that_is_stretched_beyond_measure_the_middle_is_seen():
-    """Else a row of 65,000 pixels would be scaled to hundreds of megabytes."""
+def test_stretch_uses_the_middle_of_a_very_long_photo():
+    # A row of 65,000 pixels would otherwise become hundreds of megabytes.
     row = np.zeros((2, 60_000, 3), np.uint8)
     row[:, 30_000 - 16 : 30_000 + 16] = 200
     preprocessing = Preprocessing((64, 64), stretch=True)
@@ -202,7 +202,7 @@ def test_of_a_photo_that_is_stretched_beyond_measure_the_middle_is_seen():
     np.testing.assert_allclose(region, [0, 0.5 - 16 / 60_000, 1, 0.5 + 16 / 60_000], rtol=1e-5)
 
 
-def test_a_stretched_photo_of_the_right_size_keeps_exact_pixels():
+def test_stretch_keeps_the_pixels_of_the_right_size():
     image = noise(32, 48)
     np.testing.assert_array_equal(Preprocessing((32, 48), stretch=True).center_crop(image), image)
 
@@ -211,7 +211,7 @@ def test_a_stretched_photo_of_the_right_size_keeps_exact_pixels():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_turned_upright_where_that_is_asked_for(orientation):
+def test_exif_rotation_turns_photos_upright(orientation):
     plain = encoded(smooth(40, 60), "JPEG")
     data = plain[:2] + exif(orientation) + plain[2:]
     turned = Preprocessing(24, 30, exif_rotation=True)
@@ -219,15 +219,15 @@ def test_photos_are_turned_upright_where_that_is_asked_for(orientation):
     assert upright.shape == ((40, 60, 3) if orientation < 5 else (60, 40, 3))
     for got in (turned.decode(data).numpy(), in_pipeline(turned.decode, data)):
         assert got.shape == upright.shape
-        assert np.abs(got.astype(int) - upright).mean() < 2  # two decoders
+        assert np.abs(got.astype(int) - upright).mean() < 2  # PIL has another decoder
         np.testing.assert_array_equal(got, orient(decode(plain), orientation))
     np.testing.assert_array_equal(Preprocessing(24, 30).decode(data), decode(plain))
-    # Training without a crop takes the same photo.
+    # Training without a random crop uses the same photo.
     view = turned.random_crop(data, SEED, RandomCrop(crop_scale=None, flip=False))
     np.testing.assert_array_equal(view, turned.center_crop(turned.decode(data)))
 
 
-def test_without_rotation_nothing_is_added():
+def test_no_op_is_added_without_exif_rotation():
     def ops(function):
         graph = tf.function(function).get_concrete_function(tf.TensorSpec([], tf.string)).graph
         nodes = list(graph.as_graph_def().node)
@@ -238,7 +238,7 @@ def test_without_rotation_nothing_is_added():
     assert len(ops(Preprocessing(8, exif_rotation=True).decode)) > len(ops(decode))
 
 
-def test_saved_settings_without_the_rotation_load():
+def test_missing_keys_have_defaults():
     values = Preprocessing(24).to_dict()
     assert values.pop("exif_rotation") is False
     assert Preprocessing.from_dict(values) == Preprocessing(24)
@@ -248,20 +248,20 @@ def test_saved_settings_without_the_rotation_load():
 
 
 def odd_photos():
-    """Photos as ImageNet has them: 23 CMYK ones, a PNG named .JPEG, thousands in grayscale."""
-    colour = smooth(90, 120)
-    gray = colour[..., 0]
+    """Unusual photos of ImageNet: 23 CMYK ones, a PNG named .JPEG, thousands in grayscale."""
+    color = smooth(90, 120)
+    gray = color[..., 0]
     return {
-        "CMYK": (encoded(colour, "JPEG", "CMYK", quality=95), colour),
+        "CMYK": (encoded(color, "JPEG", "CMYK", quality=95), color),
         "gray": (encoded(gray, "JPEG", quality=95), np.repeat(gray[..., None], 3, -1)),
-        "PNG named n02105855_2933.JPEG": (encoded(colour, "PNG"), colour),
+        "PNG named n02105855_2933.JPEG": (encoded(color, "PNG"), color),
         "gray PNG": (encoded(gray, "PNG"), np.repeat(gray[..., None], 3, -1)),
-        "PNG with alpha": (encoded(colour, "PNG", "RGBA"), colour),
+        "PNG with alpha": (encoded(color, "PNG", "RGBA"), color),
     }
 
 
 @pytest.mark.parametrize("kind", odd_photos())
-def test_odd_photos_decode_in_both_paths(tmp_path, kind):
+def test_odd_photos_decode_for_training_and_evaluation(tmp_path, kind):
     data, pixels = odd_photos()[kind]
     file = tmp_path / "n02105855_2933.JPEG"
     file.write_bytes(data)
@@ -274,10 +274,10 @@ def test_odd_photos_decode_in_both_paths(tmp_path, kind):
         crop = random_interpolation(data, SEED)
         return preprocessing.evaluation(decode(data)), crop
 
-    found = next(iter(tf.data.Dataset.from_tensors(str(file)).map(views)))
+    results = next(iter(tf.data.Dataset.from_tensors(str(file)).map(views)))
     wanted = [preprocessing.evaluation(decode(plain)), TrainTransform(preprocessing)(plain, SEED)]
-    for got, want in zip(found, wanted, strict=True):
-        assert np.abs(got - want).mean() < 0.05  # of a standard deviation: 3 of 255
+    for got, want in zip(results, wanted, strict=True):
+        assert np.abs(got - want).mean() < 0.05  # standard deviations: 3 of 255
 
 
 def test_training_is_a_function_of_the_seed():
@@ -294,8 +294,7 @@ def test_training_is_a_function_of_the_seed():
     assert (view((3, 8)).numpy() != first).any() and (view((4, 7)).numpy() != first).any()
 
 
-def test_jpeg_is_cropped_as_if_decoded_whole():
-    # The same part of the same pixels, whether or not the decoder saw the rest.
+def test_crop_of_a_jpeg_equals_that_of_the_decoded_photo():
     image = smooth(120, 160)
     jpeg = encoded(image, "JPEG", quality=95, subsampling=0)
     png = encoded(decode(jpeg).numpy(), "PNG")
@@ -314,7 +313,7 @@ def test_tiny_photos_can_be_cropped(shape):
             assert Preprocessing(8).random_crop(data, (0, seed)).shape == (8, 8, 3)
 
 
-def test_flip_half_the_time():
+def test_flip_has_probability_one_half():
     image = noise(16, 16)
     data = encoded(image, "PNG")
     preprocessing = Preprocessing(16)
@@ -331,7 +330,7 @@ def test_flip_half_the_time():
     np.testing.assert_array_equal(straight, image)
 
 
-def test_random_interpolation_is_one_of_both():
+def test_random_interpolation_draws_one_of_two():
     data = encoded(noise(60, 60), "PNG")
     preprocessing = {name: Preprocessing(20, interpolation=name) for name in INTERPOLATIONS}
     seen = []
@@ -345,7 +344,7 @@ def test_random_interpolation_is_one_of_both():
     assert len(seen) == 24 and 4 < seen.count("bicubic") < 20
 
 
-def test_mirrored_view_is_the_view_mirrored():
+def test_flip_mirrors_the_crop():
     data = encoded(noise(50, 60), "PNG")
     for seed in range(6):
         straight = Preprocessing(20).random_crop(data, (1, seed), RandomCrop(flip=False)).numpy()
@@ -403,7 +402,7 @@ def test_defaults():
         ({"image_sise": 64}, "no 'image_sise'; the nearest is 'image_size'"),
     ],
 )
-def test_bad_settings(values, message):
+def test_bad_arguments_raise(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Preprocessing.from_dict(values)
 
@@ -431,11 +430,11 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(size, ratio):
     data = encoded(noise(80, 80), "JPEG")
     whole = RandomCrop((1.0, 1.0), (1.0, 1.0), crop_antialias=False, flip=False)
     got = Preprocessing(size).random_crop(data, SEED, whole)
-    part = tf.io.decode_jpeg(data, channels=3, ratio=ratio)
-    np.testing.assert_allclose(got, tf.image.resize(part, (size, size)), atol=1e-3)
+    shrunk = tf.io.decode_jpeg(data, channels=3, ratio=ratio)
+    np.testing.assert_allclose(got, tf.image.resize(shrunk, (size, size)), atol=1e-3)
 
 
-def test_fast_crop_is_near_pils(shared):
+def test_fast_crop_is_close_to_pil(shared):
     preprocessing = Preprocessing(224)
     differences = []
     for number, file in enumerate(sorted((shared / "imagenet_sample").glob("*.JPEG"))[::50]):
@@ -444,8 +443,8 @@ def test_fast_crop_is_near_pils(shared):
         top, left, height, width = random_window(
             image.shape[:2], crop_draws(seed), RandomCrop()
         ).numpy()
-        part = Image.fromarray(image[top : top + height, left : left + width])
-        want = np.asarray(part.resize((224, 224), Image.Resampling.BILINEAR)).astype(float)
+        window = Image.fromarray(image[top : top + height, left : left + width])
+        want = np.asarray(window.resize((224, 224), Image.Resampling.BILINEAR)).astype(float)
         got = preprocessing.random_crop(data, seed, RandomCrop(flip=False, crop_antialias=False))
         differences.append(np.abs(got - want).mean())
     assert len(differences) == 20 and 0.3 < np.mean(differences) < 3

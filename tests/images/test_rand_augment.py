@@ -8,6 +8,7 @@ from scipy import stats
 
 from noah_tf.images import rand_augment
 from noah_tf.images.rand_augment import RandAugment
+from noah_tf.utils.seeds import uniform
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_negative_strengths():
         assert float(strengths[name](share, down)) == pytest.approx(-value)
     for name in ENHANCE:
         assert float(strengths[name](share, down)) == pytest.approx(0.19)
-        assert float(strengths[name](2 * share, down)) == pytest.approx(0.1)  # the lowest
+        assert float(strengths[name](2 * share, down)) == pytest.approx(0.1)  # the smallest factor
     assert float(strengths["SolarizeAdd"](share, down)) == 99
 
 
@@ -48,19 +49,19 @@ def test_negative_strengths():
         ("rand-m5-n3-p1", "bilinear"),
     ],
 )
-def test_result_is_that_of_pil_after_the_same_draws(text, interpolation):
+def test_result_agrees_with_pil_for_the_same_draws(text, interpolation):
     augment = RandAugment.parse(text)
     image = photo(48, 40)
     function = tf.function(lambda seed: augment(image, seed, FILL, interpolation))
     names = set()
     for index in range(60):
         seed = tf.constant([5, index], tf.int64)
-        drawn, applied, magnitude, sign, bicubic = (x.numpy() for x in augment._draw(seed))
+        op_index, is_applied, magnitude, sign, bicubic = (x.numpy() for x in augment._draw(seed))
         want = image
         for i in range(augment.num_ops):
-            if not applied[i]:
+            if not is_applied[i]:
                 continue
-            name = augment.op_names[drawn[i]]
+            name = augment.op_names[op_index[i]]
             names.add(name)
             strength = rand_augment._STRENGTHS[augment.increasing][name]
             arguments = () if strength is None else (float(strength(magnitude[i] / 10, sign[i])),)
@@ -70,19 +71,19 @@ def test_result_is_that_of_pil_after_the_same_draws(text, interpolation):
             want = pil(name, want, *arguments, interpolation=chosen or interpolation)
         got = function(seed)
         assert got.dtype == tf.float32
-        # Equalize and the like can make more of one level of difference.
+        # Equalize and similar operations can amplify a difference of 1.
         assert np.mean(difference(got, want) > 0) < 0.05, index
         assert np.mean(difference(got, want)) < 0.1, index
     assert len(names) > 12
 
 
-def draws(text, number=4000):
+def draws(text, count=4000):
     augment = RandAugment.parse(text)
     signature = (tf.int32, tf.bool, tf.float64, tf.float64, tf.bool)
     sample = tf.function(
         lambda: tf.map_fn(
             lambda index: augment._draw(tf.stack([12, index])),
-            tf.range(number, dtype=tf.int64),
+            tf.range(count, dtype=tf.int64),
             fn_output_signature=signature,
         )
     )
@@ -90,24 +91,24 @@ def draws(text, number=4000):
 
 
 def test_distribution_of_draws():
-    drawn, applied, magnitude, sign, bicubic = draws("rand-m9-mstd0.5-inc1")
-    assert drawn.shape == (4000, 2)
-    counts = np.bincount(drawn.ravel(), minlength=15)
+    op_index, is_applied, magnitude, sign, bicubic = draws("rand-m9-mstd0.5-inc1")
+    assert op_index.shape == (4000, 2)
+    counts = np.bincount(op_index.ravel(), minlength=15)
     assert len(counts) == 15
     assert stats.chisquare(counts).pvalue > 1e-3
-    # With replacement: both operations of a photo are the same once in 15.
-    assert np.mean(drawn[:, 0] == drawn[:, 1]) == pytest.approx(1 / 15, abs=0.012)
-    for value in (applied, sign > 0, bicubic):
+    # Operations are drawn with replacement, so both of a photo are the same once in 15.
+    assert np.mean(op_index[:, 0] == op_index[:, 1]) == pytest.approx(1 / 15, abs=0.012)
+    for value in (is_applied, sign > 0, bicubic):
         assert value.mean() == pytest.approx(0.5, abs=0.02)
     assert set(np.unique(sign)) == {-1.0, 1.0}
     assert magnitude.max() == 10
     unclipped = magnitude[magnitude < 10]
     assert np.mean(magnitude == 10) == pytest.approx(stats.norm.sf(2), abs=0.006)
-    law = stats.truncnorm(-18, 2, loc=9, scale=0.5)
-    assert stats.kstest(unclipped, law.cdf).pvalue > 1e-3
-    # No draw tells anything about another.
+    expected = stats.truncnorm(-18, 2, loc=9, scale=0.5)
+    assert stats.kstest(unclipped, expected.cdf).pvalue > 1e-3
+    # The draws are uncorrelated.
     columns = np.stack(
-        [x[:, i] for x in (drawn, applied, magnitude, sign, bicubic) for i in (0, 1)]
+        [x[:, i] for x in (op_index, is_applied, magnitude, sign, bicubic) for i in (0, 1)]
     )
     correlation = np.corrcoef(columns) - np.eye(len(columns))
     assert np.abs(correlation).max() < 0.07
@@ -117,15 +118,15 @@ def test_distribution_of_other_settings():
     assert np.all(draws("rand-m7", 50)[2] == 7)
     assert np.all(draws("rand-m15", 50)[2] == 10)
     assert np.all(draws("rand-m15-mmax20", 50)[2] == 15)
-    uniform = draws("rand-m8-mstd101", 1000)[2].ravel()
-    assert stats.kstest(uniform, stats.uniform(0, 8).cdf).pvalue > 1e-3
+    magnitudes = draws("rand-m8-mstd101", 1000)[2].ravel()
+    assert stats.kstest(magnitudes, stats.uniform(0, 8).cdf).pvalue > 1e-3
     assert draws("rand-m1-mstd5", 500)[2].min() == 0
     assert draws("rand-p0.2-n3", 2000)[1].mean() == pytest.approx(0.2, abs=0.02)
     assert draws("rand-n3", 10)[0].shape == (10, 3)
 
 
 @pytest.mark.slow
-def test_seeds_decide():
+def test_result_is_a_function_of_the_seed():
     augment = RandAugment.parse("rand-m9-p1-inc1")
     function = tf.function(lambda seed: augment(photo(), seed, FILL, "random"))
     results = [function(tf.constant([1, i], tf.int64)).numpy() for i in range(8)]
@@ -136,7 +137,7 @@ def test_seeds_decide():
     assert difference(function(tf.constant([2, 0], tf.int64)), results[0]).mean() > 0.5
 
 
-def test_pipeline_and_unknown_sizes():
+def test_result_is_the_same_in_a_pipeline_and_with_unknown_size():
     augment = RandAugment.parse("rand-m9-n1-mstd0.5-inc1-p1")
     pixels = photo().astype(np.float32)
     unknown = tf.function(
@@ -149,7 +150,7 @@ def test_pipeline_and_unknown_sizes():
         assert result.shape == (61, 80, 3)
         return result
 
-    inputs = (np.stack([pixels] * 30), np.stack([np.full(30, 9), np.arange(30)], -1))
+    inputs = (np.stack([pixels] * 15), np.stack([np.full(15, 9), np.arange(15)], -1))
     dataset = tf.data.Dataset.from_tensor_slices(inputs)
     for index, result in enumerate(dataset.map(known)):
         seed = tf.constant([9, index], tf.int64)
@@ -158,19 +159,19 @@ def test_pipeline_and_unknown_sizes():
             np.testing.assert_array_equal(result, augment(pixels, seed, FILL, "random"))
 
 
-def test_without_an_operation_values_are_rounded():
+def test_values_are_rounded_without_an_operation():
     image = tf.constant([[[0.4, 0.6, 254.7], [-3.0, 300.0, 17.0]]])
     got = RandAugment(probability=0)(image, (0, 0), FILL)
     np.testing.assert_array_equal(got, [[[0, 1, 255], [0, 255, 17]]])
 
 
 def test_random_numbers_are_the_same_under_xla():
-    function = tf.function(lambda s: rand_augment.uniform(s, 7, [50]), jit_compile=True)
+    function = tf.function(lambda s: uniform(s, 7, [50]), jit_compile=True)
     seed = tf.constant([3, 2**40], tf.int64)
-    want = rand_augment.uniform(seed, 7, [50])
+    want = uniform(seed, 7, [50])
     np.testing.assert_array_equal(function(seed), want)
     assert np.all((want >= 0) & (want < 1))
-    assert not np.any(np.isclose(want, rand_augment.uniform(seed, 8, [50])))
+    assert not np.any(np.isclose(want, uniform(seed, 8, [50])))
 
 
 # --- parse
@@ -193,7 +194,7 @@ def test_parse(text, want):
     assert RandAugment.parse(text) == want
 
 
-def test_sets_of_operations():
+def test_both_forms_have_all_operations():
     augment = RandAugment()
     assert len(set(augment.op_names)) == 15
     assert set(augment.op_names) == set(rand_augment._OPERATIONS)
@@ -219,7 +220,7 @@ def test_sets_of_operations():
         (9, ["starts with 'rand'", "got 9"]),
     ],
 )
-def test_parse_refuses(text, parts):
+def test_bad_text_raises(text, parts):
     with pytest.raises(ValueError) as error:
         RandAugment.parse(text)
     for part in [*parts, repr(text)]:
@@ -241,12 +242,12 @@ def test_parse_refuses(text, parts):
         {"probability": 1.1},
     ],
 )
-def test_arguments_are_checked(arguments):
+def test_bad_arguments_raise(arguments):
     (name, value), *_ = arguments.items()
     with pytest.raises(ValueError, match=f"^{name} must be .*, got {value!r}"):
         RandAugment(**arguments)
 
 
-def test_interpolation_is_checked():
+def test_bad_interpolation_raises():
     with pytest.raises(ValueError, match="bilinear, bicubic, random, got 'nearest'"):
         RandAugment()(photo(), (0, 0), FILL, "nearest")

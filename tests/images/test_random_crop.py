@@ -11,48 +11,48 @@ from noah_tf.images.preprocessing import Preprocessing, decode
 from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window, random_window
 
 
-def crop_parts(height, width, count=400, **options):
-    """The (top, left, bottom, right) of random crops, found through a map of coordinates."""
+def crop_boxes(height, width, count=400, **options):
+    """Returns (top, left, bottom, right) of random crops, read from an image of coordinates."""
     rows, columns = np.mgrid[:height, :width].astype(np.uint8)
     data = encoded(np.stack([rows, columns, 0 * rows], -1), "PNG")
     preprocessing = Preprocessing(64)
     crop = RandomCrop(flip=False, **options)
 
-    def part(seed):
+    def box(seed):
         view = preprocessing.random_crop(data, [5, seed], crop)
         low, high = tf.reduce_min(view, (0, 1)), tf.reduce_max(view, (0, 1))
         return tf.stack([low[0], low[1], high[0] + 1, high[1] + 1])
 
     seeds = tf.data.Dataset.range(count)
-    return np.stack(list(seeds.map(part, num_parallel_calls=2).as_numpy_iterator()))
+    return np.stack(list(seeds.map(box, num_parallel_calls=2).as_numpy_iterator()))
 
 
 def test_crop_distribution():
-    parts = crop_parts(200, 240, crop_scale=(0.1, 0.6), crop_ratio=(0.5, 2.0))
-    height, width = parts[:, 2] - parts[:, 0], parts[:, 3] - parts[:, 1]
+    boxes = crop_boxes(200, 240, crop_scale=(0.1, 0.6), crop_ratio=(0.5, 2.0))
+    height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     share, ratio = height * width / (200 * 240), width / height
     assert share.min() > 0.09 and share.max() < 0.61
     assert share.mean() == pytest.approx(0.35, abs=0.03)
     assert ratio.min() > 0.48 and ratio.max() < 2.1
     assert np.log(ratio).mean() == pytest.approx(0, abs=0.08), "log-uniform"
-    centre = ((parts[:, 0] + parts[:, 2]) / 400).mean(), ((parts[:, 1] + parts[:, 3]) / 480).mean()
-    assert centre == (pytest.approx(0.5, abs=0.03), pytest.approx(0.5, abs=0.03))
-    assert parts.min() >= 0 and parts[:, 2].max() > 190 and parts[:, 3].max() > 230
+    center = ((boxes[:, 0] + boxes[:, 2]) / 400).mean(), ((boxes[:, 1] + boxes[:, 3]) / 480).mean()
+    assert center == (pytest.approx(0.5, abs=0.03), pytest.approx(0.5, abs=0.03))
+    assert boxes.min() >= 0 and boxes[:, 2].max() > 190 and boxes[:, 3].max() > 230
 
 
-def test_crop_of_a_whole_square_is_the_photo():
-    parts = crop_parts(100, 100, count=5, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
-    np.testing.assert_allclose(parts, [[0, 0, 100, 100]] * 5, atol=1.0)
+def test_full_crop_of_a_square_is_the_photo():
+    boxes = crop_boxes(100, 100, count=5, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    np.testing.assert_allclose(boxes, [[0, 0, 100, 100]] * 5, atol=1.0)
 
 
-def test_crop_that_never_fits_falls_back_to_the_centre():
+def test_crop_that_never_fits_is_centered():
     # No square has the area of a 20 x 200 strip.
-    parts = crop_parts(20, 200, count=5, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
-    np.testing.assert_allclose(parts, [[0, 90, 20, 110]] * 5, atol=1.0)
+    boxes = crop_boxes(20, 200, count=5, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    np.testing.assert_allclose(boxes, [[0, 90, 20, 110]] * 5, atol=1.0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_part_of_the_upright_photo(orientation):
+def test_window_of_the_upright_photo(orientation):
     jpeg = encoded(smooth(90, 130), "JPEG", quality=95, subsampling=0)
     data = jpeg[:2] + exif(orientation) + jpeg[2:]
     upright = orient(decode(jpeg), orientation).numpy()
@@ -69,18 +69,18 @@ def test_a_part_of_the_upright_photo(orientation):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_shrunk_part_of_the_upright_photo(orientation):
+def test_shrunk_window_of_the_upright_photo(orientation):
     jpeg = encoded(smooth(160, 240), "JPEG", quality=95, subsampling=0)
     data = jpeg[:2] + exif(orientation) + jpeg[2:]
     upright = encoded(orient(decode(jpeg), orientation).numpy(), "PNG")
-    # The sides of what is wanted are those of the upright photo.
+    # The image size refers to the upright photo.
     preprocessing = Preprocessing((30, 20), exif_rotation=True)
     for seed in range(4):
         views = [
             preprocessing.random_crop(x, (3, seed), RandomCrop((0.5, 1.0), crop_antialias=False))
             for x in (data, upright)
         ]
-        # Parts of a shrunk photo begin at one of its own pixels, here up to four of the photo's.
+        # The window of a shrunk photo starts at one of its pixels, which are up to 4 x 4 larger.
         assert np.abs(views[0] - views[1]).mean() < 8
 
 
@@ -98,6 +98,6 @@ def test_a_shrunk_part_of_the_upright_photo(orientation):
         ({"crop_interpolation": "area"}, "one of same, random, got 'area'"),
     ],
 )
-def test_bad_crop_options(options, message):
+def test_bad_options_raise(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         RandomCrop(**options)

@@ -1,22 +1,23 @@
-"""Images a second of the training input pipeline on real photos, beside decoding alone and PIL.
+"""Measures the throughput of the training input pipeline, compared with decoding alone and PIL.
 
     python benchmarks/input_pipeline.py --images DIR
 
-DIR holds JPEGs (ImageNet's, for figures that mean something); they are kept in memory. The rows:
+DIR holds JPEGs, which are kept in memory; for meaningful results they are photos of ImageNet. The
+rows of the table:
 
-    decode     the random windows of the recipe, drawn, decoded and cropped in tf.data; nothing else
-    known      as `decode`, with the windows known beforehand: what the JPEG library alone takes
-    cnn        configs/resnet.py: random resized crop, flip, normalised, in batches
-    cnn antialiased   the same with augment.crop_antialias=True, as PIL scales
-    jitter     the same with augment.color_jitter=0.4
+    decode     decodes the random windows of the recipe in tf.data, and does nothing else
+    known      the same with windows that are known beforehand: the time of the JPEG library alone
+    cnn        configs/resnet.py: random resized crop, flip, normalization, batching
+    cnn antialiased   the same with augment.crop_antialias=True, which resizes like PIL
+    jitter     the same as `cnn` with augment.color_jitter=0.4
     mixer, deit   configs/mixer.py and configs/deit.py
     PIL        decode (no draft mode), random resized crop and flip with PIL, in a thread pool
 
-All cases run in one process with the same number of threads and take turns. A turn starts the case
-anew and is timed once the first photos are through, because tf.data takes a second to find how
-many calls to run side by side. Printed are medians over the turns: images a second, processor
-milliseconds an image, how many processors were busy, and the rates as a share of `decode`'s in the
-same round. Both clocks are shown because the processor's does not see what other programs take.
+All cases run in one process with the same number of threads, and alternate. Each turn restarts the
+case and measures it after a warm-up, because tf.data takes about a second to tune its parallelism.
+The table shows medians over the turns: images per second, CPU milliseconds per image, the number of
+busy CPU cores, and both rates relative to `decode` in the same round. CPU time is shown as well,
+because wall time depends on other programs on the machine.
 """
 
 import concurrent.futures
@@ -41,17 +42,17 @@ from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_win
 from noah_tf.images.train_transform import TrainTransform
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEGs.", required=True)
-_COUNT = flags.DEFINE_integer("count", 2048, "Photos that are timed in a turn.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Turns of each case.", lower_bound=1)
-_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each case.", lower_bound=1)
+_COUNT = flags.DEFINE_integer("count", 2048, "Photos per measured turn.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Turns per case.", lower_bound=1)
+_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads per case.", lower_bound=1)
 
-_WARM_UP = 512  # photos of a turn before it is timed
+_WARM_UP = 512  # photos per turn before the measurement
 _CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
 
 def recipes():
-    """Returns the rows that are whole pipelines: name → `TrainTransform`."""
+    """Returns the transforms of the rows that are whole pipelines, by name."""
 
     def recipe(config, row, **changes):
         config = runpy.run_path(str(_CONFIGS / config))["get_config"](row)
@@ -69,8 +70,8 @@ def recipes():
     }
 
 
-def photos_source(folder, count):
-    """`count` examples that go round a folder's photos, which are kept in memory."""
+def photo_source(folder, count):
+    """Returns a source of `count` examples that repeats the photos of a folder, kept in memory."""
     files = sorted(
         p for p in pathlib.Path(folder).iterdir() if p.suffix.lower() in (".jpeg", ".jpg")
     )
@@ -78,8 +79,8 @@ def photos_source(folder, count):
         raise app.UsageError(f"{folder} holds no JPEGs.")
     data = tf.constant([file.read_bytes() for file in files])
 
-    def fetch(place):
-        return {"image": data[place % len(files)], "label": place % 1000, "index": place}
+    def fetch(index):
+        return {"image": data[index % len(files)], "label": index % 1000, "index": index}
 
     return Source(
         name="photos",
@@ -87,13 +88,13 @@ def photos_source(folder, count):
         num_examples=count,
         class_names=tuple(str(number) for number in range(1000)),
         multi_label=False,
-        read=lambda *where: read_by_index(fetch, count, *where),
+        read=lambda *arguments: read_by_index(fetch, count, *arguments),
         fetch=fetch,
     )
 
 
-def finish(dataset, function, batch_size, threads):
-    """The dataset as `train_batches` would run it; elements are the shapes that `function` made."""
+def map_shapes(dataset, function, batch_size, threads):
+    """Returns the shapes of the results of `function`, with the settings of `train_batches`."""
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = threads
@@ -104,32 +105,33 @@ def finish(dataset, function, batch_size, threads):
 
 
 def decode_datasets(source, batch_size, threads):
-    """The two rows that only decode."""
+    """Returns the datasets of the two rows that only decode, by name."""
+    crop = RandomCrop()
 
-    def draws(place):
-        return crop_draws(tf.stack([tf.constant(1, tf.int64), place]))
+    def draws(index):
+        return crop_draws(tf.stack([tf.constant(1, tf.int64), index]))
 
-    def drawn(place):
-        return decode_random_window(source.fetch(place)["image"], draws(place), RandomCrop())
+    def decode_drawn(index):
+        return decode_random_window(source.fetch(index)["image"], draws(index), crop)
 
     windows = []
-    for place in tf.range(source.num_examples, dtype=tf.int64):
-        size = tf.io.extract_jpeg_shape(source.fetch(place)["image"])[:2]
-        windows.append(random_window(size, draws(place), RandomCrop()))
+    for index in tf.range(source.num_examples, dtype=tf.int64):
+        size = tf.io.extract_jpeg_shape(source.fetch(index)["image"])[:2]
+        windows.append(random_window(size, draws(index), crop))
 
-    def known(place, window):
-        return tf.image.decode_and_crop_jpeg(source.fetch(place)["image"], window, channels=3)
+    def decode_known(index, window):
+        return tf.image.decode_and_crop_jpeg(source.fetch(index)["image"], window, channels=3)
 
-    places = tf.data.Dataset.range(source.num_examples)
-    with_windows = tf.data.Dataset.zip((places, tf.data.Dataset.from_tensor_slices(windows)))
+    indices = tf.data.Dataset.range(source.num_examples)
+    with_windows = tf.data.Dataset.zip((indices, tf.data.Dataset.from_tensor_slices(windows)))
     return {
-        "decode": finish(places, drawn, batch_size, threads),
-        "known": finish(with_windows, known, batch_size, threads),
+        "decode": map_shapes(indices, decode_drawn, batch_size, threads),
+        "known": map_shapes(with_windows, decode_known, batch_size, threads),
     }
 
 
 def pil_view(image_bytes, seed):
-    """Returns the view that torchvision's RandomResizedCrop(224) and RandomHorizontalFlip make."""
+    """Applies RandomResizedCrop(224) and RandomHorizontalFlip of torchvision with PIL."""
     rng = np.random.default_rng(seed)
     picture = Image.open(io.BytesIO(image_bytes)).convert("RGB")
     width, height = picture.size
@@ -156,27 +158,27 @@ def pil_views(data, threads):
 
 
 def measure(cases, count, repeats):
-    """Seconds a photo of every case and turn: name → (repeats, 2), by the wall and the processor.
+    """Measures the seconds per photo: name → (repeats, 2), wall time and CPU time.
 
     Args:
-        cases: name → a function that starts the case and returns a function that runs `count`.
-        count: photos in a turn.
-        repeats: turns.
+        cases: name → a function that starts the case and returns a function that runs it.
+        count: photos per turn.
+        repeats: number of turns.
     """
-    found = {name: [] for name in cases}
+    seconds = {name: [] for name in cases}
     for _ in range(repeats):
         for name, start in cases.items():
             run = start()
-            found[name].append(seconds_of(run) / count)
-    return {name: np.array(rows) for name, rows in found.items()}
+            seconds[name].append(seconds_of(run) / count)
+    return {name: np.array(rows) for name, rows in seconds.items()}
 
 
 def start_dataset(dataset, warm_up, steps):
-    """Iterates over the first batches; returns a function that does so over the timed ones."""
+    """Takes the first batches, and returns a function that takes the measured ones."""
     iterator = iter(dataset)
 
-    def take(number):
-        for _ in range(number):
+    def take(count):
+        for _ in range(count):
             next(iterator)
 
     take(warm_up)
@@ -186,7 +188,7 @@ def start_dataset(dataset, warm_up, steps):
 def main(_):
     batch_size, threads = _BATCH.value, _THREADS.value
     warm_up, steps = -(-_WARM_UP // batch_size), -(-_COUNT.value // batch_size)
-    source = photos_source(_IMAGES.value, (warm_up + steps) * batch_size)
+    source = photo_source(_IMAGES.value, (warm_up + steps) * batch_size)
     datasets = decode_datasets(source, batch_size, threads)
     options = BatchOptions(batch_size, threads=threads)
     for name, transform in recipes().items():
@@ -195,22 +197,22 @@ def main(_):
         name: lambda d=dataset: start_dataset(d, warm_up, steps)
         for name, dataset in datasets.items()
     }
-    data = [source.fetch(place)["image"].numpy() for place in range(steps * batch_size)]
+    data = [source.fetch(index)["image"].numpy() for index in range(steps * batch_size)]
     cases["PIL"] = lambda: lambda: pil_views(data, threads)
 
     times = measure(cases, steps * batch_size, _REPEATS.value)
     print(
-        f"TensorFlow {tf.__version__}, {steps * batch_size} photos of {_IMAGES.value} a turn, "
+        f"TensorFlow {tf.__version__}, {steps * batch_size} photos of {_IMAGES.value} per turn, "
         f"batch {batch_size}, {threads} threads, medians of {_REPEATS.value}"
     )
     print(f"{'':15} {'images/s':>9} {'of decode':>10} {'CPU ms':>7} {'of decode':>10} {'busy':>6}")
-    for name, own in times.items():
-        wall, processor = np.median(own, 0)
-        wall_share, processor_share = np.median(times["decode"] / own, 0)
-        busy = np.median(own[:, 1] / own[:, 0])
+    for name, seconds in times.items():
+        wall, cpu = np.median(seconds, 0)
+        wall_share, cpu_share = np.median(times["decode"] / seconds, 0)
+        busy = np.median(seconds[:, 1] / seconds[:, 0])
         print(
-            f"{name:15} {1 / wall:9.0f} {wall_share:10.2f} {processor * 1e3:7.2f} "
-            f"{processor_share:10.2f} {busy:6.2f}"
+            f"{name:15} {1 / wall:9.0f} {wall_share:10.2f} {cpu * 1e3:7.2f} "
+            f"{cpu_share:10.2f} {busy:6.2f}"
         )
 
 

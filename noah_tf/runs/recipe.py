@@ -114,7 +114,7 @@ def _preprocess() -> ml_collections.ConfigDict:
 
 
 def _augment() -> ml_collections.ConfigDict:
-    """Returns the defaults of the `augment` section, see `train_options`."""
+    """Returns the defaults of the `augment` section, see `TrainTransform`."""
     augment = ml_collections.ConfigDict()
     augment.crop_scale = config_dict.placeholder(tuple)  # shares of the area, such as (0.08, 1.0)
     augment.crop_ratio = (3 / 4, 4 / 3)  # width / height

@@ -27,11 +27,11 @@ def open_fake(split: str, num_examples: int | None, num_classes: int | None) -> 
     Raises:
         ValueError: a number is missing or out of its range.
     """
-    for name, value in (("num_examples", num_examples), ("num_classes", num_classes)):
-        try:
-            check_positive_int(name, value)
-        except ValueError as error:
-            raise ValueError(f'name="fake" needs {name}: {error}') from error
+    try:
+        num_examples = check_positive_int("num_examples", num_examples)
+        num_classes = check_positive_int("num_classes", num_classes)
+    except ValueError as error:
+        raise ValueError(f'name="fake" needs both numbers: {error}') from error
     photos = tf.constant([_draw_photo(split, number) for number in range(_NUM_PHOTOS)])
 
     def fetch(index):

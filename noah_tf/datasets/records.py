@@ -115,12 +115,12 @@ def host_files(
     """
     takes = np.array([take for _, _, take in files])
     starts = np.cumsum(takes) - takes  # in natural order
-    order = range(len(files))
+    order = np.arange(len(files))
     if shuffle_seed is not None:
         order = random_order(shuffle_seed, size=len(files))
     first, last = host_range(int(takes.sum()), shard, even=shuffle_seed is not None)
     ranges, num_before = [], 0
-    for number in order:
+    for number in order.tolist():
         path, skip, take = files[number]
         low, high = max(first - num_before, 0), min(last - num_before, take)
         if low < high:

@@ -144,6 +144,7 @@ def random_window(size: tf.Tensor, draws: tf.Tensor, crop: RandomCrop) -> tf.Ten
         int (4,): top, left, height, width of the first of ten random windows that fits in the
         photo. If none does, the largest centered window with an allowed ratio.
     """
+    assert crop.crop_scale is not None, "None is the center crop, which has no random window"
     # The rows are area, ratio, top and left.
     draws = tf.reshape(draws[4:], [4, _CROP_TRIES])
     photo = tf.cast(size, tf.float32)

@@ -52,12 +52,12 @@ def test_config():
     )
     assert source_from_config(config, "train").num_examples == 10
     config.num_examples = 0
-    with pytest.raises(ValueError, match="needs num_examples: .* a positive integer, got 0"):
+    with pytest.raises(ValueError, match="num_examples must be a positive integer, got 0"):
         source_from_config(config, "train")
 
 
 def test_bad_arguments_raise(tmp_path):
-    with pytest.raises(ValueError, match="needs num_classes: .* a positive integer, got 0"):
+    with pytest.raises(ValueError, match="num_classes must be a positive integer, got 0"):
         open_source("fake", "train", num_examples=5, num_classes=0)
     with pytest.raises(ValueError, match="are for TFDS sets; 'fake' has none"):
         open_source("fake", "train", num_examples=5, num_classes=1, manual_dir=tmp_path)

@@ -1,5 +1,6 @@
 """The folders import downwards only, and files and signatures follow the rules of the project."""
 
+import ast
 import graphlib
 import sys
 
@@ -42,6 +43,36 @@ def violations(modules, folders, package="noah_tf"):
         yield f"circular imports: {' -> '.join(error.args[1])}"
 
 
+def _public_functions(tree):
+    """Yields (name, function) of the public functions of a module and of its public classes."""
+    for node in tree.body:
+        members = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        if prefix.startswith("_"):
+            continue
+        for member in members:
+            if not isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            special = member.name.startswith("__") and member.name.endswith("__")
+            if special or not member.name.startswith("_"):
+                yield prefix + member.name, member
+
+
+def missing_annotations(path):
+    """Yields the public functions of a file and their arguments that have no annotation."""
+    for name, function in _public_functions(ast.parse(path.read_text("utf-8"))):
+        spec = function.args
+        arguments = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
+        decorators = {d.id for d in function.decorator_list if isinstance(d, ast.Name)}
+        if "." in name and "staticmethod" not in decorators:
+            arguments = arguments[1:]  # self or cls
+        missing = [a.arg for a in arguments if a is not None and a.annotation is None]
+        if function.returns is None and function.name != "__init__":
+            missing.append("return")
+        if missing:
+            yield f"{name}: {', '.join(missing)}"
+
+
 def test_imports_run_downwards_and_in_no_circle():
     modules = floors.read_modules(REPOSITORY, ROOTS)
     assert list(violations(modules, floors.read_folders())) == []
@@ -60,6 +91,14 @@ def test_no_module_is_longer_than_400_lines():
         for name, path in floors.read_modules(REPOSITORY, ["noah_tf"]).items()
     }
     assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_public_functions_are_annotated():
+    missing = {
+        name: list(missing_annotations(path))
+        for name, path in floors.read_modules(REPOSITORY, ["noah_tf"]).items()
+    }
+    assert {name: functions for name, functions in missing.items() if functions} == {}
 
 
 @pytest.mark.parametrize(
@@ -86,3 +125,17 @@ def test_a_wrong_import_is_reported(files, expected, tmp_path):
     folders = {"house/low": Folder(1, ""), "house/high": Folder(2, "")}
     (violation,) = violations(floors.read_modules(tmp_path, ["house"]), folders, "house")
     assert expected in violation
+
+
+def test_missing_annotations_are_reported(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "def f(a: int, b, *c, d=1) -> None: pass\n"
+        "class C:\n"
+        "    def __init__(self, x): pass\n"
+        "    def m(self) -> int: pass\n"
+        "    def _private(self, y): pass\n"
+        "    @staticmethod\n"
+        "    def s(z: int): pass\n"
+    )
+    assert list(missing_annotations(path)) == ["f: b, d, c", "C.__init__: x", "C.s: return"]

@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import shutil
 import threading
 
 import numpy as np
@@ -34,6 +35,14 @@ def export(model, folder, **options):
     )
 
 
+@pytest.fixture(scope="module")
+def exported(models, tmp_path_factory):
+    """The folder with version 1 of the first model. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("served") / "shapes"
+    export(models[0], folder)
+    return folder
+
+
 @pytest.fixture
 def make_clients():
     """A function that returns a client for REST and one for gRPC; closes them after the test."""
@@ -49,12 +58,11 @@ def make_clients():
         client.close()
 
 
-def test_photos_are_answered_over_rest_and_grpc(models, tmp_path, make_clients):
-    path = export(models[0], tmp_path / "shapes")
+def test_photos_are_answered_over_rest_and_grpc(models, exported, make_clients):
     expected = expected_logits(models[0], FILES)
-    with StandIn(tmp_path / "shapes", "shapes") as server:
+    with StandIn(exported, "shapes") as server:
         with server.loaded("shapes") as (version, loaded):
-            assert (version, loaded.num_warmed_up) == (int(path.name), 6)
+            assert (version, loaded.num_warmed_up) == (1, 6)
         for client in make_clients(server):
             client.wait_until_ready(0)
             answers = client.predict(list(FILES))
@@ -89,11 +97,10 @@ def test_a_tolerant_export_answers_the_good_photos(models, tmp_path, make_client
 
 
 @slow_on_one_stack
-def test_concurrent_requests_get_their_own_answers(models, tmp_path, make_clients):
-    export(models[0], tmp_path / "shapes")
+def test_concurrent_requests_get_their_own_answers(models, exported, make_clients):
     expected = expected_logits(models[0], FILES)
     with (
-        StandIn(tmp_path / "shapes", "shapes") as server,
+        StandIn(exported, "shapes") as server,
         concurrent.futures.ThreadPoolExecutor(8) as pool,
     ):
         clients = [client for _ in range(4) for client in make_clients(server)]
@@ -107,9 +114,8 @@ def test_concurrent_requests_get_their_own_answers(models, tmp_path, make_client
             list(pool.map(ask, clients, range(len(clients))))
 
 
-def test_no_request_is_lost_while_a_new_version_is_loaded(models, tmp_path):
-    folder = tmp_path / "shapes"
-    export(models[0], folder)
+def test_no_request_is_lost_while_a_new_version_is_loaded(models, exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "shapes")
     new_version = export(models[1], tmp_path / "elsewhere", version=2)
     expected = [expected_logits(model, FILES[:2]) for model in models]
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
@@ -147,9 +153,8 @@ def test_no_request_is_lost_while_a_new_version_is_loaded(models, tmp_path):
 
 
 @slow_on_one_stack
-def test_photos_in_base64_are_accepted_in_rows_and_columns(models, tmp_path):
-    export(models[0], tmp_path / "shapes")
-    with StandIn(tmp_path / "shapes", "shapes") as server:
+def test_photos_in_base64_are_accepted_in_rows_and_columns(exported):
+    with StandIn(exported, "shapes") as server:
         photo = {"b64": base64.b64encode(FILES[0]).decode()}
         url = f"{server.rest}/v1/models/shapes/versions/1:predict"
         for body in ({"instances": [photo]}, {"inputs": {"image_bytes": [photo]}}):

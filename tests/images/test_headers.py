@@ -253,7 +253,7 @@ def test_first_frame_has_the_pixels_of_the_whole_file(count, options):
     np.testing.assert_array_equal(whole[0], Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
@@ -408,7 +408,7 @@ def test_hostile_files_take_little_memory_and_time():
 
 
 def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
-    files = [data for _, data in hostile_images(120, seed=4)]
+    files = [data for _, data in hostile_images(72, seed=4)]
     answers = []
     for data in files:
         try:

@@ -12,7 +12,7 @@ Cost: 16 images.
 
 import ml_collections
 
-from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.models import ARCHITECTURES
 from noah_tf.runs import recipe
 
 

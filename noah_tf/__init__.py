@@ -8,16 +8,20 @@ if "noah_tf.serving" in sys.orig_argv:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # isort: off
-# This import comes first: it refuses a Keras that the package cannot use.
-import noah_tf.utils.keras_compat  # noqa: F401
+# This import comes first: it raises ImportError for a Keras that the package cannot use.
+import noah_tf.utils  # noqa: F401
 
 # isort: on
-from noah_tf.export.savedmodel import export_savedmodel
-from noah_tf.head.layer import NOAHHead
-from noah_tf.models.attach import attach_noah
-from noah_tf.models.inference import for_inference
-from noah_tf.models.official import load_official_weights, save_official_weights
-from noah_tf.models.zoo import create_model, list_models
+from noah_tf.export import export_savedmodel
+from noah_tf.head import NOAHHead
+from noah_tf.models import (
+    attach_noah,
+    create_model,
+    for_inference,
+    list_models,
+    load_official_weights,
+    save_official_weights,
+)
 from noah_tf.version import __version__
 
 __all__ = [

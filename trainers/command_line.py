@@ -43,7 +43,7 @@ def run(
             raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
         from tensorflow import errors
 
-        from noah_tf.training.interrupt import Interrupted
+        from noah_tf.training import Interrupted
 
         try:
             return main(arguments)

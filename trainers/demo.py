@@ -13,12 +13,11 @@ import tensorflow as tf
 from absl import flags
 from ml_collections import config_flags
 
-from noah_tf.datasets.registry import source_from_config
-from noah_tf.explain import run
-from noah_tf.explain.options import MapOptions
-from noah_tf.export.from_run import export_run
+from noah_tf.datasets import source_from_config
+from noah_tf.explain import MapOptions, run
+from noah_tf.export import export_run
 from noah_tf.training import head_search
-from noah_tf.utils.files import write_text_atomically
+from noah_tf.utils import write_text_atomically
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs, which resumes them.")

@@ -16,9 +16,8 @@ import sys
 import command_line
 from absl import flags
 
-from noah_tf.evaluation import paired, report, tables
-from noah_tf.evaluation.options import STRATEGIES, EvaluationOptions
-from noah_tf.runs.checkpoint import WEIGHTS
+from noah_tf.evaluation import STRATEGIES, EvaluationOptions, paired, report, tables
+from noah_tf.runs import WEIGHTS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
 _COMPARE = flags.DEFINE_bool("compare", False, "Compare two runs, given as RUN_A RUN_B.")

@@ -10,9 +10,8 @@ python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap \\
 import command_line
 from absl import flags
 
-from noah_tf.explain import measures, run
-from noah_tf.explain.options import MapOptions
-from noah_tf.runs.checkpoint import WEIGHTS
+from noah_tf.explain import MapOptions, measures, run
+from noah_tf.runs import WEIGHTS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
 _COMPARE = flags.DEFINE_string("compare_workdir", None, "Folder of another run to compare with.")

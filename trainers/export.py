@@ -24,15 +24,18 @@ import signal
 import command_line
 from absl import flags
 
-from noah_tf.export.agreement import VARIANTS
-from noah_tf.export.from_checkpoint import export_official
-from noah_tf.export.from_keras_file import export_keras_file
-from noah_tf.export.from_run import export_run
-from noah_tf.export.options import MAX_PIXELS, PRECISIONS
-from noah_tf.export.photos import photos_in_folder
-from noah_tf.export.savedmodel import describe_version
-from noah_tf.export.versions import model_folder
-from noah_tf.runs.checkpoint import WEIGHTS
+from noah_tf.export import (
+    MAX_PIXELS,
+    PRECISIONS,
+    VARIANTS,
+    describe_version,
+    export_keras_file,
+    export_official,
+    export_run,
+    model_folder,
+    photos_in_folder,
+)
+from noah_tf.runs import WEIGHTS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run to export.")
 _WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the run to export.")

@@ -1,1 +1,20 @@
-"""Data sets: `sources` opens them, `pipeline` makes batches, `digit_scenes` is made here."""
+"""Data sets: the registry opens sources of examples, and the pipeline makes batches of them."""
+
+from noah_tf.datasets.batch_options import BatchOptions
+from noah_tf.datasets.corrupt import naming_corrupt_examples
+from noah_tf.datasets.folders import IMAGE_SUFFIXES
+from noah_tf.datasets.pipeline import eval_batches, train_batches
+from noah_tf.datasets.registry import open_source, source_from_config
+from noah_tf.datasets.source import Source, random_order
+
+__all__ = [
+    "BatchOptions",
+    "IMAGE_SUFFIXES",
+    "Source",
+    "eval_batches",
+    "naming_corrupt_examples",
+    "open_source",
+    "random_order",
+    "source_from_config",
+    "train_batches",
+]

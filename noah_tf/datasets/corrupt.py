@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.datasets.source import Source
-from noah_tf.images.preprocessing import decode
+from noah_tf.images import decode
 
 
 def corrupt_examples(source: Source, limit: int = 10) -> list[tuple[int, str]]:

@@ -15,11 +15,8 @@ from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import replacing_corrupt
 from noah_tf.datasets.order import epoch_indices, repeated, shuffled
 from noah_tf.datasets.source import Source, host_range, random_order
-from noah_tf.images.augmentation import Augmentation
-from noah_tf.images.pil_ops import to_uint8
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.images.train_transform import TrainTransform
-from noah_tf.utils.seeds import derived_seed
+from noah_tf.images import Augmentation, Preprocessing, TrainTransform, to_uint8
+from noah_tf.utils import derived_seed
 
 # (seed, epoch) is used for several purposes, and each has random numbers of its own.
 _ORDER, _PIXELS, _MIX = 0, 1, 2

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.batch_options import BatchOptions
-from noah_tf.datasets.corrupt import naming_corrupt_examples
-from noah_tf.datasets.pipeline import eval_batches
-from noah_tf.datasets.registry import open_source, source_from_config
-from noah_tf.datasets.source import Source
+from noah_tf.datasets import (
+    BatchOptions,
+    Source,
+    eval_batches,
+    naming_corrupt_examples,
+    open_source,
+    source_from_config,
+)
 from noah_tf.evaluation import metrics
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.runs.checkpoint import load_run
-from noah_tf.runs.loading import describe_classes
+from noah_tf.images import Preprocessing
+from noah_tf.runs import describe_classes, load_run
 from noah_tf.utils import distribute
 
 

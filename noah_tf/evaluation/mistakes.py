@@ -6,9 +6,8 @@ from scipy import special
 
 from noah_tf.evaluation import plots, scores
 from noah_tf.evaluation.results import Mistake, SetResult
-from noah_tf.explain.explainer import METHOD_TITLES, SIGNED, Explainer
-from noah_tf.explain.overlays import attention_grid
-from noah_tf.runs.checkpoint import Run
+from noah_tf.explain import METHOD_TITLES, SIGNED, Explainer, attention_grid
+from noah_tf.runs import Run
 
 _DPI = 90
 

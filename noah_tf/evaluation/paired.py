@@ -11,9 +11,8 @@ import numpy as np
 
 from noah_tf.evaluation import report, scores, sets, tables
 from noah_tf.evaluation.options import EvaluationOptions
-from noah_tf.export.model_card import running_versions
-from noah_tf.runs.loading import check_same_classes
-from noah_tf.runs.workdir import Workdir
+from noah_tf.export import running_versions
+from noah_tf.runs import Workdir, check_same_classes
 
 RESAMPLES = 10_000
 _LEVEL = 0.95

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from noah_tf.datasets.source import Source
+from noah_tf.datasets import Source
 from noah_tf.evaluation.corruptions import Corruption
 
 

@@ -11,9 +11,7 @@ from noah_tf.evaluation.corruptions import Corruption
 from noah_tf.evaluation.evaluator import Evaluator, open_set
 from noah_tf.evaluation.options import EvaluationOptions
 from noah_tf.evaluation.results import NamedSet, SetResult
-from noah_tf.runs.checkpoint import Run
-from noah_tf.runs.loading import load_runs
-from noah_tf.runs.workdir import Workdir
+from noah_tf.runs import Run, Workdir, load_runs
 from noah_tf.utils import distribute
 
 _SPLIT = r"(?:[^:\[\]]|\[[^\]]*\])*"  # a colon may stand within brackets only

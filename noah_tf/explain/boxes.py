@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images import Preprocessing
 
 
 def has_boxes(example: Mapping[str, Any]) -> bool:

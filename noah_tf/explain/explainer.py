@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.explain.cam import PooledHead
-from noah_tf.head.inference import InferenceHead
-from noah_tf.head.layer import NOAHHead
-from noah_tf.utils.validation import class_indices
+from noah_tf.head import InferenceHead, NOAHHead
+from noah_tf.utils import class_indices
 
 METHODS = ("attention", "contribution", "cam")
 METHOD_TITLES = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))

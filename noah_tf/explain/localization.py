@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.corrupt import naming_corrupt_examples
-from noah_tf.datasets.source import Source
+from noah_tf.datasets import Source, naming_corrupt_examples
 from noah_tf.explain.boxes import box_areas, boxes_in_view, has_boxes
 from noah_tf.explain.explainer import Explainer
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images import Preprocessing
 
 
 def localize(

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.source import Source, random_order
+from noah_tf.datasets import Source, random_order
 from noah_tf.explain.boxes import box_areas, boxes_in_view, has_boxes
 from noah_tf.explain.explainer import METHOD_TITLES, METHODS, SIGNED, Explainer
 from noah_tf.explain.options import MapOptions
 from noah_tf.explain.overlays import attention_grid
-from noah_tf.runs.checkpoint import Run
-from noah_tf.runs.workdir import short_names
-from noah_tf.utils.files import save_atomically
-from noah_tf.utils.validation import check_choice, check_positive_int
+from noah_tf.runs import Run, short_names
+from noah_tf.utils import check_choice, check_positive_int, save_atomically
 
 
 @dataclasses.dataclass(frozen=True)

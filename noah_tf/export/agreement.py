@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.export import variants
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.models.precision import in_precision
+from noah_tf.images import Preprocessing
+from noah_tf.models import in_precision
 
 VARIANTS = ("tflite_dynamic", "tflite_int8", "onnx")
 _BATCH_SIZE = 16

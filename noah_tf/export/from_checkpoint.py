@@ -9,10 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.export.savedmodel import export_savedmodel
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.models.official import load_official_weights
-from noah_tf.models.zoo import create_model, preprocessing_for
-from noah_tf.utils.files import save_atomically
+from noah_tf.images import Preprocessing
+from noah_tf.models import create_model, load_official_weights, preprocessing_for
+from noah_tf.utils import save_atomically
 
 
 @dataclasses.dataclass(frozen=True)

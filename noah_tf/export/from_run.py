@@ -7,7 +7,7 @@ from typing import Any
 
 from noah_tf.export.photos import Photo, photos_of_run
 from noah_tf.export.savedmodel import export_savedmodel
-from noah_tf.runs.checkpoint import Run, load_run
+from noah_tf.runs import Run, load_run
 
 
 def export_run(

@@ -34,8 +34,8 @@ import tensorflow as tf
 import yaml
 
 from noah_tf.export.model_card_text import METRICS, body
-from noah_tf.head.layer import NOAHHead
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.head import NOAHHead
+from noah_tf.images import Preprocessing
 from noah_tf.version import __version__
 
 CARD_FILE = "MODEL_CARD.md"

@@ -5,12 +5,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from noah_tf.datasets.folders import IMAGE_SUFFIXES
-from noah_tf.datasets.registry import source_from_config
-from noah_tf.datasets.source import random_order
-from noah_tf.images import headers
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.runs.checkpoint import Run
+from noah_tf.datasets import IMAGE_SUFFIXES, random_order, source_from_config
+from noah_tf.images import Preprocessing, headers
+from noah_tf.runs import Run
 
 # An encoded photo, or the path of one.
 Photo = bytes | str | pathlib.PurePath

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.explain.explainer import Explainer
+from noah_tf.explain import Explainer
 from noah_tf.export import warmup
 from noah_tf.export.agreement import relative_cpu_time, write_variants
 from noah_tf.export.model_card import (
@@ -24,10 +24,9 @@ from noah_tf.export.photos import Photo
 from noah_tf.export.signatures import ServedModel
 from noah_tf.export.variants import Agreement
 from noah_tf.export.versions import new_version
-from noah_tf.head.inference import InferenceHead
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.models.inference import for_inference
-from noah_tf.models.precision import in_precision
+from noah_tf.head import InferenceHead
+from noah_tf.images import Preprocessing
+from noah_tf.models import for_inference, in_precision
 
 
 def export_savedmodel(

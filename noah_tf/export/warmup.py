@@ -10,7 +10,7 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorflow.core.framework import tensor_pb2
 
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.images import Preprocessing
 
 # The file in a version's folder that TF Serving reads, and the most records that it accepts.
 WARMUP_FILE = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"

@@ -1,1 +1,34 @@
 """Models: the head on a backbone, the architectures of the paper, the authors' checkpoints."""
+
+from noah_tf.models.attach import attach_noah, feature_layer_name
+from noah_tf.models.feature_map import is_functional, layer_before, num_positions, weighted_layers
+from noah_tf.models.inference import for_inference
+from noah_tf.models.official import load_official_weights, save_official_weights
+from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.models.precision import in_precision
+from noah_tf.models.zoo import (
+    check_weights_options,
+    create_model,
+    list_models,
+    load_weights_file,
+    preprocessing_for,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "attach_noah",
+    "check_weights_options",
+    "create_model",
+    "feature_layer_name",
+    "for_inference",
+    "in_precision",
+    "is_functional",
+    "layer_before",
+    "list_models",
+    "load_official_weights",
+    "load_weights_file",
+    "num_positions",
+    "preprocessing_for",
+    "save_official_weights",
+    "weighted_layers",
+]

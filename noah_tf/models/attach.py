@@ -9,10 +9,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.head.channel_split import divides
-from noah_tf.head.dropout import Dropout
-from noah_tf.head.layer import NOAHHead
-from noah_tf.head.poca import logits_dtype
+from noah_tf.head import Dropout, NOAHHead, divides, logits_dtype
 from noah_tf.models.feature_map import (
     FeatureMap,
     find_feature_map,
@@ -23,7 +20,7 @@ from noah_tf.models.feature_map import (
     num_positions,
     weighted_layers,
 )
-from noah_tf.utils.validation import check_key_ratio, check_positive_int, is_int
+from noah_tf.utils import check_key_ratio, check_positive_int, is_int
 
 # N and r of the families that the paper trains (section 4 and its released code). The patterns
 # match the names of models in Keras applications, KerasCV and KerasHub, in lower case without

@@ -6,8 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from noah_tf.head.inference import precomputed_head
-from noah_tf.head.layer import NOAHHead
+from noah_tf.head import NOAHHead, precomputed_head
 from noah_tf.models.feature_map import (
     Node,
     input_structure,

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.head.layer import NOAHHead
+from noah_tf.head import NOAHHead
 from noah_tf.models.backbones.layers import PositionEmbedding
 from noah_tf.models.reference_tensors import (
     BARE_HEAD,

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from noah_tf.head.layer import NOAHHead
+from noah_tf.head import NOAHHead
 from noah_tf.models.feature_map import is_functional, layer_before, num_positions
 from noah_tf.utils import distribute
 

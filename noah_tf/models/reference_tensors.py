@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.head.layer import NOAHHead
+from noah_tf.head import NOAHHead
 from noah_tf.models.backbones.layers import ClassToken, PositionEmbedding
 from noah_tf.models.feature_map import weighted_layers
 

@@ -1,1 +1,24 @@
 """A training run: its recipe, its folder, its checkpoints, the model built from its config."""
+
+from noah_tf.runs.checkpoint import WEIGHTS, Checkpoints, Run, check_stack, load_run
+from noah_tf.runs.loading import check_same_classes, describe_classes, load_runs
+from noah_tf.runs.model_config import ModelSpec
+from noah_tf.runs.moving_average import MovingAverage
+from noah_tf.runs.recipe import from_section
+from noah_tf.runs.workdir import Workdir, short_names
+
+__all__ = [
+    "Checkpoints",
+    "ModelSpec",
+    "MovingAverage",
+    "Run",
+    "WEIGHTS",
+    "Workdir",
+    "check_same_classes",
+    "check_stack",
+    "describe_classes",
+    "from_section",
+    "load_run",
+    "load_runs",
+    "short_names",
+]

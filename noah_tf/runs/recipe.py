@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from noah_tf.models.zoo import preprocessing_for
+from noah_tf.models import preprocessing_for
 
 # These keys do not change the result of a run, so a resumed run may have other values.
 RESUMABLE_KEYS = (

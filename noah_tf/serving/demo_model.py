@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.export.model_card import read_card
-from noah_tf.export.signatures import OK
-from noah_tf.export.versions import latest_version
-from noah_tf.images.ops import resize
-from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.export import OK, latest_version, read_card
+from noah_tf.images import Preprocessing, resize
 from noah_tf.serving.errors import readable_message
 
 _LONGER_SIDE = 480  # pixels of a picture

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.registry import open_source, source_from_config
+from noah_tf.datasets import open_source, source_from_config
 from noah_tf.training import recipe_checks
 from noah_tf.training.losses import training_loss
 from noah_tf.training.plan import TrainingPlan

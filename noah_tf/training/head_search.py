@@ -7,8 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from noah_tf.evaluation.evaluator import evaluate_run
-from noah_tf.evaluation.metrics import primary_metric
+from noah_tf.evaluation import evaluate_run, primary_metric
 from noah_tf.training.loop import train
 
 HEADS = ("gap", "noah")

@@ -4,9 +4,8 @@ import pathlib
 
 import tensorflow as tf
 
-from noah_tf.models.zoo import load_weights_file
-from noah_tf.runs.checkpoint import load_run
-from noah_tf.runs.model_config import ModelSpec
+from noah_tf.models import load_weights_file
+from noah_tf.runs import ModelSpec, load_run
 from noah_tf.training.param_groups import backbone_layers, weight_path
 
 

@@ -9,14 +9,9 @@ from typing import Any, NoReturn
 import ml_collections
 import tensorflow as tf
 
-from noah_tf.datasets.corrupt import naming_corrupt_examples
-from noah_tf.datasets.registry import source_from_config
-from noah_tf.datasets.source import Source
-from noah_tf.evaluation import metrics
-from noah_tf.evaluation.evaluator import Evaluator
-from noah_tf.runs import recipe
-from noah_tf.runs.checkpoint import Checkpoints, check_stack
-from noah_tf.runs.workdir import Workdir
+from noah_tf.datasets import Source, naming_corrupt_examples, source_from_config
+from noah_tf.evaluation import Evaluator, metrics
+from noah_tf.runs import Checkpoints, Workdir, check_stack, recipe
 from noah_tf.training import recipe_checks
 from noah_tf.training.initial_weights import check_initial_weights, load_initial_weights
 from noah_tf.training.interrupt import Interrupted, StopRequest, stop_requests
@@ -25,8 +20,7 @@ from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.progress import Progress, Timer
 from noah_tf.training.state import TrainState, build_state
 from noah_tf.training.train_step import make_train_step
-from noah_tf.utils import distribute
-from noah_tf.utils.keras_compat import KERAS_NAME
+from noah_tf.utils import KERAS_NAME, distribute
 
 # The errors that a worker raises when another worker is gone.
 _LOST_WORKER = (

@@ -12,20 +12,15 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from noah_tf.datasets.batch_options import BatchOptions
-from noah_tf.datasets.pipeline import train_batches
-from noah_tf.datasets.source import Source
-from noah_tf.images.preprocessing import Preprocessing
-from noah_tf.images.train_transform import TrainTransform
-from noah_tf.runs.model_config import ModelSpec
-from noah_tf.runs.recipe import from_section
+from noah_tf.datasets import BatchOptions, Source, train_batches
+from noah_tf.images import Preprocessing, TrainTransform
+from noah_tf.runs import ModelSpec, from_section
 from noah_tf.training.losses import LossSettings
 from noah_tf.training.optimizer import OptimizerSettings
 from noah_tf.training.recipe_checks import combination_problems, raise_problems
 from noah_tf.training.schedules import Schedule
 from noah_tf.training.settings import TrainSettings
-from noah_tf.utils import distribute
-from noah_tf.utils.validation import check_rate
+from noah_tf.utils import check_rate, distribute
 
 
 @dataclasses.dataclass(frozen=True)

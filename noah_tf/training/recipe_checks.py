@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from noah_tf.datasets.folders import IMAGE_SUFFIXES
-from noah_tf.datasets.source import Source
+from noah_tf.datasets import IMAGE_SUFFIXES, Source
 from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
 from noah_tf.utils import distribute
 

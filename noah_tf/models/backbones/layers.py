@@ -5,9 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from noah_tf.head.dropout import Dropout
-from noah_tf.head.poca import logits_dtype
-from noah_tf.utils.validation import is_int
+from noah_tf.head import Dropout, logits_dtype
+from noah_tf.utils import is_int
 
 layers = tf.keras.layers
 initializers = tf.keras.initializers

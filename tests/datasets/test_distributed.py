@@ -232,6 +232,7 @@ compare(evaluate, 5)
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_share_the_batches(tfds_dir):
     subprocess.run([sys.executable, "-c", TWO_REPLICAS, str(tfds_dir)], check=True)
 

@@ -110,6 +110,7 @@ def test_explain_returns_the_attention_of_the_best_classes(tmp_path, tokens):
     np.testing.assert_allclose(answer["region"][0], [3 / 30, 6 / 37, 27 / 30, 30 / 37], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_only_models_with_maps_have_the_signature_explain(tmp_path):
     assert "explain" not in signatures_of(small_model(head="gap", dropout=0.0), tmp_path / "gap")
     inputs = tf.keras.Input((24, 24, 3))
@@ -311,6 +312,7 @@ class Subclassed(tf.keras.Model):
         return images[:, 0, 0]
 
 
+@pytest.mark.slow
 def test_number_of_photos_decoded_in_parallel_depends_on_max_pixels(path, model, tmp_path):
     large = export_savedmodel(
         model, tmp_path, PREPROCESSING, max_pixels=2**27, warmup_batch_sizes=()
@@ -409,6 +411,7 @@ def test_bfloat16_export_is_compared_with_float32_and_keeps_float32_weights(mode
     assert tf.float32 in dtypes.values()
 
 
+@pytest.mark.slow
 def test_card_states_which_classes_are_returned(model, tmp_path):
     options = {"class_names": NAMES, "warmup_batch_sizes": ()}
     path = export_savedmodel(model, tmp_path, PREPROCESSING, top_k=9, **options)
@@ -419,7 +422,7 @@ def test_card_states_which_classes_are_returned(model, tmp_path):
     assert "every class with a probability of at least 0.25" in (path / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize("is_tolerant", [False, True])
+@pytest.mark.parametrize("is_tolerant", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_export_stretches_photos(model, tmp_path, is_tolerant):
     preprocessing = dataclasses.replace(PREPROCESSING, resize_size=None, stretch=True)
     path = export_savedmodel(
@@ -435,6 +438,7 @@ def test_export_stretches_photos(model, tmp_path, is_tolerant):
     assert card["stretch"] is True and Preprocessing.from_dict(card) == preprocessing
 
 
+@pytest.mark.slow
 def test_export_rotates_photos(model, tmp_path):
     preprocessing = dataclasses.replace(PREPROCESSING, exif_rotation=True)
     path = export_savedmodel(model, tmp_path, preprocessing, warmup_batch_sizes=())

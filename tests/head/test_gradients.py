@@ -1,7 +1,6 @@
 """The closed-form gradients: the same numbers as automatic differentiation, and less memory."""
 
 import contextlib
-import itertools
 
 import head_helpers
 import numpy as np
@@ -15,6 +14,8 @@ from noah_tf.head.memory_plan import MASK_OUTPUTS
 
 # Within LARGE everything is kept. Within TINY nothing is, and 300 classes are three ranges.
 LARGE, TINY = 256, 1e-3
+# Of split_groups and split_key_value; the default has both.
+OTHER_SPLITS = [(True, False), (False, True), (False, False)]
 CLASSES = 2 * MASK_OUTPUTS + 44
 # A loop over ranges, and a remainder.
 LOOPED_CLASSES = 5 * MASK_OUTPUTS + 1
@@ -69,7 +70,8 @@ def assert_close(actual, expected, tolerance):
     ],
 )
 @pytest.mark.parametrize(
-    ("split_groups", "split_key_value"), itertools.product([True, False], repeat=2)
+    ("split_groups", "split_key_value"),
+    [(True, True), *(pytest.param(*s, marks=pytest.mark.slow) for s in OTHER_SPLITS)],
 )
 def test_logits_and_gradients_equal_automatic_differentiation(
     split_groups, split_key_value, dropout, budget
@@ -82,7 +84,10 @@ def test_logits_and_gradients_equal_automatic_differentiation(
     assert_close(single, compute(poca.poca, arrays, dropout=dropout), 2e-6)
 
 
-@pytest.mark.parametrize(("mode", "dropout"), [("eager", 0.0), ("eager", 0.3), ("xla", 0.3)])
+@pytest.mark.parametrize(
+    ("mode", "dropout"),
+    [("eager", 0.0), ("eager", 0.3), pytest.param("xla", 0.3, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("budget", [LARGE, pytest.param(TINY, marks=pytest.mark.slow)])
 def test_eager_mode_and_xla_equal_a_graph(mode, budget, dropout):
     arrays = problem(classes=LOOPED_CLASSES)
@@ -93,7 +98,7 @@ def test_eager_mode_and_xla_equal_a_graph(mode, budget, dropout):
     assert_close(direct, graph, 2e-6)
 
 
-@pytest.mark.parametrize("budget", [LARGE, TINY])
+@pytest.mark.parametrize("budget", [pytest.param(LARGE, marks=pytest.mark.slow), TINY])
 def test_loop_over_many_classes_equals_the_direct_form(budget):
     arrays = problem(classes=20 * MASK_OUTPUTS + 1)
     for dropout in (0.0, 0.3):
@@ -145,7 +150,11 @@ def test_mixed_precision(products, tolerance, budget, dropout):
 @pytest.mark.parametrize("implementation", ["direct", "blocked"])
 @pytest.mark.parametrize(
     ("spec", "compiled"),
-    [((None, None, None, 16), False), ((None, None, 16), False), ((None, None, None, 16), True)],
+    [
+        ((None, None, None, 16), False),
+        ((None, None, 16), False),
+        pytest.param((None, None, None, 16), True, marks=pytest.mark.slow),
+    ],
 )
 def test_unknown_batch_and_positions(implementation, spec, compiled):
     # The reference is eager automatic differentiation with known sizes.

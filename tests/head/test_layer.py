@@ -602,7 +602,11 @@ print("done")
 @pytest.mark.parametrize(
     ("implementation", "memory_budget"),
     # Everything is kept within 256 MiB, and recomputed within a few bytes.
-    [pytest.param("direct", 256, marks=slow_on_one_stack), ("blocked", 256), ("blocked", 1e-5)],
+    [
+        pytest.param("direct", 256, marks=slow_on_one_stack),
+        pytest.param("blocked", 256, marks=pytest.mark.slow),
+        ("blocked", 1e-5),
+    ],
 )
 def test_mirrored_strategy_equals_one_device(implementation, memory_budget):
     process = head_helpers.run_python(MIRRORED, implementation, str(memory_budget))

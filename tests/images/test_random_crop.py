@@ -27,6 +27,7 @@ def crop_boxes(height, width, count=400, **options):
     return np.stack(list(seeds.map(box, num_parallel_calls=2).as_numpy_iterator()))
 
 
+@pytest.mark.slow
 def test_crop_distribution():
     boxes = crop_boxes(200, 240, crop_scale=(0.1, 0.6), crop_ratio=(0.5, 2.0))
     height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]

@@ -35,19 +35,22 @@ def token_map(tokens, width=8):
     return image, layers.Dense(width, name="tokens")(image)
 
 
+SLOW = pytest.mark.slow
+
+
 # ---- feature layer, N and r ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "layer", "discarded", "groups", "ratio"),
     [
-        ("ResNet50", "conv5_block3_out", ("predictions",), 4, 1 / 8),
-        ("ResNet50V2", "post_relu", ("predictions",), 4, 1 / 8),
+        pytest.param("ResNet50", "conv5_block3_out", ("predictions",), 4, 1 / 8, marks=SLOW),
+        pytest.param("ResNet50V2", "post_relu", ("predictions",), 4, 1 / 8, marks=SLOW),
         ("MobileNetV2", "out_relu", ("predictions",), 8, 1 / 4),
         ("MobileNet", "conv_pw_13_relu", ("conv_preds",), 4, 1 / 2),
         ("VGG16", "block5_pool", ("fc1", "fc2", "predictions"), 4, 1 / 2),
-        ("DenseNet121", "relu", ("predictions",), 4, 1 / 2),
-        ("EfficientNetB0", "top_activation", ("predictions",), 4, 1 / 2),
+        pytest.param("DenseNet121", "relu", ("predictions",), 4, 1 / 2, marks=SLOW),
+        pytest.param("EfficientNetB0", "top_activation", ("predictions",), 4, 1 / 2, marks=SLOW),
     ],
 )
 def test_known_classifiers(name, layer, discarded, groups, ratio):

@@ -36,7 +36,7 @@ LARGE = re.compile(
 )
 
 
-# One model per library, whose training test is not slow.
+# One model per library, whose tests are not slow.
 QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
 
 
@@ -50,7 +50,7 @@ def _params(cases, marks=()):
 
 
 def _marks(case):
-    if case.slow or LARGE.search(case.name):
+    if case.slow or LARGE.search(case.name) or case.name not in QUICK:
         yield pytest.mark.slow
     # Models of a family differ only in width and depth. Keras 3 builds the small ones as well.
     if not (case.smallest or case.unfit or (IS_KERAS_3 and not LARGE.search(case.name))):

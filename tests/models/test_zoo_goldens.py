@@ -20,9 +20,15 @@ HEAVY = ("_base_", "_b16_", "resnet101", "resnet152")
 SLOW = (*HEAVY, "gmlp", "epsprobe")
 
 
+# The smallest models of each family, which the ordinary tests compare.
+QUICK = ("resnet18", "mobilenetv2_035", "mobilenetv3", "shufflenet", "tiny_050", "mixer_s16_050")
+
+
 def _marks(name):
     if any(part in name for part in SLOW):
         yield slow_on_one_stack
+    elif not any(part in name for part in QUICK):
+        yield pytest.mark.slow
 
 
 ENTRIES = model_goldens.read_manifest(GOLDENS) if GOLDENS.is_dir() else {}

@@ -203,6 +203,7 @@ def test_the_histogram_is_a_picture(latencies, tmp_path):
         assert np.asarray(picture.convert("L")).std() > 10
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_measurement_with_a_report(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"photo")
     with scripted_server((200, available()), (200, PREDICTION)) as (url, script):

@@ -215,6 +215,7 @@ def test_the_folder_of_the_histogram_is_checked_first(photos, tmp_path, capsys):
     assert (code, err) == (1, [sentence])
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_the_program_without_a_traceback(server, photos):
     command = [sys.executable, "-m", "noah_tf.serving", "predict", "--url", server.rest]
     command += ["--model", "tiny", "--format", "json", *photos[:3] * 2000, "--batch-size", "300"]

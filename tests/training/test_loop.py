@@ -131,6 +131,7 @@ def test_killed_run_ends_as_a_whole_one(
     assert [row.split(",")[0] for row in epochs[0]] == [row.split(",")[0] for row in epochs[1]]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(shapes, tmp_path, finished_run):
     config = small_recipe(shapes)
     config.seed = 1
@@ -280,6 +281,7 @@ def test_corrupt_photo_is_named(shapes, tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_multi_label_data(tfds_dir, tmp_path):
     config = small_recipe(None)
     config.data.name, config.data.data_dir = "digit_scenes/multi", str(tfds_dir)

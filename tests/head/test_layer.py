@@ -604,7 +604,7 @@ print("done")
     # Everything is kept within 256 MiB, and recomputed within a few bytes.
     [
         pytest.param("direct", 256, marks=slow_on_one_stack),
-        pytest.param("blocked", 256, marks=pytest.mark.slow),
+        pytest.param("blocked", 256, marks=slow_on_one_stack),
         ("blocked", 1e-5),
     ],
 )

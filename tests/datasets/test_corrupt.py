@@ -11,6 +11,8 @@ from noah_tf.datasets.registry import open_source
 from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.one_stack
+
 PREPROCESSING = Preprocessing(8)
 
 

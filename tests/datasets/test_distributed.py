@@ -14,6 +14,8 @@ from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.one_stack
+
 PREPROCESSING = Preprocessing(SIDE)
 PLAIN = {"crop_scale": None, "flip": False}
 EVERYTHING = {

@@ -10,6 +10,8 @@ from numbered import parse_number, write_records
 from noah_tf.datasets.records import host_files, read_records
 from noah_tf.datasets.source import host_range
 
+pytestmark = pytest.mark.one_stack
+
 
 def indices_in(ranges):
     """Returns the indices of all records in some ranges of files."""

@@ -15,6 +15,8 @@ from noah_tf.images.rand_augment import RandAugment
 from noah_tf.images.random_crop import crop_draws
 from noah_tf.utils.seeds import uniform
 
+pytestmark = pytest.mark.one_stack
+
 FILL = (124, 116, 104)
 
 

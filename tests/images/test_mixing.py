@@ -12,6 +12,8 @@ from seeded import batch, over_seeds, seeds
 from noah_tf.images import mixing
 from noah_tf.images.mixing import mix_batch
 
+pytestmark = pytest.mark.one_stack
+
 
 def shares(count=4000, **options):
     """Returns lambda of many batches, read from the targets."""

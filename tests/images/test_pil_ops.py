@@ -9,6 +9,8 @@ from pil_reference import ENHANCE, FILL, MOVES, RESAMPLE, difference, images, no
 
 from noah_tf.images import rand_augment
 
+pytestmark = pytest.mark.one_stack
+
 
 def ours(name, image, *arguments, interpolation="bilinear"):
     operation = rand_augment._OPERATIONS[name]

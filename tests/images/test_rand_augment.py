@@ -10,6 +10,8 @@ from noah_tf.images import rand_augment
 from noah_tf.images.rand_augment import RandAugment
 from noah_tf.utils.seeds import uniform
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.mark.parametrize(
     ("increasing", "magnitude", "want"),

@@ -10,6 +10,8 @@ from noah_tf.images.ops import orient
 from noah_tf.images.preprocessing import Preprocessing, decode
 from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window, random_window
 
+pytestmark = pytest.mark.one_stack
+
 
 def crop_boxes(height, width, count=400, **options):
     """Returns (top, left, bottom, right) of random crops, read from an image of coordinates."""

@@ -57,15 +57,6 @@ def _marks(case):
         yield EXHAUSTIVE
 
 
-@pytest.fixture(autouse=True, scope="module")
-def imported_objects_are_frozen():
-    """Excludes them from garbage collection, which would otherwise take half a second each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def fresh_session():
     tf.keras.backend.clear_session()

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from noah_tf.training.schedules import make_schedule
 
+pytestmark = pytest.mark.one_stack
+
 STEPS = 7  # of an epoch
 
 

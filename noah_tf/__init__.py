@@ -9,7 +9,7 @@ if "noah_tf.serving" in sys.orig_argv:
 
 # isort: off
 # This import comes first: it raises ImportError for a Keras that the package cannot use.
-import noah_tf.utils  # noqa: F401
+import noah_tf.utils.keras_compat  # noqa: F401
 
 # isort: on
 from noah_tf.export import export_savedmodel

@@ -17,7 +17,7 @@ from noah_tf.datasets import source_from_config
 from noah_tf.explain import MapOptions, run
 from noah_tf.export import export_run
 from noah_tf.training import head_search
-from noah_tf.utils import write_text_atomically
+from noah_tf.utils.files import write_text_atomically
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs, which resumes them.")

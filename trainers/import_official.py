@@ -19,7 +19,7 @@ from noah_tf.datasets import Source, open_source
 from noah_tf.evaluation import Evaluator
 from noah_tf.export import import_official
 from noah_tf.models import zoo
-from noah_tf.utils import write_text_atomically
+from noah_tf.utils.files import write_text_atomically
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model, such as noah_resnet18.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A .pth, .pt, .tar or .safetensors file.")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from noah_tf.utils import check_choice, check_positive_int
+from noah_tf.utils.validation import check_choice, check_positive_int
 
 ON_CORRUPT = ("error", "skip")
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets.source import Source, read_by_index
-from noah_tf.utils import check_positive_int
+from noah_tf.utils.validation import check_positive_int
 
 HEIGHT, WIDTH = 375, 500  # the most frequent size in ImageNet
 _NUM_PHOTOS = 8

@@ -16,7 +16,7 @@ from noah_tf.datasets.corrupt import replacing_corrupt
 from noah_tf.datasets.order import epoch_indices, repeated, shuffled
 from noah_tf.datasets.source import Source, host_range, random_order
 from noah_tf.images import Augmentation, Preprocessing, TrainTransform, to_uint8
-from noah_tf.utils import derived_seed
+from noah_tf.utils.seeds import derived_seed
 
 # (seed, epoch) is used for several purposes, and each has random numbers of its own.
 _ORDER, _PIXELS, _MIX = 0, 1, 2

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.images import to_uint8
-from noah_tf.utils import check_choice
+from noah_tf.utils.validation import check_choice
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # The values of CIFAR-10-C and ImageNet-C belong to images whose shorter side has so many pixels.

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from noah_tf.runs import WEIGHTS
-from noah_tf.utils import check_choice, check_int, check_positive_int, is_number
+from noah_tf.utils.validation import check_choice, check_int, check_positive_int, is_number
 
 STRATEGIES = ("auto", "single", "mirrored")
 

@@ -14,7 +14,7 @@ from noah_tf.evaluation.mistakes import most_confident_mistakes
 from noah_tf.evaluation.options import EvaluationOptions
 from noah_tf.evaluation.results import Evaluation, NamedSet
 from noah_tf.export import running_versions
-from noah_tf.utils import write_text_atomically
+from noah_tf.utils.files import write_text_atomically
 
 _MAX_NAME_LENGTH = 80
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from noah_tf.head import Dropout
 from noah_tf.models import is_functional, layer_before, num_positions
-from noah_tf.utils import class_indices
+from noah_tf.utils.validation import class_indices
 
 _POOLING = (tf.keras.layers.GlobalAveragePooling1D, tf.keras.layers.GlobalAveragePooling2D)
 _DROPOUT = (Dropout, tf.keras.layers.Dropout)

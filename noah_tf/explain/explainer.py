@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from noah_tf.explain.cam import PooledHead
 from noah_tf.head import InferenceHead, NOAHHead
-from noah_tf.utils import class_indices
+from noah_tf.utils.validation import class_indices
 
 METHODS = ("attention", "contribution", "cam")
 METHOD_TITLES = dict(zip(METHODS, ("attention", "contribution", "class activation"), strict=True))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from noah_tf.datasets import Source, naming_corrupt_examples, random_order
 from noah_tf.explain.explainer import Explainer
 from noah_tf.images import Preprocessing
-from noah_tf.utils import check_positive_int
+from noah_tf.utils.validation import check_positive_int
 
 CURVES = ("deletion", "insertion")
 # Standard deviation of the blur that insertion starts with, as a share of the image's side. No

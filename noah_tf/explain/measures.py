@@ -14,7 +14,8 @@ from noah_tf.explain.localization import localize
 from noah_tf.explain.options import MapOptions
 from noah_tf.explain.run import select_methods
 from noah_tf.runs import short_names
-from noah_tf.utils import check_choice, save_atomically
+from noah_tf.utils.files import save_atomically
+from noah_tf.utils.validation import check_choice
 
 MEASURES = ("localization", "faithfulness")
 _COLUMNS = ("pointing", "energy", "deletion", "insertion")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from noah_tf.datasets import Source, source_from_config
 from noah_tf.runs import WEIGHTS, Run, load_runs
-from noah_tf.utils import check_choice, check_int
+from noah_tf.utils.validation import check_choice, check_int
 
 
 @dataclasses.dataclass(frozen=True)

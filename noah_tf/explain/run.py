@@ -17,7 +17,8 @@ from noah_tf.explain.explainer import METHOD_TITLES, METHODS, SIGNED, Explainer
 from noah_tf.explain.options import MapOptions
 from noah_tf.explain.overlays import attention_grid
 from noah_tf.runs import Run, short_names
-from noah_tf.utils import check_choice, check_positive_int, save_atomically
+from noah_tf.utils.files import save_atomically
+from noah_tf.utils.validation import check_choice, check_positive_int
 
 
 @dataclasses.dataclass(frozen=True)

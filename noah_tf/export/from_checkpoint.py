@@ -11,7 +11,7 @@ import tensorflow as tf
 from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.images import Preprocessing
 from noah_tf.models import create_model, load_official_weights, preprocessing_for
-from noah_tf.utils import save_atomically
+from noah_tf.utils.files import save_atomically
 
 
 @dataclasses.dataclass(frozen=True)

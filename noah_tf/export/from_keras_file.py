@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.images import Preprocessing
-from noah_tf.utils import KERAS_NAME
+from noah_tf.utils.keras_compat import KERAS_NAME
 
 
 def export_keras_file(

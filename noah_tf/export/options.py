@@ -13,7 +13,7 @@ from noah_tf.export.variants import require_onnx
 from noah_tf.export.versions import check_version
 from noah_tf.images import Preprocessing
 from noah_tf.models import is_functional, layer_before
-from noah_tf.utils import check_choice, check_positive_int, is_number
+from noah_tf.utils.validation import check_choice, check_positive_int, is_number
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 # The default of `max_pixels`. Decoding takes 3 to 11 bytes per pixel, see `headers.problem`.

@@ -10,7 +10,7 @@ from noah_tf.explain import Explainer
 from noah_tf.export.options import ServingOptions
 from noah_tf.export.tracing import inlined_grouped_convolutions
 from noah_tf.images import headers
-from noah_tf.utils import raw_variable, weight_path
+from noah_tf.utils.keras_compat import raw_variable, weight_path
 
 LABELS_FILE = "labels.txt"  # The file of the class names, in the export's assets.
 OK = "OK"  # The status of a photo that was classified.

@@ -25,7 +25,7 @@ import tensorflow as tf
 from noah_tf.export.onnx_model import onnx_model
 from noah_tf.images import Preprocessing
 from noah_tf.models import for_inference, in_precision
-from noah_tf.utils import check_choice
+from noah_tf.utils.validation import check_choice
 
 QUANTIZATIONS = ("dynamic", "int8")
 # Ops that stay in float32 in an int8 model. DIV: the int8 kernel of TensorFlow 2.21 treats every

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from noah_tf.utils import check_positive_int
+from noah_tf.utils.validation import check_positive_int
 
 _MAX_VERSION = 2**63 - 1
 

@@ -5,7 +5,8 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.head.poca import fold_in
-from noah_tf.utils import add_seed_stream, check_rate
+from noah_tf.utils.keras_compat import add_seed_stream
+from noah_tf.utils.validation import check_rate
 
 
 def next_seed(layer: tf.keras.layers.Layer) -> tf.Tensor:

@@ -11,7 +11,8 @@ from noah_tf.head.base import HeadLayer, flatten_positions, restore_positions
 from noah_tf.head.channel_split import kernel_shapes
 from noah_tf.head.layer import NOAHHead
 from noah_tf.head.memory_plan import block_outputs
-from noah_tf.utils import NO_AUTOCAST, class_indices, raw_variable
+from noah_tf.utils.keras_compat import NO_AUTOCAST, raw_variable
+from noah_tf.utils.validation import class_indices
 
 
 @tf.keras.utils.register_keras_serializable("noah_tf")

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from noah_tf.utils import is_int
+from noah_tf.utils.validation import is_int
 
 
 def reference_initializer() -> tf.keras.initializers.Initializer:

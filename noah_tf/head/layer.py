@@ -10,9 +10,8 @@ from noah_tf.head.channel_split import kernel_shapes, key_value_channels
 from noah_tf.head.dropout import next_seed
 from noah_tf.head.gradients import blocked_poca
 from noah_tf.head.initializers import independent_copy, reference_initializer
-from noah_tf.utils import (
-    NO_AUTOCAST,
-    add_seed_stream,
+from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
+from noah_tf.utils.validation import (
     check_key_ratio,
     check_positive_int,
     check_positive_number,

@@ -16,7 +16,8 @@ from noah_tf.images import pil_ops
 from noah_tf.images.mixing import mix_batch
 from noah_tf.images.pil_ops import to_uint8
 from noah_tf.images.rand_augment import INTERPOLATIONS, RandAugment
-from noah_tf.utils import check_bounded, check_choice, check_range, fold_in, is_number, uniform
+from noah_tf.utils.seeds import fold_in, uniform
+from noah_tf.utils.validation import check_bounded, check_choice, check_range, is_number
 
 ERASING_MODES = ("pixel", "const")
 _ERASING_TRIES = 10

@@ -4,7 +4,8 @@ import math
 
 import tensorflow as tf
 
-from noah_tf.utils import check_bounded, uniform
+from noah_tf.utils.seeds import uniform
+from noah_tf.utils.validation import check_bounded
 
 _PURPOSE = 0x4D495831  # of the random numbers, see `seeds.fold_in`
 

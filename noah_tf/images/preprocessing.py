@@ -17,7 +17,7 @@ import tensorflow as tf
 from noah_tf.images.exif import orientation
 from noah_tf.images.ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
 from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window
-from noah_tf.utils import check_choice, is_int, is_number
+from noah_tf.utils.validation import check_choice, is_int, is_number
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from noah_tf.images import pil_ops
 from noah_tf.images.pil_ops import to_uint8
-from noah_tf.utils import check_choice, is_int, is_number, uniform
+from noah_tf.utils.seeds import uniform
+from noah_tf.utils.validation import check_choice, is_int, is_number
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
 # Other functions draw other random numbers from the same seed.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from noah_tf.images.exif import orientation
 from noah_tf.images.ops import decode, orient, resize, stored_window
-from noah_tf.utils import check_choice, check_int, check_range
+from noah_tf.utils.validation import check_choice, check_int, check_range
 
 CROP_INTERPOLATIONS = ("same", "random")
 _CROP_TRIES = 10

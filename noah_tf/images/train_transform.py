@@ -12,7 +12,7 @@ import tensorflow as tf
 from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.images.random_crop import RandomCrop
-from noah_tf.utils import check_positive_int
+from noah_tf.utils.validation import check_positive_int
 
 # RandAugment interpolates as the crop does, so a recipe has one key for both.
 _AUGMENTATION_KEYS = tuple(

@@ -20,7 +20,7 @@ from noah_tf.models.feature_map import (
     num_positions,
     weighted_layers,
 )
-from noah_tf.utils import check_key_ratio, check_positive_int, is_int
+from noah_tf.utils.validation import check_key_ratio, check_positive_int, is_int
 
 # N and r of the families that the paper trains (section 4 and its released code). The patterns
 # match the names of models in Keras applications, KerasCV and KerasHub, in lower case without

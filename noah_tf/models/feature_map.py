@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.utils import IS_KERAS_3
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
 _GLOBAL_POOLING = tuple(
     getattr(tf.keras.layers, f"Global{kind}Pooling{rank}D")

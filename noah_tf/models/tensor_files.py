@@ -16,7 +16,7 @@ import tensorflow as tf
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as safetensors_bytes
 
-from noah_tf.utils import save_atomically
+from noah_tf.utils.files import save_atomically
 
 _PICKLES = (".pth", ".pt", ".tar")
 _SAFETENSORS = ".safetensors"

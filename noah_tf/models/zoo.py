@@ -16,7 +16,7 @@ from noah_tf.images import Preprocessing
 from noah_tf.models.attach import attach_noah
 from noah_tf.models.families import Family, family_of
 from noah_tf.models.paper_table import ARCHITECTURES, PaperRow
-from noah_tf.utils import check_positive_int, check_rate
+from noah_tf.utils.validation import check_positive_int, check_rate
 
 
 @dataclasses.dataclass(frozen=True)

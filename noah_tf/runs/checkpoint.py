@@ -12,7 +12,8 @@ from noah_tf.images import Preprocessing
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.runs.workdir import Workdir
-from noah_tf.utils import KERAS_NAME, dtype_policy, random_states
+from noah_tf.utils.distribute import dtype_policy
+from noah_tf.utils.keras_compat import KERAS_NAME, random_states
 
 WEIGHTS = ("last", "ema", "best")
 

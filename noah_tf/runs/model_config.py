@@ -11,7 +11,7 @@ import tensorflow as tf
 from noah_tf.models import ARCHITECTURES, attach_noah, check_weights_options, create_model
 from noah_tf.models.backbones import small
 from noah_tf.runs.recipe import from_section
-from noah_tf.utils import check_key_ratio, check_positive_int, check_rate, error_messages
+from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
 
 LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")

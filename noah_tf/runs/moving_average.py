@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from noah_tf.utils import check_rate, raw_variable
+from noah_tf.utils.keras_compat import raw_variable
+from noah_tf.utils.validation import check_rate
 
 
 class MovingAverage(tf.Module):

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from noah_tf.utils import save_atomically, write_text_atomically
+from noah_tf.utils.files import save_atomically, write_text_atomically
 
 
 class Workdir:

@@ -3,7 +3,7 @@
 import dataclasses
 import urllib.parse
 
-from noah_tf.utils import check_int, check_positive_int, check_positive_number
+from noah_tf.utils.validation import check_int, check_positive_int, check_positive_number
 
 _URL_FORMS = "http://HOST:8501, https://HOST or grpc://HOST:8500"
 _MAX_GRPC_RETRIES = 4  # gRPC makes at most five attempts, whatever its configuration says

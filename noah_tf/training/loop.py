@@ -20,7 +20,8 @@ from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.progress import Progress, Timer
 from noah_tf.training.state import TrainState, build_state
 from noah_tf.training.train_step import make_train_step
-from noah_tf.utils import KERAS_NAME, distribute
+from noah_tf.utils import distribute
+from noah_tf.utils.keras_compat import KERAS_NAME
 
 # The errors that a worker raises when another worker is gone.
 _LOST_WORKER = (

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from noah_tf.evaluation import binary_targets, example_losses
 from noah_tf.training.settings import raise_joined, range_problems
-from noah_tf.utils import check_rate, error_messages
+from noah_tf.utils.validation import check_rate, error_messages
 
 LOSSES = (
     "auto",

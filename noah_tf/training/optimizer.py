@@ -16,7 +16,8 @@ import tensorflow as tf
 from noah_tf.training.param_groups import backbone_variables, decay_mask, layer_factors
 from noah_tf.training.settings import raise_joined
 from noah_tf.training.update_rules import LAMB, SGD, AdamW
-from noah_tf.utils import is_number, raw_variable
+from noah_tf.utils.keras_compat import raw_variable
+from noah_tf.utils.validation import is_number
 
 OPTIMIZERS = ("sgd", "adamw", "lamb")
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.models import feature_layer_name, weighted_layers
-from noah_tf.utils import weight_path
+from noah_tf.utils.keras_compat import weight_path
 
 
 def decay_mask(

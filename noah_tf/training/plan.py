@@ -20,7 +20,8 @@ from noah_tf.training.optimizer import OptimizerSettings
 from noah_tf.training.recipe_checks import combination_problems, raise_problems
 from noah_tf.training.schedules import Schedule
 from noah_tf.training.settings import TrainSettings
-from noah_tf.utils import check_rate, distribute
+from noah_tf.utils import distribute
+from noah_tf.utils.validation import check_rate
 
 
 @dataclasses.dataclass(frozen=True)

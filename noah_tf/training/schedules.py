@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from noah_tf.utils import check_positive_int, is_number
+from noah_tf.utils.validation import check_positive_int, is_number
 
 SCHEDULES = ("cosine", "step", "linear", "constant")
 UNITS = ("epoch", "step")

@@ -8,7 +8,8 @@ from noah_tf.runs import MovingAverage
 from noah_tf.training.optimizer import Optimizer, make_optimizer
 from noah_tf.training.param_groups import backbone_layers
 from noah_tf.training.plan import TrainingPlan
-from noah_tf.utils import distribute, raw_variable, seed_layers
+from noah_tf.utils import distribute
+from noah_tf.utils.keras_compat import raw_variable, seed_layers
 
 
 @dataclasses.dataclass

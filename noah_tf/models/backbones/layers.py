@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.head import Dropout, logits_dtype
-from noah_tf.utils import is_int
+from noah_tf.utils.validation import is_int
 
 layers = tf.keras.layers
 initializers = tf.keras.initializers

@@ -136,14 +136,17 @@ class Explainer:
         method = method or self.methods[0]
         self._check(method, per_group)
         options = {"per_group": True} if per_group else {}
+        is_tokens = features.shape.rank == 3
+        # An error inside of map_fn would leave TensorFlow 2.15's variable scope changed.
+        grid = _grid_of_tokens(features.shape[1], image_size) if is_tokens else None
 
         def example_maps(example):
             example_features, example_classes = example
             maps = self._compute_maps[method](
                 example_features[None], classes=example_classes, **options
             )[0]
-            if example_features.shape.rank == 2:
-                maps = _as_grid(maps, image_size)
+            if is_tokens:
+                maps = tf.reshape(maps, tf.concat([grid, tf.shape(maps)[1:]], 0))
             return tf.cast(maps, tf.float32)
 
         spec = tf.TensorSpec((None,) * (4 if per_group else 3), tf.float32)
@@ -163,16 +166,15 @@ class Explainer:
             )
 
 
-def _as_grid(maps: tf.Tensor, image_size: Sequence[int]) -> tf.Tensor:
-    """Reshapes the maps (L, ...) of square patches, which tile an image row by row, to a grid."""
-    num_tokens = maps.shape[0]
+def _grid_of_tokens(num_tokens: int, image_size: Sequence[int]) -> tuple[int, int]:
+    """Returns the rows and columns of the square patches that tile an image row by row."""
     rows = _grid_rows(num_tokens, image_size)
     if rows is None:
         raise ValueError(
             f"{num_tokens} tokens do not tile an image of {image_size[0]}x{image_size[1]} pixels "
             "with square patches, so they do not form a map: use the head's own methods."
         )
-    return tf.reshape(maps, tf.concat([(rows, num_tokens // rows), tf.shape(maps)[1:]], 0))
+    return rows, num_tokens // rows
 
 
 def _grid_rows(num_tokens: int, image_size: Sequence[int]) -> int | None:

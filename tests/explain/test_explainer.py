@@ -57,6 +57,9 @@ def test_tokens_of_a_wide_image_become_a_wide_grid():
     model = attach_noah(tf.keras.Model(inputs, tokens), num_classes=4, drop_class_token=2)
     with pytest.raises(ValueError, match="14 tokens do not tile an image of 16x64"):
         Explainer(model)(np.zeros((1, 16, 64, 3), np.float32))
+    # On TensorFlow 2.15, an error inside of map_fn would make every later scope fail.
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        tf.Variable(0.0)
 
 
 @pytest.mark.parametrize("tokens", [False, True])

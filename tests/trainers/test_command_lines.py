@@ -249,7 +249,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
         "imagenet2012 train: 1,281,167 examples, 1,000 classes",
         "150 epochs of 320,291: 48,043,650 steps",
         "1 x CPU, OneDeviceStrategy, float32",
-        "batch       4: 4 a device",
+        "batch       4: 4 per device",
         "2 steps on fake photos, loss 6.",
         "images/s to keep the devices busy",
         "  0.05       ########################################",

@@ -23,14 +23,11 @@ import importlib
 import io
 import re
 import runpy
-import subprocess
-import sys
 
 import numpy as np
 import pages
 import pytest
 from forked_commands import run_forked
-from head_helpers import child_environment
 from recipes import SMALL
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
@@ -204,22 +201,20 @@ def test_commands_run(tfds_dir, tmp_path):
         "trainers/explain.py": ("--images=4",),
         "trainers/export.py": ("--warmup_batch_sizes=1",),
     }
-    finished, printed = [], dict.fromkeys(RUN_PAGES, "")
+    unique = []
     for page, words in commands("run"):
-        if words in finished:
-            continue
-        finished.append(words)
-        # The test split has 200 images.
-        arguments = [word.replace("[:300]", "[:100]") for word in words[1:]]
-        process = subprocess.run(
-            [sys.executable, *arguments, *tiny[words[1]]],
-            cwd=tmp_path,
-            env=child_environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        if words not in [known for _, known in unique]:
+            unique.append((page, words))
+    # The test split has 200 images.
+    processes = run_forked(
+        [
+            (tmp_path, *(word.replace("[:300]", "[:100]") for word in words[1:]), *tiny[words[1]])
+            for _, words in unique
+        ],
+        timeout=900,
+    )
+    printed = dict.fromkeys(RUN_PAGES, "")
+    for (page, words), process in zip(unique, processes, strict=True):
         assert process.returncode == 0, f"{words}: {process.stderr}"
         printed[page] += process.stdout
     for block in pages.blocks("docs/evaluation.md", "text"):

@@ -151,6 +151,7 @@ def test_first_copies_are_the_batch_without_repeats(fetched):
 # --- mixing, replicas, positions
 
 
+@pytest.mark.slow
 def test_random_pixels_do_not_depend_on_the_start(source):
     whole = batches(source, **EVERYTHING)
     for skipped in (0, 3):

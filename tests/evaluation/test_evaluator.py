@@ -12,6 +12,7 @@ from noah_tf.images.preprocessing import decode
 from noah_tf.runs.checkpoint import load_run
 
 
+@pytest.mark.slow
 def test_metrics_do_not_depend_on_the_batch_size(finished_run):
     run = load_run(finished_run)
     source = open_source("folder", "test", data_dir=run.config.data.data_dir)

@@ -233,6 +233,7 @@ def check_ops(path):
     assert not [node for node in marked if node.attr["_XlaMustCompile"].b]
 
 
+@pytest.mark.slow
 def test_every_warmup_request_is_answered(path):
     requests = list(read_requests(path))
     expected = {
@@ -324,6 +325,7 @@ def test_number_of_photos_decoded_in_parallel_depends_on_max_pixels(path, model,
         assert num_parallel in loops and loops <= {num_parallel, 10}
 
 
+@pytest.mark.slow
 def test_model_without_input_size_needs_a_preprocessing(tmp_path):
     inputs = tf.keras.Input((None, None, 3))
     model = attach_noah(tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(inputs)), 3)
@@ -393,6 +395,7 @@ def test_run_is_exported_with_its_own_preprocessing(finished_run, tmp_path):
     assert isinstance(path, pathlib.Path)
 
 
+@pytest.mark.slow
 def test_bfloat16_export_is_compared_with_float32_and_keeps_float32_weights(model, tmp_path):
     options = {"precision": "mixed_bfloat16", "photos": FILES, "warmup_batch_sizes": ()}
     path = export_savedmodel(model, tmp_path, PREPROCESSING, **options)
@@ -422,7 +425,8 @@ def test_card_states_which_classes_are_returned(model, tmp_path):
     assert "every class with a probability of at least 0.25" in (path / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize("is_tolerant", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_tolerant", [False, True])
 def test_export_stretches_photos(model, tmp_path, is_tolerant):
     preprocessing = dataclasses.replace(PREPROCESSING, resize_size=None, stretch=True)
     path = export_savedmodel(

@@ -190,6 +190,7 @@ def test_zoo_models_keep_their_predictions(name, shared_photos, tmp_path):
         check_variant(kind, model, preprocessing, pixels, expected, tmp_path / kind)
 
 
+@pytest.mark.slow
 def test_int8_quantizes_most_tensors_and_dynamic_only_weights(small, tmp_path):
     model, preprocessing, pixels, _ = small
     path = tmp_path / "model.tflite"
@@ -263,6 +264,7 @@ def test_onnx_computes_exact_gelu(tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_grouped_convolutions_are_converted(tmp_path):
     """Keras puts them into functions that XLA compiles."""
     tf.keras.utils.set_random_seed(0)
@@ -278,6 +280,7 @@ def test_grouped_convolutions_are_converted(tmp_path):
     assert not tf.config.functions_run_eagerly()
 
 
+@pytest.mark.slow
 def test_normalization_layer_is_converted(tmp_path):
     """The layer keeps its statistics in tensors that are not variables."""
     tf.keras.utils.set_random_seed(0)
@@ -313,6 +316,7 @@ def unusual(x):
     return tf.math.bessel_i0(x) + tf.math.erf(x)
 
 
+@pytest.mark.slow
 def test_unsupported_ops_are_named(tmp_path):
     inputs = tf.keras.Input((8, 8, 3))
     features = layers.Activation(unusual)(layers.Conv2D(8, 3)(inputs))

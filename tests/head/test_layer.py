@@ -537,6 +537,7 @@ def test_jit_compiled_tf_function(dropout, spec):
     assert (np.abs(first - second).max() > 0) == bool(dropout)
 
 
+@pytest.mark.slow
 def test_keras_compile_with_jit():
     model = sequential()
     model.compile("sgd", "mse", jit_compile=True)
@@ -605,7 +606,7 @@ print("done")
     [
         pytest.param("direct", 256, marks=slow_on_one_stack),
         pytest.param("blocked", 256, marks=slow_on_one_stack),
-        ("blocked", 1e-5),
+        pytest.param("blocked", 1e-5, marks=pytest.mark.slow),
     ],
 )
 def test_mirrored_strategy_equals_one_device(implementation, memory_budget):

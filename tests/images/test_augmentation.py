@@ -238,6 +238,7 @@ def test_inputs_are_unchanged_if_all_is_off():
         assert got[0] is images and got[1] is targets
 
 
+@pytest.mark.slow
 def test_jitter_and_rand_augment_options():
     image, seed = photo(), (3, 4)
     text = "rand-m9-n1-p1-inc1"

@@ -318,6 +318,7 @@ def test_first_frame_leaves_other_formats_unchanged():
 # --- hostile files
 
 
+@pytest.mark.slow
 def test_hostile_images_have_many_kinds():
     files = hostile_images(400, seed=1)
     assert files[:100] == hostile_images(100, seed=1) != hostile_images(100, seed=2)

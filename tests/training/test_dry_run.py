@@ -20,6 +20,7 @@ def test_data_size_comes_from_the_source_if_the_recipe_has_none(shapes):
     assert len(losses) == 2 and all(0 < float(loss) < 10 for loss in losses)
 
 
+@pytest.mark.slow
 def test_schedule_is_plotted():
     config = load("resnet", "noah_resnet18")
     config.model.architecture = "mobilenetv2_035"

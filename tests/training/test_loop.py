@@ -255,6 +255,7 @@ def test_unfinished_run_of_the_other_keras_raises(shapes, tmp_path, monkeypatch)
             use()
 
 
+@pytest.mark.slow
 def test_run_is_loaded_in_its_own_precision(shapes, tmp_path):
     config = small_recipe(shapes)
     config.precision, config.train.epochs = "mixed_bfloat16", 1
@@ -493,6 +494,7 @@ def test_resumed_run_may_have_other_threads_but_no_other_rate(shapes, tmp_path, 
     assert json.loads((tmp_path / "config.json").read_text())["data"]["threads"] == 2
 
 
+@pytest.mark.slow
 def test_run_killed_before_its_result_finishes(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):

@@ -428,6 +428,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_step_as_one():
     process = run_python(REPLICAS)
     assert process.returncode == 0, process.stderr[-3000:]

@@ -66,7 +66,7 @@ def assert_same(got, want):
 # --- hosts
 
 
-@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("repeats", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("cache", [False, True], ids=["fetched", "cached"])
 def test_hosts_share_the_batches_of_one_host(fetched, repeats, cache):
     options = {"repeats": repeats, "cache": cache}
@@ -79,7 +79,7 @@ def test_hosts_share_the_batches_of_one_host(fetched, repeats, cache):
             np.testing.assert_array_equal(np.concatenate([p[part] for p in parts]), batch[part])
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_hosts_read_different_records(records, count):
     hosts = [concat(batches(records, 12, shard=(i, count), **PLAIN)) for i in range(count)]
     assert {len(labels) for labels in hosts} == {100 // 12 * 12 // count}

@@ -134,7 +134,9 @@ class CountedMix(Augmentation):
         return super().mix(*args)
 
 
-@pytest.mark.parametrize(("on_corrupt", "size"), [("error", 16), ("skip", 17)])
+@pytest.mark.parametrize(
+    ("on_corrupt", "size"), [pytest.param("error", 16, marks=pytest.mark.slow), ("skip", 17)]
+)
 def test_graphs_are_traced_once_for_all_epochs(scenes, on_corrupt, size):
     preprocessing, augmentation = Counted(size), CountedMix(mixup=size)
     options = {"crop_scale": [0.3, 0.7], "augmentation": augmentation, "on_corrupt": on_corrupt}

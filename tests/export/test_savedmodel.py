@@ -10,6 +10,7 @@ from head_helpers import run_python
 from hostile_images import exif
 from loaded_graph import loaded_graph, run_graph
 from photos import encoded, noise, smooth
+from stacks import slow_on_one_stack
 
 from noah_tf import attach_noah, export_savedmodel
 from noah_tf.explain.run import Explainer
@@ -96,7 +97,8 @@ def test_tensors_match_evaluation(served, model):
     np.testing.assert_allclose(answer["logits"], model(prepared, training=False), atol=1e-5)
 
 
-@pytest.mark.parametrize("tokens", [pytest.param(False, marks=pytest.mark.slow), True])
+@slow_on_one_stack
+@pytest.mark.parametrize("tokens", [False, True])
 def test_explain_returns_the_attention_of_the_best_classes(tmp_path, tokens):
     model = small_model(tokens)
     path = export_savedmodel(model, tmp_path / "m", PREPROCESSING, top_k=3, warmup_batch_sizes=())
@@ -181,6 +183,7 @@ def test_tolerant_export_with_only_unreadable_or_only_readable_photos(tolerant):
     assert "status" not in tolerant.signatures["serve_tensor"].structured_outputs
 
 
+@pytest.mark.slow
 def test_multi_label_export_returns_the_classes_over_the_threshold(model, tmp_path):
     options = {"multi_label": True, "class_names": NAMES, "warmup_batch_sizes": ()}
     path = export_savedmodel(model, tmp_path, PREPROCESSING, threshold=0.5, **options)
@@ -200,10 +203,14 @@ def test_multi_label_export_returns_the_classes_over_the_threshold(model, tmp_pa
     assert run_graph(path, "explain", image_bytes=FILES)["classes"].tolist() == [[-1]] * len(FILES)
 
 
-def test_graph_contains_only_tensorflow_ops_and_no_xla(path, tmp_path):
+def test_graph_contains_only_tensorflow_ops_and_no_xla(path):
     check_ops(path)
     names = (path / "assets" / "labels.txt").read_text(encoding="utf-8").split("\n")
     assert names == [*NAMES, ""]
+
+
+@pytest.mark.slow
+def test_grouped_convolutions_are_exported_without_xla(tmp_path):
     # Keras compiles grouped convolutions with XLA.
     inputs = tf.keras.Input((24, 24, 3))
     features = tf.keras.layers.Conv2D(16, 5, strides=4)(inputs)
@@ -313,7 +320,7 @@ class Subclassed(tf.keras.Model):
         return images[:, 0, 0]
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_number_of_photos_decoded_in_parallel_depends_on_max_pixels(path, model, tmp_path):
     large = export_savedmodel(
         model, tmp_path, PREPROCESSING, max_pixels=2**27, warmup_batch_sizes=()
@@ -425,7 +432,7 @@ def test_card_states_which_classes_are_returned(model, tmp_path):
     assert "every class with a probability of at least 0.25" in (path / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.parametrize("is_tolerant", [False, True])
 def test_export_stretches_photos(model, tmp_path, is_tolerant):
     preprocessing = dataclasses.replace(PREPROCESSING, resize_size=None, stretch=True)
@@ -442,7 +449,7 @@ def test_export_stretches_photos(model, tmp_path, is_tolerant):
     assert card["stretch"] is True and Preprocessing.from_dict(card) == preprocessing
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_export_rotates_photos(model, tmp_path):
     preprocessing = dataclasses.replace(PREPROCESSING, exif_rotation=True)
     path = export_savedmodel(model, tmp_path, preprocessing, warmup_batch_sizes=())

@@ -6,6 +6,7 @@ import head_helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 
 from noah_tf import NOAHHead
 from noah_tf.head import poca
@@ -63,15 +64,15 @@ def assert_close(actual, expected, tolerance):
 @pytest.mark.parametrize(
     ("dropout", "budget"),
     [
-        (0.0, LARGE),
         (0.3, TINY),
-        pytest.param(0.0, TINY, marks=pytest.mark.slow),
-        pytest.param(0.3, LARGE, marks=pytest.mark.slow),
+        pytest.param(0.0, LARGE, marks=slow_on_one_stack),
+        pytest.param(0.0, TINY, marks=slow_on_one_stack),
+        pytest.param(0.3, LARGE, marks=slow_on_one_stack),
     ],
 )
 @pytest.mark.parametrize(
     ("split_groups", "split_key_value"),
-    [(True, True), *(pytest.param(*s, marks=pytest.mark.slow) for s in OTHER_SPLITS)],
+    [(True, True), *(pytest.param(*s, marks=slow_on_one_stack) for s in OTHER_SPLITS)],
 )
 def test_logits_and_gradients_equal_automatic_differentiation(
     split_groups, split_key_value, dropout, budget
@@ -86,9 +87,9 @@ def test_logits_and_gradients_equal_automatic_differentiation(
 
 @pytest.mark.parametrize(
     ("mode", "dropout"),
-    [("eager", 0.0), ("eager", 0.3), pytest.param("xla", 0.3, marks=pytest.mark.slow)],
+    [("eager", 0.0), ("eager", 0.3), pytest.param("xla", 0.3, marks=slow_on_one_stack)],
 )
-@pytest.mark.parametrize("budget", [LARGE, pytest.param(TINY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("budget", [LARGE, pytest.param(TINY, marks=slow_on_one_stack)])
 def test_eager_mode_and_xla_equal_a_graph(mode, budget, dropout):
     arrays = problem(classes=LOOPED_CLASSES)
     options = {"dropout": dropout, "memory_budget": budget}
@@ -98,7 +99,7 @@ def test_eager_mode_and_xla_equal_a_graph(mode, budget, dropout):
     assert_close(direct, graph, 2e-6)
 
 
-@pytest.mark.parametrize("budget", [pytest.param(LARGE, marks=pytest.mark.slow), TINY])
+@pytest.mark.parametrize("budget", [pytest.param(LARGE, marks=slow_on_one_stack), TINY])
 def test_loop_over_many_classes_equals_the_direct_form(budget):
     arrays = problem(classes=20 * MASK_OUTPUTS + 1)
     for dropout in (0.0, 0.3):
@@ -107,7 +108,10 @@ def test_loop_over_many_classes_equals_the_direct_form(budget):
         assert_close(actual, expected, 2e-6)
 
 
-@pytest.mark.parametrize("block_outputs", [MASK_OUTPUTS, 2 * MASK_OUTPUTS, None])
+@pytest.mark.parametrize(
+    "block_outputs",
+    [MASK_OUTPUTS, *(pytest.param(b, marks=slow_on_one_stack) for b in (2 * MASK_OUTPUTS, None))],
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_blocks_of_the_direct_form_have_no_effect(block_outputs, dropout):
     expected = compute(poca.poca, problem(), dropout=dropout)
@@ -137,8 +141,8 @@ def test_nan_propagates():
 
 
 @pytest.mark.parametrize(("products", "tolerance"), [(tf.float16, 5e-3), (tf.bfloat16, 3e-2)])
-@pytest.mark.parametrize("budget", [LARGE, TINY])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("budget", [pytest.param(LARGE, marks=slow_on_one_stack), TINY])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=slow_on_one_stack), 0.3])
 def test_mixed_precision(products, tolerance, budget, dropout):
     expected = compute(poca.poca, problem(), products=products, dropout=dropout)
     options = {"dropout": dropout, "memory_budget": budget}
@@ -153,7 +157,7 @@ def test_mixed_precision(products, tolerance, budget, dropout):
     [
         ((None, None, None, 16), False),
         ((None, None, 16), False),
-        pytest.param((None, None, None, 16), True, marks=pytest.mark.slow),
+        pytest.param((None, None, None, 16), True, marks=slow_on_one_stack),
     ],
 )
 def test_unknown_batch_and_positions(implementation, spec, compiled):
@@ -318,7 +322,7 @@ print(resident("VmHWM") - before)
 """
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_memory_of_a_training_step_does_not_grow_with_the_classes():
     def peak(*arguments):
         process = head_helpers.run_python(MEMORY, *map(str, arguments))

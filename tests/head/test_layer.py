@@ -519,7 +519,9 @@ def test_activation_is_applied_to_the_logits():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("spec", [(2, 4, 4, 16), (None, None, None, 16)])
+@pytest.mark.parametrize(
+    "spec", [pytest.param((2, 4, 4, 16), marks=pytest.mark.slow), (None, None, None, 16)]
+)
 def test_jit_compiled_tf_function(dropout, spec):
     head, features = built(5, dropout=dropout), features_of(2, 4, 4, 16)
     compiled = tf.function(head, jit_compile=True, input_signature=[tf.TensorSpec(spec)])
@@ -616,7 +618,7 @@ def test_mirrored_strategy_equals_one_device(implementation, memory_budget):
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 16), (20, 16)])
-@pytest.mark.parametrize("split_groups", [True, False])
+@pytest.mark.parametrize("split_groups", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "implementation", [pytest.param("auto", marks=pytest.mark.slow), "blocked"]
 )

@@ -34,7 +34,10 @@ def pil_evaluation(image, crop, short, resample):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("size", "short", "count"), [(224, 256, 60), (224, 224, 8), (96, 110, 8)])
+@pytest.mark.parametrize(
+    ("size", "short", "count"),
+    [pytest.param(224, 256, 60, marks=pytest.mark.slow), (224, 224, 8), (96, 110, 8)],
+)
 def test_evaluation_agrees_with_pil(shared, interpolation, size, short, count):
     resample = getattr(Image.Resampling, interpolation.upper())
     preprocessing = Preprocessing(size, short, interpolation)

@@ -46,8 +46,8 @@ def test_negative_strengths():
 @pytest.mark.parametrize(
     ("text", "interpolation"),
     [
-        ("rand-m9-mstd0.5-inc1", "random"),
-        ("rand-m9-mstd0.5-inc1", "bicubic"),
+        pytest.param("rand-m9-mstd0.5-inc1", "random", marks=pytest.mark.slow),
+        pytest.param("rand-m9-mstd0.5-inc1", "bicubic", marks=pytest.mark.slow),
         ("rand-m5-n3-p1", "bilinear"),
     ],
 )

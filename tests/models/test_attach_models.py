@@ -21,10 +21,12 @@ from benchmarks.backbone_cases import (
 )
 from noah_tf.models.attach import attach_noah, feature_layer_name
 from noah_tf.models.feature_map import find_feature_map
-from noah_tf.utils.keras_compat import IS_KERAS_3
 
 CASES = all_cases()
 FIT = [case for case in CASES if case.unfit is None]
+UNFIT = [case for case in CASES if case.unfit]
+# The first case of each reason why a model cannot have a head.
+ONE_PER_REASON = list({case.unfit: case for case in reversed(UNFIT)}.values())
 EXHAUSTIVE = pytest.mark.exhaustive
 
 
@@ -36,8 +38,8 @@ LARGE = re.compile(
 )
 
 
-# One model per library, whose tests are not slow.
-QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone", "ViTTiny16")
+# One model of each library. The tests of the others are slow.
+QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone")
 
 
 def training_marks(case):
@@ -50,10 +52,10 @@ def _params(cases, marks=()):
 
 
 def _marks(case):
-    if case.slow or LARGE.search(case.name) or case.name not in QUICK:
-        yield pytest.mark.slow
-    # Models of a family differ only in width and depth. Keras 3 builds the small ones as well.
-    if not (case.smallest or case.unfit or (IS_KERAS_3 and not LARGE.search(case.name))):
+    if case.name not in QUICK:
+        yield slow_on_one_stack if LARGE.search(case.name) else pytest.mark.slow
+    # Models of a family differ only in width and depth.
+    if not case.smallest and case not in ONE_PER_REASON:
         yield EXHAUSTIVE
 
 
@@ -87,7 +89,7 @@ def test_every_backbone_takes_the_head(case):
     assert bool(model.noah_discarded_layers) == case.has_top
 
 
-@pytest.mark.parametrize("case", _params([case for case in CASES if case.unfit]))
+@pytest.mark.parametrize("case", _params(UNFIT))
 def test_unfit_models_raise(case):
     with pytest.raises(ValueError, match=case.error):
         attach_noah(case.build(include_top=False), CLASSES)

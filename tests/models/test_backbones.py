@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import by_architecture
 from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf.models.backbones import layers
+
+SLOW = pytest.mark.slow
 
 # Expected standard deviations. A uniform distribution on ±b has the standard deviation b / sqrt(3).
 
@@ -88,12 +91,7 @@ def cached_model():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "resnet18",
-        pytest.param("resnet50", marks=slow_on_one_stack),
-        "mobilenetv2_050",
-        "mobilenetv3_small",
-    ],
+    by_architecture(["resnet18", "resnet50", "mobilenetv2_050", "mobilenetv3_small"], SLOW),
 )
 def test_convolutional_networks_have_the_references_initial_weights(name, cached_model):
     model, noah = cached_model(name), cached_model(f"noah_{name}")
@@ -111,6 +109,7 @@ def test_convolutional_networks_have_the_references_initial_weights(name, cached
     check_head(noah, (2 / (head.num_groups * head.num_classes)) ** 0.5)
 
 
+@pytest.mark.slow
 def test_shufflenet_has_the_references_initial_weights(cached_model):
     model, noah = cached_model("shufflenetv2_100"), cached_model("noah_shufflenetv2_100")
     for layer in layers_of(model, tf.keras.layers.Conv2D):
@@ -126,7 +125,9 @@ def test_shufflenet_has_the_references_initial_weights(cached_model):
     check_head(noah, (2 / 8000) ** 0.5)
 
 
-@pytest.mark.parametrize("name", ["deit_tiny_050_patch16_224", "pvt_tiny_050"])
+@pytest.mark.parametrize(
+    "name", by_architecture(["deit_tiny_050_patch16_224", "pvt_tiny_050"], SLOW)
+)
 def test_transformers_have_the_references_initial_weights(name, cached_model):
     model, noah = cached_model(name), cached_model(f"noah_{name}")
     for layer in layers_of(model, tf.keras.layers.Dense):
@@ -146,10 +147,8 @@ def test_transformers_have_the_references_initial_weights(name, cached_model):
     check_head(noah, (2 / 4000) ** 0.5)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["mixer_s16_050_224", pytest.param("gmlp_ti16_050_224", marks=slow_on_one_stack)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixer_s16_050_224", "gmlp_ti16_050_224"])
 def test_mlps_have_the_references_initial_weights(name, cached_model):
     model, noah = cached_model(name), cached_model(f"noah_{name}")
     for layer in layers_of(model, tf.keras.layers.Dense):
@@ -197,14 +196,7 @@ GRADIENTS = {
 }
 
 
-# One CNN and one transformer. The others are slow tests.
-QUICK = ("noah_resnet18", "noah_deit_tiny_050_patch16_224")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in QUICK else [slow_on_one_stack]) for name in GRADIENTS],
-)
+@pytest.mark.parametrize("name", by_architecture(GRADIENTS, slow_on_one_stack))
 def test_gradients_agree_with_finite_differences(name):
     size, layer_names = GRADIENTS[name]
     tf.keras.mixed_precision.set_global_policy("float64")

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+from architectures import by_architecture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import shared_folder
+from stacks import slow_on_one_stack
 
 from benchmarks import head_parity
 from noah_tf import NOAHHead, attach_noah, create_model
@@ -135,7 +137,7 @@ def check_state_dict(name):
     assert_same(state_dict(load_official_weights(model, tensors)), tensors)
 
 
-@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.parametrize("name", by_architecture(LIGHT, slow_on_one_stack))
 def test_a_state_dict_equals_the_references_and_loads_exactly(shared, name):
     check_state_dict(name)
 

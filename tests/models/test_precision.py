@@ -113,7 +113,14 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Models whose graphs take seconds to build twice.
+LARGE = ("mobilenet_v3", "standard_deit", "keras_cv", "keras_cv_gap", "classifier")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in MODELS],
+)
 def test_copy_has_the_same_weights_and_computes_in_bfloat16(name):
     make, expected_float32 = MODELS[name]
     tf.keras.utils.set_random_seed(0)

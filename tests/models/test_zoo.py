@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import by_architecture, is_quick
 from stacks import slow_on_one_stack
 
 import noah_tf
@@ -21,12 +22,6 @@ SMALL = {
     "gmlp_ti16_050_224": 224,
 }
 BOTH = [prefix + name for name in SMALL for prefix in ("", "noah_")]
-
-
-def params(names):
-    """Returns the names as parameters. gMLP is slow, because it has thirty blocks."""
-    slow = [pytest.mark.slow]
-    return [pytest.param(name, marks=slow if "gmlp" in name else []) for name in names]
 
 
 def small(name, **arguments):
@@ -60,13 +55,14 @@ def test_list_models_takes_wildcards(pattern, names):
 def parameters_mark(name):
     """Returns the mark of a model. test_zoo_goldens.py also counts those of ImageNet."""
     on_imagenet = zoo.model_info(name)[0].top1 is not None
-    return pytest.mark.exhaustive if on_imagenet else slow_on_one_stack
+    is_small = name.removeprefix("noah_") in SMALL
+    return pytest.mark.exhaustive if on_imagenet and not is_small else slow_on_one_stack
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in BOTH else [parameters_mark(name)])
+        pytest.param(name, marks=[] if is_quick(name) else [parameters_mark(name)])
         for name in noah_tf.list_models()
     ],
 )
@@ -95,7 +91,7 @@ def test_parameters_without_pre_logits_equal_the_printed_ones():
             assert f"{model.count_params() / 1e6:.2f}" == f"{printed:.2f}"
 
 
-@pytest.mark.parametrize("name", params(BOTH))
+@pytest.mark.parametrize("name", by_architecture(BOTH, slow_on_one_stack))
 def test_other_options_of_the_head(name):
     noah_options = {"num_groups": 2, "key_ratio": 0.75} if name.startswith("noah_") else {}
     model = small(name, num_classes=7, dropout=0.5, **noah_options)
@@ -136,7 +132,11 @@ def test_other_image_sizes(name, size):
 
 
 @pytest.mark.parametrize(
-    "name", ["noah_resnet18", "mobilenetv2_035", "noah_mobilenetv3_small", "shufflenetv2_100"]
+    "name",
+    by_architecture(
+        ["noah_resnet18", "mobilenetv2_035", "noah_mobilenetv3_small", "shufflenetv2_100"],
+        slow_on_one_stack,
+    ),
 )
 def test_convolutional_models_take_any_image_size(name):
     model = noah_tf.create_model(name, num_classes=3, input_shape=(None, None, 3))
@@ -149,7 +149,7 @@ def test_convolutional_models_take_any_image_size(name):
     assert model(images[:, :48, :80], training=False).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", params(SMALL))
+@pytest.mark.parametrize("name", by_architecture(SMALL, slow_on_one_stack))
 def test_attach_noah_on_a_backbone_and_on_a_standard_model(name):
     """`attach_noah` finds the same feature map in both, without the class token."""
     backbone = small(f"noah_{name}", include_top=False)
@@ -225,12 +225,13 @@ def test_mixer_has_the_same_drop_rates_in_every_block():
 
 @pytest.mark.parametrize(
     "name",
-    params(
+    by_architecture(
         [
             *(name for name in BOTH if name.startswith("noah_")),
             "deit_tiny_050_patch16_224",
             "mobilenetv3_small",
-        ]
+        ],
+        pytest.mark.slow,
     ),
 )
 def test_keras_files_keep_the_logits(name, tmp_path):

@@ -4,6 +4,7 @@ import filelock
 import numpy as np
 import pytest
 import tensorflow as tf
+from architectures import is_quick
 from shared_data import shared_folder
 from stacks import slow_on_one_stack
 
@@ -20,14 +21,10 @@ HEAVY = ("_base_", "_b16_", "resnet101", "resnet152")
 SLOW = (*HEAVY, "gmlp", "epsprobe")
 
 
-# The smallest models of each family, which the ordinary tests compare.
-QUICK = ("resnet18", "mobilenetv2_035", "mobilenetv3", "shufflenet", "tiny_050", "mixer_s16_050")
-
-
 def _marks(name):
     if any(part in name for part in SLOW):
         yield slow_on_one_stack
-    elif not any(part in name for part in QUICK):
+    elif not is_quick(name):
         yield pytest.mark.slow
 
 

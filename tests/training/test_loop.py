@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from recipes import TRAIN_EXAMPLES, small_recipe
+from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf.evaluation.evaluator import evaluate_run
@@ -451,6 +452,7 @@ def read_rows(workdir):
         return list(csv.DictReader(file))
 
 
+@slow_on_one_stack
 def test_corrupt_photos_are_skipped_and_counted(shapes, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(shapes, folder)
@@ -473,6 +475,7 @@ def test_newest_checkpoints_are_kept(shapes, tmp_path, monkeypatch):
     assert names == ["ckpt-4.index", "ckpt-5.index", "ckpt-6.index"]
 
 
+@slow_on_one_stack
 def test_checkpoints_by_time(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_minutes = 1.0
@@ -509,7 +512,7 @@ def test_run_killed_before_its_result_finishes(shapes, tmp_path, monkeypatch):
     assert result["loss"] == pytest.approx(float(read_rows(tmp_path)[-1]["eval_loss"]))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.parametrize(
     "changes",
     [

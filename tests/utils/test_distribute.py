@@ -8,6 +8,7 @@ import tensorflow as tf
 from head_helpers import run_python
 from recipes import small_recipe
 from shared_data import REPOSITORY
+from stacks import slow_on_one_stack
 
 from noah_tf.utils import distribute
 
@@ -103,7 +104,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(replicas, one_repl
     assert_same(accumulated, one_replica("sgd"))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_xla_gives_the_same_weights(replicas, one_replica):
     assert_same(train_steps(replicas, optimizer__name="sgd", jit_compile=True), one_replica("sgd"))
@@ -137,7 +138,7 @@ print(json.dumps(result))
 """
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_run_of_two_replicas_evaluates_to_the_loss_that_it_reported(shapes, tmp_path):
     config = small_recipe(shapes)
     config.strategy, config.train.epochs = "mirrored", 1

@@ -52,6 +52,8 @@ REPLACED = {
     ".pth.tar": ".safetensors",  # needs PyTorch, which has an environment of its own
     ".pth": ".safetensors",
 }
+# These pages build models of Keras applications or of the paper.
+PAGES_WITH_LARGE_MODELS = ("README.md", "docs/models.md")
 PYTHON_PAGES = [page for page in pages.PAGES if pages.blocks(page, "python")]
 
 
@@ -121,8 +123,7 @@ def run_python(page):
 @pytest.mark.parametrize(
     "page",
     [
-        # It builds seven models of the paper.
-        pytest.param(page, marks=[slow_on_one_stack] if page == "docs/models.md" else [])
+        pytest.param(page, marks=[slow_on_one_stack] if page in PAGES_WITH_LARGE_MODELS else [])
         for page in PYTHON_PAGES
         if page != SERVED_PAGE
     ],

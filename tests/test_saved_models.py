@@ -241,6 +241,7 @@ def test_the_python_code_of_the_page_runs(server, digits, monkeypatch, capsys):
     assert len(ast.literal_eval(capsys.readouterr().out)) == 2
 
 
+@pytest.mark.slow
 def test_the_table_of_signatures_is_that_of_an_export(server, tmp_path):
     rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", pages.text(PAGE), re.MULTILINE)
     table = {

@@ -80,6 +80,7 @@ def batches(source, size=8, **options):
     return [[part.numpy() for part in batch] for batch in made]
 
 
+@pytest.mark.slow
 def test_skipping_changes_nothing_if_all_are_good(open_source_with):
     source = open_source_with()
     for repeats in (1, 3):

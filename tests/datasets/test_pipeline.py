@@ -134,9 +134,8 @@ class CountedMix(Augmentation):
         return super().mix(*args)
 
 
-@pytest.mark.parametrize(
-    ("on_corrupt", "size"), [pytest.param("error", 16, marks=pytest.mark.slow), ("skip", 17)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("on_corrupt", "size"), [("error", 16), ("skip", 17)])
 def test_graphs_are_traced_once_for_all_epochs(scenes, on_corrupt, size):
     preprocessing, augmentation = Counted(size), CountedMix(mixup=size)
     options = {"crop_scale": [0.3, 0.7], "augmentation": augmentation, "on_corrupt": on_corrupt}
@@ -186,6 +185,7 @@ def test_static_shapes(scenes, cache):
     assert [s.shape.as_list() for s in evaluation.element_spec] == [[16, 64, 64, 3], [16], [16]]
 
 
+@pytest.mark.slow
 def test_shared_cifar10(shared):
     source = open_source("cifar10", "test", data_dir=shared / "tfds", download=False)
     preprocessing = Preprocessing(32)

@@ -86,6 +86,7 @@ def test_given_classes_and_each_group(finished_run, tmp_path, drawn):
         assert group == f"group {number % 4 + 1}"
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side(finished_run, gap_run, tmp_path, drawn):
     arrays = tmp_path / "maps.npz"
     options = MapOptions(compare_workdir=gap_run)

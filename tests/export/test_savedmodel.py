@@ -145,16 +145,25 @@ def test_unreadable_photo_fails_a_strict_request_with_the_reason(served, data, p
     assert np.isfinite(answer["logits"]).all()
 
 
-def test_empty_request_raises(served, tolerant):
-    for model in (served, tolerant):
-        for name in ("serving_default", "explain"):
-            with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes is empty"):
-                model.signatures[name](image_bytes=tf.zeros((0,), tf.string))
-        for shape in ((0, 24, 24, 3), (1, 0, 24, 3)):
-            with pytest.raises(tf.errors.InvalidArgumentError, match="images is empty"):
-                model.signatures["serve_tensor"](images=tf.zeros(shape, tf.uint8))
+def test_empty_request_raises(served):
+    check_empty_requests(served)
 
 
+@pytest.mark.slow
+def test_empty_request_to_a_tolerant_export_raises(tolerant):
+    check_empty_requests(tolerant)
+
+
+def check_empty_requests(model):
+    for name in ("serving_default", "explain"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes is empty"):
+            model.signatures[name](image_bytes=tf.zeros((0,), tf.string))
+    for shape in ((0, 24, 24, 3), (1, 0, 24, 3)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="images is empty"):
+            model.signatures["serve_tensor"](images=tf.zeros(shape, tf.uint8))
+
+
+@pytest.mark.slow
 def test_tolerant_export_classifies_the_readable_photos_of_a_request(tolerant, model):
     bad = {1: b"", 3: b"text", 4: FILES[0][:300], 6: encoded(noise(50, 101), "PNG")}
     files = [FILES[0], b"", FILES[3], b"text", bad[4], FILES[5], bad[6], FILES[1]]
@@ -175,6 +184,7 @@ def test_tolerant_export_classifies_the_readable_photos_of_a_request(tolerant, m
         assert not answer[name].numpy()[rows].any(), name
 
 
+@pytest.mark.slow
 def test_tolerant_export_with_only_unreadable_or_only_readable_photos(tolerant):
     answer = tolerant.signatures["serving_default"](image_bytes=tf.constant([b"x", b""]))
     assert b"OK" not in answer["status"].numpy()

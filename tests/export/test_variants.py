@@ -132,9 +132,8 @@ def variant_logits(kind, model, preprocessing, pixels, path):
 LIMITS = {"bfloat16": (0.96, 1.0), "dynamic": (0.96, 1.0), "int8": (0.9, 3.0), "onnx": (1.0, 1e-3)}
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[] if k == "dynamic" else pytest.mark.slow) for k in LIMITS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LIMITS)
 def test_small_cnn_keeps_its_predictions(kind, small, tmp_path):
     check_variant(kind, *small, tmp_path / "model")
 

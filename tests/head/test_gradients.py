@@ -99,7 +99,8 @@ def test_eager_mode_and_xla_equal_a_graph(mode, budget, dropout):
     assert_close(direct, graph, 2e-6)
 
 
-@pytest.mark.parametrize("budget", [pytest.param(LARGE, marks=slow_on_one_stack), TINY])
+@slow_on_one_stack
+@pytest.mark.parametrize("budget", [LARGE, TINY])
 def test_loop_over_many_classes_equals_the_direct_form(budget):
     arrays = problem(classes=20 * MASK_OUTPUTS + 1)
     for dropout in (0.0, 0.3):

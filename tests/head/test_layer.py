@@ -395,7 +395,14 @@ def functional():
     return tf.keras.Model(inputs, NOAHHead(3, dropout=0.1, seed=1)(features))
 
 
-MODELS = pytest.mark.parametrize("make", [sequential, functional, Classifier])
+MODELS = pytest.mark.parametrize(
+    "make",
+    [
+        sequential,
+        pytest.param(functional, marks=pytest.mark.slow),
+        pytest.param(Classifier, marks=pytest.mark.slow),
+    ],
+)
 
 
 def images(count=4):

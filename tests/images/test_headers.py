@@ -408,6 +408,7 @@ def test_hostile_files_take_little_memory_and_time():
 # --- pipelines and exported graphs
 
 
+@pytest.mark.slow
 def test_in_a_pipeline_and_in_an_exported_graph(tmp_path):
     files = [data for _, data in hostile_images(72, seed=4)]
     answers = []

@@ -139,6 +139,7 @@ def test_result_is_a_function_of_the_seed():
     assert difference(function(tf.constant([2, 0], tf.int64)), results[0]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_result_is_the_same_in_a_pipeline_and_with_unknown_size():
     augment = RandAugment.parse("rand-m9-n1-mstd0.5-inc1-p1")
     pixels = photo().astype(np.float32)

@@ -38,8 +38,8 @@ LARGE = re.compile(
 )
 
 
-# One model of each library. The tests of the others are slow.
-QUICK = ("MobileNetV2", "MobileNetV3SmallBackbone")
+# The tests of the other models are slow.
+QUICK = ("MobileNetV2",)
 
 
 def training_marks(case):

@@ -196,7 +196,8 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("name", by_architecture(GRADIENTS, slow_on_one_stack))
+@slow_on_one_stack
+@pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_agree_with_finite_differences(name):
     size, layer_names = GRADIENTS[name]
     tf.keras.mixed_precision.set_global_policy("float64")

@@ -109,6 +109,7 @@ def test_other_options_of_the_head(name):
         assert not np.array_equal(first, second)  # Dropout is active.
 
 
+@slow_on_one_stack
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -349,6 +350,7 @@ def test_a_backbone_loads_a_keras_weights_file(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@slow_on_one_stack
 def test_weights_head_skip_leaves_the_head_as_initialized(tmp_path):
     path = tmp_path / "start.safetensors"
     source = small("noah_resnet18", num_classes=6)

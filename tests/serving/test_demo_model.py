@@ -47,6 +47,7 @@ def constant_model(explains=True, card=None, **outputs):
     return DemoModel("fixed", "1", root, explains, card or {})
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_the_export_for_the_bytes_of_the_file(exported, keras_model):
     data = encoded(smooth(40, 80), "JPEG", quality=30)
     image = PREPROCESSING.evaluation(PREPROCESSING.decode(data))

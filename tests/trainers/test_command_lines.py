@@ -357,6 +357,7 @@ def test_impossible_explanations_are_one_sentence(finished_run, tmp_path):
         assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_folder_without_a_run_is_one_sentence(tmp_path):
     programs = ("evaluate", "explain", "export")
     commands = [(tmp_path, f"trainers/{name}.py", "--workdir=nowhere") for name in programs]

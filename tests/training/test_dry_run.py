@@ -9,6 +9,7 @@ from noah_tf.training.dry_run import dry_run
 pytestmark = pytest.mark.one_stack
 
 
+@pytest.mark.slow
 def test_data_size_comes_from_the_source_if_the_recipe_has_none(shapes):
     config = small_recipe(shapes)
     config.train.accumulate = 2

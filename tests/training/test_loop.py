@@ -142,6 +142,7 @@ def test_another_seed_gives_other_weights(shapes, tmp_path, finished_run):
     )
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_skipped(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
@@ -560,9 +561,9 @@ def test_run_that_begins_anew_replaces_the_rows(shapes, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("checkpoints/checkpoint", marks=pytest.mark.slow),
         "config.json",
-        "data.json",
+        pytest.param("data.json", marks=pytest.mark.slow),
+        pytest.param("checkpoints/checkpoint", marks=pytest.mark.slow),
     ],
 )
 def test_damaged_small_files_are_named_or_ignored(shapes, tmp_path, monkeypatch, name):
@@ -577,6 +578,7 @@ def test_damaged_small_files_are_named_or_ignored(shapes, tmp_path, monkeypatch,
             train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_unfinished_checkpoint_of_a_killed_run_is_removed(shapes, tmp_path):
     (tmp_path / "checkpoints" / "ckpt-3_temp").mkdir(parents=True)
     train(small_recipe(shapes), tmp_path)

@@ -272,6 +272,7 @@ def test_first_frame_of_any_gif(width, height, count, local, comments, block):
     np.testing.assert_array_equal(decode(data), np.repeat(gray[..., None], 3, -1))
 
 
+@pytest.mark.slow
 def test_later_frames_are_ignored():
     frames = [(0, 0, noise(60, 80, 0) // 2)] * 1000
     assert graph_first_frame(gif(frames)) == gif(frames[:1])

@@ -88,6 +88,7 @@ def test_the_photo_is_rotated_only_if_the_model_rotates_it(rotation):
     }
 
 
+@pytest.mark.slow
 def test_the_card_is_loaded_with_the_model(exported):
     assert exported.card["preprocessing"]["exif_rotation"] is True
     assert (exported.name, exported.version) == ("shapes", "1")

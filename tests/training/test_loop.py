@@ -173,6 +173,7 @@ def test_checkpoint_of_another_run_is_skipped(shapes, tmp_path, monkeypatch, cap
     assert "ckpt-5 cannot be read" in caplog.text and "trying an older one" in caplog.text
 
 
+@pytest.mark.slow
 def test_no_readable_checkpoint_raises(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     train_and_kill(monkeypatch, 4, config, tmp_path)

@@ -114,6 +114,7 @@ def test_concurrent_requests_get_their_own_answers(models, exported, make_client
             list(pool.map(ask, clients, range(len(clients))))
 
 
+@slow_on_one_stack
 def test_no_request_is_lost_while_a_new_version_is_loaded(models, exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "shapes")
     new_version = export(models[1], tmp_path / "elsewhere", version=2)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import attach_noah
@@ -171,7 +172,7 @@ ZOO = {
     "name",
     [
         pytest.param(
-            name, marks=pytest.mark.slow if "mobilenet" in name else pytest.mark.exhaustive
+            name, marks=slow_on_one_stack if "mobilenet" in name else pytest.mark.exhaustive
         )
         for name in ZOO
     ],

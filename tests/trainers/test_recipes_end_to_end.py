@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from coco_like import EVAL_EXAMPLES, TRAIN_EXAMPLES
-from forked_commands import run_command
+from forked_commands import run_trainers
 from recipes import recipe
 from shared_data import REPOSITORY
 from stacks import slow_on_one_stack
@@ -38,28 +38,31 @@ def check_export(folder, run, photo):
 
 
 def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
-    process = run_command(
+    run = "--workdir=runs/coco"
+    _, evaluate, _, _ = run_trainers(
         tmp_path,
-        "train",
-        f"--config={REPOSITORY / 'configs' / 'coco.py'}",
-        f"--config.data.data_dir={coco_dir}",
-        f"--config.data.num_examples={TRAIN_EXAMPLES}",
-        "--config.model.architecture=resnet18",
-        "--config.preprocess.image_size=(64, 64)",
-        "--config.train.batch_size=8",
-        "--config.train.epochs=2",
-        "--config.schedule.warmup_epochs=0.0",
-        "--config.ema.decay=0.5",
-        "--workdir=runs/coco",
+        (
+            "train",
+            f"--config={REPOSITORY / 'configs' / 'coco.py'}",
+            f"--config.data.data_dir={coco_dir}",
+            f"--config.data.num_examples={TRAIN_EXAMPLES}",
+            "--config.model.architecture=resnet18",
+            "--config.preprocess.image_size=(64, 64)",
+            "--config.train.batch_size=8",
+            "--config.train.epochs=2",
+            "--config.schedule.warmup_epochs=0.0",
+            "--config.ema.decay=0.5",
+            run,
+        ),
+        ("evaluate", run, "--threshold=0.4"),
+        ("explain", run, "--images=3", "--arrays=maps.npz"),
+        ("export", run, "--threshold=0.4", "--warmup_batch_sizes=1"),
     )
-    assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "runs" / "coco" / "result.json").read_text())
     assert (result["steps"], result["examples"], result["ema_examples"]) == (6, 10, 10)
     assert result["mAP"] != result["ema_mAP"]
     assert result["best_mAP"] >= result["ema_mAP"]
 
-    process = run_command(tmp_path, "evaluate", "--workdir=runs/coco", "--threshold=0.4")
-    assert process.returncode == 0, process.stderr
     entries = evaluations(tmp_path / "runs" / "coco" / "evaluations" / "validation")
     assert [(entry["weights"], entry["examples"]) for entry in entries] == [
         ("last", EVAL_EXAMPLES),
@@ -69,12 +72,8 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
         assert entry["mAP"] == pytest.approx(result[f"{prefix}mAP"], rel=1e-5)
         assert entry["loss"] == pytest.approx(result[f"{prefix}loss"], rel=1e-5)
         for name in ("mAP", "CF1", "OF1", "CF1_top3", "OF1_top3"):
-            assert 0 <= entry[name] <= 1 and f"{entry[name]:.2%}" in process.stdout
+            assert 0 <= entry[name] <= 1 and f"{entry[name]:.2%}" in evaluate.stdout
 
-    process = run_command(
-        tmp_path, "explain", "--workdir=runs/coco", "--images=3", "--arrays=maps.npz"
-    )
-    assert process.returncode == 0, process.stderr
     picture = tmp_path / "runs" / "coco" / "explain.png"
     assert tf.io.decode_png(picture.read_bytes()).shape[2] >= 3
     arrays = np.load(tmp_path / "maps.npz")
@@ -83,10 +82,6 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
     areas = np.prod(arrays["boxes"][..., 2:] - arrays["boxes"][..., :2], axis=-1)
     np.testing.assert_array_equal(areas > 0, arrays["label"] > 0)
 
-    process = run_command(
-        tmp_path, "export", "--workdir=runs/coco", "--threshold=0.4", "--warmup_batch_sizes=1"
-    )
-    assert process.returncode == 0, process.stderr
     run = load_run(tmp_path / "runs" / "coco")
     assert run.multi_label and run.preprocessing.stretch
     source = source_from_config(run.config.data, "validation")
@@ -128,39 +123,38 @@ def test_finetune_on_class_folders(shapes, tmp_path):
     """The folders are train/CLASS and val/CLASS, as those of ImageNet."""
     shutil.copytree(shapes / "train", tmp_path / "photos" / "train")
     shutil.copytree(shapes / "test", tmp_path / "photos" / "val")
-    process = run_command(
+    run = "--workdir=runs/shapes"
+    run_trainers(
         tmp_path,
-        "train",
-        f"--config={REPOSITORY / 'configs' / 'finetune.py'}",
-        "--config.data.name=folder",
-        "--config.data.data_dir=photos",
-        "--config.data.eval_split=val",
-        "--config.model.backbone_args.weights=None",
-        "--config.preprocess.image_size=(64, 64)",
-        "--config.preprocess.resize_size=72",
-        "--config.train.batch_size=8",
-        "--config.train.epochs=2",
-        "--config.train.frozen_epochs=1",
-        "--config.schedule.warmup_epochs=0.0",
-        "--config.ema.decay=0.5",
-        "--workdir=runs/shapes",
+        (
+            "train",
+            f"--config={REPOSITORY / 'configs' / 'finetune.py'}",
+            "--config.data.name=folder",
+            "--config.data.data_dir=photos",
+            "--config.data.eval_split=val",
+            "--config.model.backbone_args.weights=None",
+            "--config.preprocess.image_size=(64, 64)",
+            "--config.preprocess.resize_size=72",
+            "--config.train.batch_size=8",
+            "--config.train.epochs=2",
+            "--config.train.frozen_epochs=1",
+            "--config.schedule.warmup_epochs=0.0",
+            "--config.ema.decay=0.5",
+            run,
+        ),
+        ("evaluate", run, "--mistakes=2"),
+        ("explain", run, "--images=2"),
+        ("export", run, "--warmup_batch_sizes=1"),
     )
-    assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "runs" / "shapes" / "result.json").read_text())
     assert (result["steps"], result["examples"], result["ema_examples"]) == (6, 10, 10)
 
-    process = run_command(tmp_path, "evaluate", "--workdir=runs/shapes", "--mistakes=2")
-    assert process.returncode == 0, process.stderr
     entries = evaluations(tmp_path / "runs" / "shapes" / "evaluations" / "val")
     assert [entry["weights"] for entry in entries] == ["last", "ema"]
     assert entries[0]["loss"] == pytest.approx(result["loss"], rel=1e-5)
     assert entries[1]["loss"] == pytest.approx(result["ema_loss"], rel=1e-5)
 
-    process = run_command(tmp_path, "explain", "--workdir=runs/shapes", "--images=2")
-    assert process.returncode == 0, process.stderr
     assert (tmp_path / "runs" / "shapes" / "explain.png").exists()
-    process = run_command(tmp_path, "export", "--workdir=runs/shapes", "--warmup_batch_sizes=1")
-    assert process.returncode == 0, process.stderr
     photo = next((shapes / "test" / "ring").iterdir()).read_bytes()
     run = load_run(tmp_path / "runs" / "shapes")
     answer = check_export(tmp_path / "saved_models" / "shapes" / "1", run, photo)

@@ -159,7 +159,7 @@ def test_damaged_checkpoint_is_skipped(shapes, tmp_path, monkeypatch):
     assert load_run(tmp_path).step == 6
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_checkpoint_of_another_run_is_skipped(shapes, tmp_path, monkeypatch, caplog):
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
@@ -348,7 +348,7 @@ def same(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_weights_come_from_the_checkpoint_then_the_file_then_the_seed(
     shapes, tmp_path, monkeypatch, capsys
 ):

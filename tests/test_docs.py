@@ -146,6 +146,7 @@ def test_wrong_examples_fail(tmp_path, monkeypatch):
             run_python("README.md")
 
 
+@pytest.mark.slow
 def test_programs_parse_the_commands():
     correct = [words[1:] for _, words in commands("run", "parsed")]
     wrong = [

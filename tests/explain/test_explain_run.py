@@ -127,6 +127,7 @@ def test_invalid_arguments_raise(finished_run, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_pooled_head_has_no_groups_and_no_attention(finished_run, gap_run, tmp_path):
     with pytest.raises(ValueError, match="without groups"):
         explain_run(gap_run, tmp_path / "a.png", per_group=True)

@@ -150,6 +150,7 @@ def check_variant(kind, model, preprocessing, pixels, expected, path):
         assert result.largest_difference > 1e-4  # The weights were quantized at all.
 
 
+@pytest.mark.slow
 def test_broken_inputs_lower_the_agreement(small):
     """The model classifies the photos, so that wrong logits do not agree by chance."""
     model, preprocessing, pixels, expected = small

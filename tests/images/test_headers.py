@@ -253,6 +253,7 @@ def test_first_frame_has_the_pixels_of_the_whole_file(count, options):
     np.testing.assert_array_equal(whole[0], Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 40),

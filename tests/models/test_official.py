@@ -426,6 +426,7 @@ def test_a_checkpoint_with_the_other_head(head, other):
     load_official_weights(model, tensors, head="skip")
 
 
+@slow_on_one_stack
 def test_a_backbone_loads_all_but_the_head():
     backbone = create_model(
         "noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), include_top=False

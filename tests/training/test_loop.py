@@ -98,6 +98,7 @@ def test_saved_model_is_the_trained_model(finished_run):
     np.testing.assert_allclose(saved(images), run.model(images), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_complete_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     config.train.epochs = 1

@@ -29,8 +29,8 @@ find_python = for python in $(if $(PYTHON),'$(PYTHON)',python3 $(addprefix pytho
 	  exit 1; fi
 
 # $(call make_venv,FOLDER,EXTRAS,MORE): makes the environment anew with $$python, the package with
-# its extras and MORE in it; if that fails, the old one, if any, stays. Python compiles the modules
-# that are imported; to compile all of them takes half of the time.
+# its extras and MORE in it; if that fails, the old one, if any, stays. Python compiles modules when
+# they are imported; compiling all of them here would take as long as the rest of the installation.
 make_venv = rm -rf $(1).old; [ ! -e $(1) ] || mv $(1) $(1).old; \
 	if "$$python" -m venv $(1) \
 	  && $(1)/bin/python -m pip install --quiet --quiet --upgrade pip \

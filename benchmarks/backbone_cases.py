@@ -31,7 +31,7 @@ class Case:
         family: the family's name. Models of one family differ only in width and depth.
         build: a function of `include_top` that returns the model with random weights.
         has_top: whether it can be built as a whole classifier.
-        smallest: whether it represents its family in the tests that train and save.
+        smallest: whether it represents its family in the tests that are not exhaustive.
         slow: whether building it takes long.
         unfit: why it cannot have a head on this stack, or None.
         error: a pattern for the ValueError, or for the library's error if it does not build.

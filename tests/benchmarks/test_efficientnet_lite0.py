@@ -15,7 +15,7 @@ sys.path.append(str(REPOSITORY / "benchmarks"))
 
 import efficientnet_lite0
 
-pytestmark = [pytest.mark.one_stack]
+pytestmark = pytest.mark.one_stack
 
 SUFFIXES = {
     1: ["weight"],

@@ -24,7 +24,7 @@ def for_inference(model: tf.keras.Model, branches: bool = True) -> tf.keras.Mode
     compute dtype and whose value biases are summed over the groups. It shares all other layers and
     their weights with the original, which is not changed. Nested models that contain a head are
     rebuilt. Other nested models are shared as a whole. The new head has its own weights, so later
-    changes of the original head do not affect it.
+    changes of the original head do not affect it. A model without a NOAH head keeps all its layers.
 
     Args:
         model: a functional `tf.keras.Model` or a built Sequential.

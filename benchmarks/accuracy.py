@@ -85,6 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--setting", choices=accuracy_settings.SETTINGS, action="append", help="default: all")
     add("--ablations", action="store_true", help="train the ablations and their setting's heads")
     add("--causes", action="store_true", help="likewise, where NOAH is worse than pooling")
+    add("--starts", action="store_true", help="likewise, with kernels that start at zero")
     add("--search", action="store_true", help="search the learning rates instead")
     add("--seeds", type=int, default=5, help="seeds per head; default: 5")
     add("--processes", type=int, help="processes that train at the same time; default: the cores")

@@ -10,8 +10,14 @@ import ml_collections
 
 _CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
-# The values of the recipe's model section that select the head.
-HEADS = {"gap": {"head": "gap"}, "noah": {"head": "noah"}}
+# The values of the recipe's model section that select the head. "noah_reference" is the head of the
+# paper, which also has the setting's `paper_options`. It is a head of its own only in the settings
+# where it differs from the default.
+HEADS: dict[str, dict[str, Any]] = {
+    "gap": {"head": "gap"},
+    "noah": {"head": "noah"},
+    "noah_reference": {"head": "noah", "kernel_initializer": "reference"},
+}
 # The seed of the learning rate search, which the study does not use.
 SEARCH_SEED = 1000
 
@@ -25,8 +31,10 @@ class Setting:
         recipe: the name of a file in configs/ and its argument, to which the head is added.
         overrides: keys of the recipe, as on the command line, and their values.
         search_splits: the training and the validation split of the learning rate search.
-        searched_rates: the learning rates that the search tries with both heads.
-        learning_rates: head → learning rate, the best of the searched ones.
+        searched_rates: the learning rates that the search tries with each head.
+        learning_rates: each head of the setting → learning rate, the best of the searched ones.
+        paper_options: N and r of the paper for the backbone's family, as values of the recipe's
+            model section.
         seconds: the approximate time of a run with one thread on a core of its own.
     """
 
@@ -36,7 +44,13 @@ class Setting:
     search_splits: tuple[str, str]
     searched_rates: tuple[float, ...]
     learning_rates: dict[str, float]
+    paper_options: dict[str, Any]
     seconds: int
+
+    @property
+    def paper_head(self) -> str:
+        """The name of the head that has the paper's options and the reference's start."""
+        return "noah_reference" if "noah_reference" in self.learning_rates else "noah"
 
     @property
     def needs_data_dir(self) -> bool:
@@ -44,6 +58,7 @@ class Setting:
         return self.recipe[0] == "cifar"
 
 
+_RESNET_OPTIONS = {"num_groups": 4, "key_ratio": 1 / 2}
 # The quickstart's network with half of its last channels, which trains faster.
 _SCENES = {"model.backbone_args.stackwise_filters": (64, 64)}
 _CIFAR = {
@@ -62,6 +77,7 @@ SETTINGS = {
         ("train", "validation"),
         (3e-3, 1e-2, 3e-2),
         {"gap": 1e-2, "noah": 1e-2},
+        _RESNET_OPTIONS,
         110,
     ),
     "digit_scenes_multi": Setting(
@@ -71,6 +87,7 @@ SETTINGS = {
         ("train", "validation"),
         (),  # This setting uses the learning rates of "digit_scenes".
         {"gap": 1e-2, "noah": 1e-2},
+        _RESNET_OPTIONS,
         130,
     ),
     "cifar10_resnet": Setting(
@@ -84,6 +101,7 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (0.03, 0.1, 0.3),
         {"gap": 0.3, "noah": 0.1},
+        _RESNET_OPTIONS,
         200,
     ),
     "cifar10_mobilenet_v2": Setting(
@@ -96,7 +114,8 @@ SETTINGS = {
         },
         _CIFAR_SPLITS,
         (0.01, 0.03, 0.1, 0.3),
-        {"gap": 0.03, "noah": 0.03},
+        {"gap": 0.03, "noah": 0.1, "noah_reference": 0.03},
+        {"num_groups": 8, "key_ratio": 1 / 4},
         260,
     ),
     "cifar10_vit": Setting(
@@ -111,13 +130,14 @@ SETTINGS = {
         _CIFAR_SPLITS,
         (1e-3, 2e-3, 4e-3),
         {"gap": 4e-3, "noah": 2e-3},
+        {"num_groups": 4, "key_ratio": 1 / 2},
         240,
     ),
 }
 
 
 class Variants(NamedTuple):
-    """Variants of one setting's NOAH model.
+    """Variants of one setting's model with the head of the paper.
 
     Attributes:
         setting: a key of `SETTINGS`.
@@ -163,6 +183,16 @@ VARIANTS = {
             "pooling, map 2x2": {"head": "gap", "backbone_args.strides": (2, 2, 2, 2, 1)},
         },
     ),
+    # A start that is best for few photos on a pretrained backbone, here from scratch.
+    "starts": Variants(
+        "cifar10_vit",
+        "N = 4, r = 1/2",
+        2,
+        {
+            "kernels start at zero": {"kernel_initializer": "zeros"},
+            "pooling, zero start": {"head": "gap", "kernel_initializer": "zeros"},
+        },
+    ),
 }
 
 
@@ -196,7 +226,7 @@ def list_runs(
 ) -> list[Run]:
     """Returns the runs of a study.
 
-    Both heads of a seed follow each other, so that other load on the machine affects both alike.
+    The heads of a seed follow each other, so that other load on the machine affects all alike.
 
     Args:
         settings: keys of `SETTINGS`.
@@ -211,17 +241,20 @@ def list_runs(
             runs += [
                 Run(name, "search", head, SEARCH_SEED, rate)
                 for rate in setting.searched_rates
-                for head in HEADS
+                for head in setting.learning_rates
             ]
             continue
         for seed in range(num_seeds):
-            runs += [Run(name, "heads", head, seed, setting.learning_rates[head]) for head in HEADS]
+            rates = setting.learning_rates
+            runs += [Run(name, "heads", head, seed, rate) for head, rate in rates.items()]
     for part in () if search else parts:
         variants = VARIANTS[part]
         if variants.setting in settings:
-            rate = SETTINGS[variants.setting].learning_rates["noah"]
+            setting = SETTINGS[variants.setting]
             for seed in range(min(num_seeds, variants.max_seeds)):
-                runs += [Run(variants.setting, part, name, seed, rate) for name in variants.changes]
+                for name, change in variants.changes.items():
+                    rate = setting.learning_rates[change.get("head", setting.paper_head)]
+                    runs.append(Run(variants.setting, part, name, seed, rate))
     return runs
 
 
@@ -229,6 +262,16 @@ def estimate_seconds(run: Run) -> float:
     """Returns the approximate time of a run in seconds, on a core like those of the study."""
     seconds = SETTINGS[run.setting].seconds
     return seconds / 2 if run.part == "search" else seconds
+
+
+def model_options(run: Run) -> dict[str, Any]:
+    """Returns the values of the recipe's model section that select a run's head."""
+    if run.variant in ("gap", "noah"):
+        return HEADS[run.variant]
+    change = VARIANTS[run.part].changes[run.variant] if run.part in VARIANTS else {}
+    if change.get("head") == "gap":
+        return change
+    return {**HEADS["noah_reference"], **SETTINGS[run.setting].paper_options, **change}
 
 
 def make_recipe(
@@ -243,11 +286,9 @@ def make_recipe(
     """
     setting = SETTINGS[run.setting]
     file, argument = setting.recipe
-    changes = VARIANTS[run.part].changes if run.part in VARIANTS else HEADS
-    model = changes[run.variant]
-    head = model.get("head", "noah")
+    model = model_options(run)
     get_config = runpy.run_path(str(_CONFIGS / f"{file}.py"))["get_config"]
-    config = get_config(",".join(filter(None, (argument, head))))
+    config = get_config(",".join(filter(None, (argument, model["head"]))))
     values = {**setting.overrides, **{f"model.{key}": value for key, value in model.items()}}
     values.update({"seed": run.seed, "optimizer.learning_rate": run.rate})
     if setting.needs_data_dir:

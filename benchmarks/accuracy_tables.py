@@ -1,54 +1,44 @@
 """Writes the results of `accuracy.py` as Markdown tables and as CSV."""
 
-import csv
-import io
 import itertools
 import json
 import pathlib
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+import records_csv
 from accuracy_runs import RECORD
-from accuracy_settings import HEADS, SETTINGS, VARIANTS
+from accuracy_settings import SETTINGS, VARIANTS
+from records_csv import Record
 from scipy import stats
 
-from noah_tf.utils.files import write_text_atomically
-
-COLUMNS = (
-    "setting",
-    "part",
-    "variant",
-    "seed",
-    "rate",
-    "metric",
-    "value",
-    "loss",
-    "parameters",
-    "steps",
-    "batch_size",
-    "step_ms",
-    "seconds",
-    "cpu_seconds",
-    "threads",
-    "date",
-    "tensorflow",
-)
-_TEXT_COLUMNS = ("setting", "part", "variant", "metric", "date", "tensorflow")
-_INTEGER_COLUMNS = ("seed", "parameters", "steps", "batch_size", "threads")
+COLUMNS = {
+    "setting": str,
+    "part": str,
+    "variant": str,
+    "seed": int,
+    "rate": float,
+    "metric": str,
+    "value": float,
+    "loss": float,
+    "parameters": int,
+    "steps": int,
+    "batch_size": int,
+    "step_ms": float,
+    "seconds": float,
+    "cpu_seconds": float,
+    "threads": int,
+    "date": str,
+    "tensorflow": str,
+}
 
 # Records are rounded to the digits of the CSV, so that both give the same tables.
 _DIGITS = {"value": 6, "loss": 6, "step_ms": 2}
-
-Record = dict[str, Any]
 
 _METRIC_TITLES = {"top1": "top-1"}
 _DIFFERENCE = (
     "mean ± standard deviation over the seeds; the difference is the mean over pairs of the same "
     "seed, with its 95 % interval by Student's t"
-)
-_STEP_TIME = (
-    "ms per step is the median, measured in a process with one thread while another process trains"
 )
 _SEARCH = "one seed outside the study, with a part of the training data and of the steps"
 
@@ -72,37 +62,12 @@ def read_csv(path: pathlib.Path) -> list[Record]:
     Raises:
         ValueError: the file has other columns.
     """
-    with open(path, newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != COLUMNS:
-            raise ValueError(
-                f"{path} was not written by --csv: its columns must be {', '.join(COLUMNS)}, got "
-                f"{', '.join(rows.fieldnames or ()) or 'none'}."
-            )
-        return [{key: _parse_cell(key, text) for key, text in row.items()} for row in rows]
-
-
-def _parse_cell(column: str, text: str) -> Any:
-    if column in _TEXT_COLUMNS:
-        return text
-    if not text:
-        return None
-    return int(text) if column in _INTEGER_COLUMNS else float(text)
-
-
-def csv_text(records: Iterable[Record]) -> str:
-    """Returns the records as CSV, one row per run."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: record[key] for key in COLUMNS} for record in records)
-    return text.getvalue()
+    return records_csv.read_csv(path, COLUMNS)
 
 
 def write_csv(records: Iterable[Record], path: pathlib.Path) -> None:
     """Writes the records as CSV to a file, and makes its folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, csv_text(records))
+    records_csv.write_csv(records, path, COLUMNS)
 
 
 def paired_difference(
@@ -142,8 +107,8 @@ def make_tables(records: Sequence[Record]) -> dict[str, str]:
 
     Returns:
         A dict name → Markdown: "study_summary" for the README, and "study_heads",
-        "study_ablations", "study_causes" and "study_search" for docs/study.md. Tables without
-        runs are left out.
+        "study_ablations", "study_causes", "study_starts" and "study_search" for docs/study.md.
+        Tables without runs are left out.
     """
     sections = {
         "summary": _summary_table(records),
@@ -157,7 +122,8 @@ def make_tables(records: Sequence[Record]) -> dict[str, str]:
 def _heads_by_setting(records: Sequence[Record]) -> Iterable[tuple[str, dict[str, list[Record]]]]:
     """Yields each setting that has runs, with its runs by head."""
     for name in SETTINGS:
-        runs = {head: _select(records, name, "heads", head) for head in HEADS}
+        heads = SETTINGS[name].learning_rates
+        runs = {head: _select(records, name, "heads", head) for head in heads}
         if any(runs.values()):
             yield name, runs
 
@@ -165,13 +131,13 @@ def _heads_by_setting(records: Sequence[Record]) -> Iterable[tuple[str, dict[str
 def _summary_table(records: Sequence[Record]) -> str:
     rows = []
     for name, runs in _heads_by_setting(records):
-        cells = [_mean(runs[head]) for head in HEADS]
+        cells = [_mean(runs[head]) for head in ("gap", "noah")]
         difference = _difference(runs["noah"], runs["gap"])
         rows.append([SETTINGS[name].title, _metric(runs), *cells, difference])
     if not rows:
         return ""
     header = ["setting", "metric, %", "pooling", "NOAH", "difference, points (95 % interval)"]
-    return _markdown_table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _heads_table(records: Sequence[Record]) -> str:
@@ -182,48 +148,47 @@ def _heads_table(records: Sequence[Record]) -> str:
             [
                 setting.title,
                 _metric(runs),
-                *(_spread(runs[head]) for head in HEADS),
+                *(_spread(runs[head]) for head in ("gap", "noah")),
                 _difference(runs["noah"], runs["gap"]),
-                " → ".join(_parameters(runs[head]) for head in HEADS),
-                " → ".join(_step_time(runs[head]) for head in HEADS),
-                " → ".join(f"{setting.learning_rates[head]:g}" for head in HEADS),
+                _difference(runs[setting.paper_head], runs["gap"]),
+                " → ".join(_parameters(runs[head]) for head in ("gap", "noah")),
+                " → ".join(f"{setting.learning_rates[head]:g}" for head in ("gap", "noah")),
             ]
         )
     if not rows:
         return ""
     header = ["setting", "metric, %", "pooling", "NOAH", "difference, points"]
-    header += ["parameters", "ms per step", "learning rate"]
-    return _markdown_table(header, rows) + "\n\n" + _footer(records, "heads")
+    header += ["difference of the paper's head", "parameters", "learning rate"]
+    return markdown_table(header, rows) + "\n\n" + _footer(records, "heads")
 
 
 def _variants_table(records: Sequence[Record], part: str) -> str:
     setting, default_options, _, changes = VARIANTS[part]
-    noah = _select(records, setting, "heads", "noah")
+    noah = _select(records, setting, "heads", SETTINGS[setting].paper_head)
     variants = {name: _select(records, setting, part, name) for name in changes}
     if not any(variants.values()):
         return ""
     pooling = _select(records, setting, "heads", "gap")
-    variants = {"pooling": pooling, f"NOAH: {default_options}": noah, **variants}
+    variants = {"pooling": pooling, f"NOAH as in the paper: {default_options}": noah, **variants}
     rows = [
         [
             name,
             _spread(runs),
             "" if runs is noah else _difference(runs, noah),
             _parameters(runs),
-            _step_time(runs),
         ]
         for name, runs in variants.items()
         if runs
     ]
     header = [SETTINGS[setting].title, f"{_metric(variants)}, %", "difference to NOAH, points"]
-    table = _markdown_table([*header, "parameters", "ms per step"], rows)
+    table = markdown_table([*header, "parameters"], rows)
     return table + "\n\n" + _footer(records, part)
 
 
 def _search_table(records: Sequence[Record]) -> str:
     rows = []
     for name, setting in SETTINGS.items():
-        for head in HEADS:
+        for head in setting.learning_rates:
             runs = {run["rate"]: run for run in _select(records, name, "search", head)}
             if runs:
                 cells = [
@@ -236,7 +201,7 @@ def _search_table(records: Sequence[Record]) -> str:
     num_rates = max(len(setting.searched_rates) for setting in SETTINGS.values())
     rows = [[*row[:-1], *[""] * (num_rates + 3 - len(row)), row[-1]] for row in rows]
     header = ["setting", "head", *["learning rate: metric, %"] * num_rates, "chosen"]
-    return _markdown_table(header, rows) + "\n\n" + _footer(records, "search")
+    return markdown_table(header, rows) + "\n\n" + _footer(records, "search")
 
 
 def _select(records: Sequence[Record], setting: str, part: str, variant: str) -> list[Record]:
@@ -280,11 +245,8 @@ def _parameters(runs: Sequence[Record]) -> str:
     return f"{runs[0]['parameters']:,}" if runs else ""
 
 
-def _step_time(runs: Sequence[Record]) -> str:
-    return f"{statistics.median(run['step_ms'] for run in runs):.0f}" if runs else ""
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -297,7 +259,7 @@ def _footer(records: Sequence[Record], part: str) -> str:
     versions = ", ".join(sorted({run["tensorflow"] for run in runs}))
     num_seeds = len({run["seed"] for run in runs})
     option = "" if part == "heads" else f" --{part}"
-    notes = _SEARCH if part == "search" else f"{_DIFFERENCE}; {_STEP_TIME}"
+    notes = _SEARCH if part == "search" else _DIFFERENCE
     return (
         f"<sub>`python benchmarks/accuracy.py --output DIR --data_dir TFDS_DIR{option}`, {when}, "
         f"TensorFlow {versions}, seeds: {num_seeds}; {notes}</sub>"

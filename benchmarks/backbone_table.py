@@ -22,9 +22,10 @@ _TITLE = "# Backbones that attach_noah covers\n\n"
 _INTRO = (
     "`python benchmarks/backbone_table.py --all --output docs/backbones.md` writes this page, once "
     "on each stack. The backbones are built with random weights for small images, so the maps are "
-    "smaller than for 224 pixels. The layer, the channels, N and r are the same. Keras numbers "
-    "some layers itself, such as `activation_17`; their number depends on the models that were "
-    'built before. "No `.keras` files" means that the library cannot write or read the config of '
+    "smaller than for 224 pixels. The layer and the channels are the same. N and r are those for "
+    "fewer than 1,000 classes. Keras numbers some layers itself, such as `activation_17`; their "
+    'number depends on the models that were built before. "No `.keras` files" means that the '
+    "library cannot write or read the config of "
     "its own layers: save weights or a SavedModel instead.\n\n"
 )
 

@@ -6,12 +6,59 @@ import tensorflow as tf
 
 from noah_tf.utils.validation import is_int
 
+# The number of ImageNet's classes, for which the reference implementation chose its initializer.
+REFERENCE_CLASSES = 1000
+# The default kernels of a head with fewer classes are smaller if it has more than this many
+# channels per class.
+_CHANNELS_PER_CLASS = 8
 
-def reference_initializer() -> tf.keras.initializers.Initializer:
-    """Returns the reference's: Kaiming normal by fan-out, standard deviation sqrt(2 / (N * M))."""
+
+def get_kernel_initializer(initializer: Any) -> Any:
+    """Returns the initializer that the argument `kernel_initializer` of a head stands for.
+
+    Args:
+        initializer: None for the default, "reference" for the reference's initializer with any
+            number of classes, or what `tf.keras.initializers.get` takes.
+
+    Returns:
+        A Keras initializer; None for the default, which depends on the channels.
+    """
+    if isinstance(initializer, str) and initializer == "reference":
+        return _normal(1.0)
+    return tf.keras.initializers.get(initializer)
+
+
+def default_initializer(num_classes: int, channels: int) -> tf.keras.initializers.Initializer:
+    """Returns the default initializer of the kernels of a head.
+
+    With at least 1,000 classes it is the reference's: a normal distribution with standard deviation
+    s = sqrt(2 / (N * M)). With fewer classes M and C channels, the standard deviation is
+    s * min(1, 8 * M / C). The reference's initializer is chosen for the 1,000 classes of ImageNet.
+    With few classes and many channels it is so large that a few training images do not correct
+    the random part of the values. With few channels even a few images correct it, and there a
+    small standard deviation slows the training of a backbone from scratch.
+
+    Args:
+        num_classes: M, the number of classes.
+        channels: C, the number of channels of the features.
+
+    Example:
+
+    >>> default_initializer(num_classes=1000, channels=2048).scale  # N * M times the variance
+    2.0
+    >>> default_initializer(num_classes=10, channels=1280).scale
+    0.0078125
+    """
+    if num_classes >= REFERENCE_CLASSES:
+        return _normal(1.0)
+    return _normal(min(1.0, _CHANNELS_PER_CLASS * num_classes / channels))
+
+
+def _normal(factor):
+    """Returns the reference's initializer with its standard deviation multiplied by a factor."""
     # Keras computes the fan-out of a kernel (G, C/G, N*M/G) as N*M, like the reference.
     return tf.keras.initializers.VarianceScaling(
-        scale=2.0, mode="fan_out", distribution="untruncated_normal"
+        scale=2.0 * factor**2, mode="fan_out", distribution="untruncated_normal"
     )
 
 

@@ -9,7 +9,11 @@ from noah_tf.head.base import HeadLayer, flatten_positions, restore_positions
 from noah_tf.head.channel_split import kernel_shapes, key_value_channels
 from noah_tf.head.dropout import next_seed
 from noah_tf.head.gradients import blocked_poca
-from noah_tf.head.initializers import independent_copy, reference_initializer
+from noah_tf.head.initializers import (
+    default_initializer,
+    get_kernel_initializer,
+    independent_copy,
+)
 from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
 from noah_tf.utils.validation import (
     check_key_ratio,
@@ -64,8 +68,10 @@ class NOAHHead(HeadLayer):
         memory_budget: MiB that a blocked training step may hold apart from its inputs, logits and
             gradients. Tensors that do not fit are recomputed. Unknown sizes count as above. XLA may
             exceed the budget.
-        kernel_initializer: initializer of both kernels. None is the reference's: Kaiming normal by
-            fan-out, with standard deviation sqrt(2 / (N * M)).
+        kernel_initializer: initializer of both kernels. "reference" is the reference's: a normal
+            distribution with standard deviation sqrt(2 / (N * M)). None is the same for at least
+            1,000 classes, and otherwise has a standard deviation smaller by min(1, 8 * M / C), with
+            which the head learns from few images.
         bias_initializer: initializer of both biases.
         kernel_regularizer: regularizer of both kernels.
         bias_regularizer: regularizer of both biases.
@@ -135,9 +141,7 @@ class NOAHHead(HeadLayer):
         self.split_key_value = bool(split_key_value)
         self.uniform_attention = bool(uniform_attention)
         self.activation = tf.keras.activations.get(activation)
-        self.kernel_initializer = tf.keras.initializers.get(
-            reference_initializer() if kernel_initializer is None else kernel_initializer
-        )
+        self.kernel_initializer = get_kernel_initializer(kernel_initializer)
         self.bias_initializer = tf.keras.initializers.get(bias_initializer)
         self.kernel_regularizer = tf.keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = tf.keras.regularizers.get(bias_regularizer)
@@ -177,13 +181,15 @@ class NOAHHead(HeadLayer):
         shapes = kernel_shapes(
             self.channels, self.num_classes, self.num_groups, self._split_ratio, self.split_groups
         )
+        initializer = self.kernel_initializer
+        if initializer is None:
+            initializer = default_initializer(self.num_classes, self.channels)
         for index, (name, shape) in enumerate(zip(("key", "value"), shapes, strict=True)):
             fixed = self.uniform_attention and name == "key"
-            initializer = "zeros" if fixed else independent_copy(self.kernel_initializer, index)
             kernel = self.add_weight(
                 name=f"{name}_kernel",
                 shape=shape,
-                initializer=initializer,
+                initializer="zeros" if fixed else independent_copy(initializer, index),
                 trainable=not fixed,
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,

@@ -1,15 +1,13 @@
 """attach_noah: puts a head on the last feature map of any Keras image model."""
 
 import math
-import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.head import Dropout, NOAHHead, divides, logits_dtype
+from noah_tf.head import Dropout, NOAHHead, logits_dtype
 from noah_tf.models.feature_map import (
     FeatureMap,
     find_feature_map,
@@ -20,18 +18,9 @@ from noah_tf.models.feature_map import (
     num_positions,
     weighted_layers,
 )
+from noah_tf.models.groups_and_ratio import groups_and_ratio
 from noah_tf.utils.validation import check_key_ratio, check_positive_int, is_int
 
-# N and r of the families that the paper trains (section 4 and its released code). The patterns
-# match the names of models in Keras applications, KerasCV and KerasHub, in lower case without
-# punctuation. ResNets with bottleneck blocks end in 2048 channels and have another ratio.
-_PAPER_FAMILIES: tuple[tuple[re.Pattern[str], Callable[[int], tuple[int, float]]], ...] = (
-    (re.compile(r"^resnet(?!rs)"), lambda channels: (4, 1 / 8 if channels >= 2048 else 1 / 2)),
-    (re.compile(r"^(mobilenetv[23]|shufflenetv2)"), lambda channels: (8, 1 / 4)),
-    (re.compile(r"^(vit|deit|pvt|pyramidvision|(mlp)?mixer|gmlp)"), lambda channels: (4, 1 / 2)),
-)
-_FALLBACK_GROUPS = 4
-_FALLBACK_RATIO = 1 / 2
 _HEADS = ("noah", "gap")
 # Classes of Keras itself. A model of any other class is a library's own.
 _PLAIN_MODELS = ("Functional", "Model", "Sequential")
@@ -64,11 +53,14 @@ def attach_noah(
     Args:
         backbone: a functional `tf.keras.Model` or a built Sequential, with channels-last features.
         num_classes: M, the number of classes.
-        num_groups: N of the head. By default it is the paper's N if the backbone belongs to a
-            family that the paper trains (ResNet, MobileNetV2 and V3, ShuffleNetV2, ViT, PVT,
-            MLP-Mixer, gMLP) and that N divides the channels; otherwise the largest N up to 4 that
-            divides them.
-        key_ratio: r of the head. By default it is the paper's for these families, otherwise 1/2.
+        num_groups: N of the head. By default it is the paper's N for at least 1,000 classes if the
+            backbone belongs to a family that the paper trains (ResNet, MobileNetV2 and V3,
+            ShuffleNetV2, ViT, PVT, MLP-Mixer, gMLP) and that N divides the channels. Otherwise it
+            is the largest N up to 8 that divides the channels; more than 4 groups need at least 5
+            key channels each.
+        key_ratio: r of the head. By default it is the paper's in the same case. Otherwise it is the
+            largest of 1/2, 1/4, 1/8, 1/16 and 1/32 that gives at most 64 key channels, or the
+            nearest one that allows 4 groups.
         dropout: dropout rate of the head in training, in [0, 1).
         feature_layer: name of the layer whose output the head takes, instead of the search;
             "outer/inner" for a layer of a nested model.
@@ -80,7 +72,8 @@ def attach_noah(
             none and warns.
         activation: activation of the logits. None returns logits.
         kernel_initializer: initializer of the head's kernels. None uses the default of `NOAHHead`,
-            or for "gap" that of a Keras dense layer.
+            which is small for few classes, or for "gap" that of a Keras dense layer. "reference" is
+            the reference implementation's for any number of classes.
         bias_initializer: initializer of the head's biases. None uses zeros.
         name: name of the new model. By default the backbone's name plus "_noah" or "_gap".
         **head_options: further arguments of `NOAHHead`, such as split_groups=False.
@@ -106,12 +99,12 @@ def attach_noah(
     >>> model.noah_feature_layer, model.noah_discarded_layers
     ('conv5_block3_out', ('predictions',))
     >>> model.get_layer("noah_head").num_groups, model.get_layer("noah_head").key_ratio
-    (4, 0.125)
+    (8, 0.03125)
 
     Reference: arXiv 2402.02377, section 3 (the head) and section 4 (N and r of each family).
     """
     _check_backbone(backbone)
-    _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_class_token)
+    _check_arguments(num_classes, num_groups, key_ratio, head, drop_class_token, kernel_initializer)
     if head_options and head != "noah":
         raise ValueError(f"{', '.join(head_options)}: only head='noah' takes these, got {head!r}.")
     if feature_layer is None:
@@ -127,7 +120,9 @@ def attach_noah(
     if head == "noah":
         names = [model.name for model in (*feature_map.models, backbone)]
         names += [type(model).__name__ for model in (*feature_map.models, backbone)]
-        num_groups, key_ratio = _groups_and_ratio(names, features.shape[-1], num_groups, key_ratio)
+        num_groups, key_ratio = groups_and_ratio(
+            names, features.shape[-1], num_classes, num_groups, key_ratio
+        )
         head_layer = NOAHHead(
             num_classes,
             num_groups,
@@ -203,7 +198,9 @@ def _check_backbone(backbone):
         )
 
 
-def _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_class_token):
+def _check_arguments(
+    num_classes, num_groups, key_ratio, head, drop_class_token, kernel_initializer
+):
     check_positive_int("num_classes", num_classes)
     if num_groups is not None:
         check_positive_int("num_groups", num_groups)
@@ -211,6 +208,11 @@ def _check_arguments(num_classes, num_groups, key_ratio, dropout, head, drop_cla
         check_key_ratio(key_ratio)
     if head not in _HEADS:
         raise ValueError(f"head must be 'noah' or 'gap', got {head!r}.")
+    if head == "gap" and isinstance(kernel_initializer, str) and kernel_initializer == "reference":
+        raise ValueError(
+            "kernel_initializer='reference' is for head='noah', got head='gap': name one of "
+            "Keras's initializers, such as 'glorot_uniform' or 'zeros'."
+        )
     is_count = isinstance(drop_class_token, bool) or (
         is_int(drop_class_token) and drop_class_token >= 0
     )
@@ -308,38 +310,6 @@ def _patch_tokens(features, count):
 
 def _is_square(number):
     return number > 0 and math.isqrt(number) ** 2 == number
-
-
-def _groups_and_ratio(names, channels, num_groups, key_ratio):
-    """Returns N and r: the given ones, or the paper's for these names, or ones that divide."""
-    if num_groups is not None and key_ratio is not None:
-        return num_groups, key_ratio
-    paper = _paper_choice(names, channels)
-    if paper is not None:
-        groups = paper[0] if num_groups is None else num_groups
-        ratio = paper[1] if key_ratio is None else key_ratio
-        if divides(channels, groups, ratio):
-            return groups, ratio
-    ratio = _FALLBACK_RATIO if key_ratio is None else key_ratio
-    if num_groups is not None:
-        return num_groups, ratio
-    divisors = [n for n in range(1, _FALLBACK_GROUPS + 1) if divides(channels, n, ratio)]
-    if not divisors:
-        raise ValueError(
-            f"{channels} channels cannot be split into keys and values with key_ratio={ratio}: "
-            "NOAH needs at least 1 / key_ratio channels, and a ratio between 0 and 1."
-        )
-    return divisors[-1], ratio
-
-
-def _paper_choice(names, channels):
-    """Returns the paper's N and r for the first name of a family that it trains, or None."""
-    for name in names:
-        normalized = re.sub(r"[^a-z0-9]", "", name.lower())
-        for pattern, groups_and_ratio in _PAPER_FAMILIES:
-            if pattern.search(normalized):
-                return groups_and_ratio(channels)
-    return None
 
 
 def _gap_head(features, num_classes, dropout, **dense_arguments):

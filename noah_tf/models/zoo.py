@@ -53,6 +53,7 @@ class _HeadOptions:
     key_ratio: float | None
     dropout: float | None
     activation: Any
+    kernel_initializer: Any
 
     def __post_init__(self) -> None:
         check_positive_int("num_classes", self.num_classes)
@@ -105,6 +106,7 @@ def create_model(
     activation: str | Callable[..., Any] | None = None,
     weights_head: str = "load",
     weights_ema: bool = False,
+    kernel_initializer: Any = None,
 ) -> tf.keras.Model:
     """Creates one of the paper's models, built and initialized as in the reference implementation.
 
@@ -137,6 +139,10 @@ def create_model(
         weights_head: "load" loads the head's weights too. "skip" leaves the head as initialized,
             for another number of classes or kind of head.
         weights_ema: whether to load the averaged weights of the checkpoint.
+        kernel_initializer: initializer of the NOAH head's kernels. None is the default of
+            `NOAHHead`, which equals the reference's for at least 1,000 classes. For Mixer and gMLP,
+            None is the reference's LeCun normal. "reference" is the reference's standard deviation
+            sqrt(2 / (N * M)) for any number of classes.
 
     Returns:
         A functional `tf.keras.Model` named `name`, from normalized images (see
@@ -158,7 +164,7 @@ def create_model(
     Reference: arXiv 2402.02377, section 4.
     """
     row, is_noah = model_info(name)
-    head = _HeadOptions(num_classes, num_groups, key_ratio, dropout, activation)
+    head = _HeadOptions(num_classes, num_groups, key_ratio, dropout, activation, kernel_initializer)
     check_weights_options(weights, weights_head, weights_ema)
     options = _BackboneOptions(drop_path, mlp_dropout, pre_logits)
     family = family_of(name)
@@ -279,6 +285,9 @@ def check_weights_options(weights: Any, head: str, ema: bool, prefix: str = "wei
 def _with_noah_head(
     name: str, family: Family, backbone: tf.keras.Model, head: _HeadOptions
 ) -> tf.keras.Model:
+    initializer = head.kernel_initializer
+    if initializer is None:
+        initializer = family.noah_initializer(head.num_groups)
     return attach_noah(
         backbone,
         num_classes=head.num_classes,
@@ -287,7 +296,7 @@ def _with_noah_head(
         dropout=head.dropout or 0.0,
         drop_class_token=False,
         activation=head.activation,
-        kernel_initializer=family.noah_initializer(head.num_groups),
+        kernel_initializer=initializer,
         name=name,
     )
 
@@ -295,7 +304,7 @@ def _with_noah_head(
 def _with_standard_head(
     name: str, family: Family, backbone: tf.keras.Model, head: _HeadOptions
 ) -> tf.keras.Model:
-    for option in ("num_groups", "key_ratio"):
+    for option in ("num_groups", "key_ratio", "kernel_initializer"):
         value = getattr(head, option)
         if value is not None:
             raise ValueError(

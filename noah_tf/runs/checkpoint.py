@@ -155,13 +155,14 @@ def load_run(path: Any, weights: str = "last") -> Run:
     Raises:
         FileNotFoundError: the folder holds no run, or the run has not saved anything yet.
         ValueError: the run has no such weights, or is not complete and was begun with the other
-            Keras.
+            Keras, or an earlier version of noah_tf did not record its head.
         OSError: no checkpoint can be read.
     """
     workdir = Workdir(path)
     config, data = workdir.config(), workdir.data()
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
+    check_head_is_recorded(workdir)
     if weights == "ema" and not config.ema.decay:
         raise ValueError(f"{workdir.path} keeps no moving average (config.ema.decay is 0).")
     preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
@@ -188,6 +189,18 @@ def load_run(path: Any, weights: str = "last") -> Run:
     return Run(
         workdir, config, model, preprocessing, tuple(data.class_names), data.multi_label, step
     )
+
+
+def check_head_is_recorded(workdir: Workdir) -> None:
+    """Raises ValueError if N and r of the run's NOAH head are the defaults of another version."""
+    model = workdir.config().model
+    has_default = model.num_groups is None or model.key_ratio is None
+    if model.head == "noah" and model.architecture is None and has_default:
+        raise ValueError(
+            f"{workdir.path} was begun with an earlier version, which did not record "
+            f"model.num_groups={model.num_groups} and model.key_ratio={model.key_ratio}: set both "
+            "in its config.json, to the paper's for the backbone's family or else to 4 and 0.5."
+        )
 
 
 def check_stack(workdir: Workdir) -> None:

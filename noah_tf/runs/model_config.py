@@ -84,8 +84,8 @@ class ModelSpec:
         num_groups: number of groups N of the NOAH head; None for the default.
         key_ratio: key ratio r of the NOAH head; None for the default.
         dropout: dropout rate of the head; None for the default.
-        kernel_initializer: name of the Keras initializer of the head's kernels, for a `backbone`;
-            None for the head's own.
+        kernel_initializer: name of the Keras initializer of the head's kernels, or "reference" as
+            in `NOAHHead`; None for the head's own. With head "gap" it is for a `backbone` only.
         split_groups: for ablations with a `backbone`, as in `NOAHHead`; None for the default.
         split_key_value: likewise.
         uniform_attention: likewise.
@@ -155,6 +155,7 @@ class ModelSpec:
                 drop_path=self.drop_path,
                 mlp_dropout=self.mlp_dropout,
                 pre_logits=self.pre_logits,
+                kernel_initializer=self.kernel_initializer,
             )
         backbone = library_backbone(
             str(self.backbone), input_shape=input_shape, **self.backbone_args
@@ -170,7 +171,7 @@ class ModelSpec:
         )
 
     def _head_options(self) -> dict[str, Any]:
-        """The options of the head that are set and that the paper's models do not have."""
+        """The options of the head that are set and that `attach_noah` passes on."""
         options = {name: getattr(self, name) for name in ("kernel_initializer", *_ABLATIONS)}
         return {name: value for name, value in options.items() if value is not None}
 
@@ -194,13 +195,13 @@ class ModelSpec:
         for name, value in self._head_options().items():
             if self.head == "gap" and name in _ABLATIONS:
                 raise ValueError(f"model.{name}={value!r} is for model.head='noah', got 'gap'")
-            if self.architecture is not None:
+            if self.architecture is not None and (name in _ABLATIONS or self.head == "gap"):
                 raise ValueError(
                     f"model.{name}={value!r} is for a model.backbone, and {self.architecture} has "
                     "the paper's head: leave it out"
                 )
         if self.kernel_initializer is not None:
-            _check_initializer(self.kernel_initializer)
+            _check_initializer(self.kernel_initializer, self.head)
 
     def _check_weights(self) -> None:
         check_weights_options(
@@ -232,13 +233,15 @@ class ModelSpec:
                 )
 
 
-def _check_initializer(name: str) -> None:
+def _check_initializer(name: str, head: str) -> None:
+    if name == "reference" and head == "noah":
+        return
     try:
         tf.keras.initializers.get(name)
     except ValueError:
         raise ValueError(
             f"model.kernel_initializer must be a name of Keras's initializers, such as "
-            f"'glorot_uniform', got {name!r}"
+            f"'glorot_uniform', or 'reference' for model.head='noah', got {name!r} for {head!r}"
         ) from None
 
 
@@ -259,3 +262,21 @@ def model_from_config(
         ValueError: values of the section contradict each other.
     """
     return ModelSpec.from_config(section).build(image_size, num_classes)
+
+
+def with_head(
+    config: ml_collections.ConfigDict, model: tf.keras.Model
+) -> ml_collections.ConfigDict:
+    """Returns a copy of a recipe with N and r of its model's NOAH head.
+
+    A run records them, so that it loads with later versions whose defaults differ.
+
+    Args:
+        config: the recipe.
+        model: the model that was built from it.
+    """
+    config = ml_collections.ConfigDict(config.to_dict())
+    if config.model.head == "noah":
+        head = model.get_layer("noah_head")
+        config.model.num_groups, config.model.key_ratio = head.num_groups, head.key_ratio
+    return config

@@ -64,12 +64,12 @@ def _model() -> ml_collections.ConfigDict:
     model.backbone = config_dict.placeholder(str)
     model.backbone_args = ml_collections.ConfigDict()
     model.head = "noah"  # or gap, the standard head
-    model.num_groups = config_dict.placeholder(int)  # None: the paper's choice
-    model.key_ratio = config_dict.placeholder(float)  # None: the paper's choice
+    model.num_groups = config_dict.placeholder(int)  # None: the default, see attach_noah
+    model.key_ratio = config_dict.placeholder(float)  # likewise
     model.dropout = config_dict.placeholder(float)  # None: the paper's for an architecture, else 0
-    # The options of the head from here on are for a backbone. None: the default of NOAHHead.
-    model.kernel_initializer = config_dict.placeholder(str)  # a Keras name, such as glorot_uniform
-    model.split_groups = config_dict.placeholder(bool)  # for ablations, as are the next two
+    model.kernel_initializer = config_dict.placeholder(str)  # a Keras name, or reference
+    # For ablations of a backbone's head. None: the default of NOAHHead.
+    model.split_groups = config_dict.placeholder(bool)
     model.split_key_value = config_dict.placeholder(bool)
     model.uniform_attention = config_dict.placeholder(bool)
     # A new run starts from these weights (.pth, .safetensors, .weights.h5, or the folder of another

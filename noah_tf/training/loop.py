@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from noah_tf.datasets import Source, naming_corrupt_examples, source_from_config
 from noah_tf.evaluation import Evaluator, metrics
-from noah_tf.runs import Checkpoints, Workdir, check_stack, recipe
+from noah_tf.runs import Checkpoints, Workdir, check_stack, model_config, recipe
 from noah_tf.training import recipe_checks
 from noah_tf.training.initial_weights import check_initial_weights, load_initial_weights
 from noah_tf.training.interrupt import Interrupted, StopRequest, stop_requests
@@ -84,7 +84,7 @@ def train(
             "train_examples": train_source.num_examples,
             "stack": KERAS_NAME,
         }
-        workdir.begin(config, data, recipe.RESUMABLE_KEYS)
+        workdir.begin(model_config.with_head(config, state.model), data, recipe.RESUMABLE_KEYS)
         if workdir.result() is not None:
             print(f"{workdir.path} is already complete.", flush=True)
             return workdir.result()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import REPOSITORY
 
+from noah_tf.head.initializers import default_initializer
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.training.plan import TrainingPlan
 
@@ -23,6 +24,7 @@ import accuracy_runs
 import accuracy_settings
 import accuracy_tables
 import page_sections
+import records_csv
 from accuracy_settings import SETTINGS, VARIANTS, Run, list_runs, make_recipe
 
 pytestmark = pytest.mark.one_stack
@@ -42,12 +44,13 @@ def test_list_runs_of_the_whole_study():
     assert len(set(runs)) == len(runs)
     assert len({run.name for run in runs}) == len(runs)
     heads = [run for run in runs if run.part == "heads"]
-    assert len(heads) == 5 * 2 * 5
-    for first, second in zip(heads[::2], heads[1::2], strict=True):
-        assert (first.setting, first.seed) == (second.setting, second.seed)
-        assert (first.variant, second.variant) == ("gap", "noah")
+    pairs = [(name, seed) for name in SETTINGS for seed in range(5)]
+    assert list(dict.fromkeys((run.setting, run.seed) for run in heads)) == pairs
+    for name, seed in pairs:
+        variants = [run.variant for run in heads if (run.setting, run.seed) == (name, seed)]
+        assert variants == list(SETTINGS[name].learning_rates)
     changes = {name for variants in VARIANTS.values() for name in variants.changes}
-    assert {run.variant for run in runs} == {"gap", "noah", *changes}
+    assert {run.variant for run in runs} == {*accuracy_settings.HEADS, *changes}
     assert all(run.seed < accuracy_settings.SEARCH_SEED for run in runs)
 
 
@@ -85,12 +88,29 @@ def head_config(run):
     return model.get_layer("noah_head").get_config()
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_papers_head_is_the_default_unless_the_setting_has_both(name):
+    def head(options):
+        config = make_recipe(Run(name, "heads", "noah", 0, 0.01), "data")
+        config.model.update(options)
+        size = config.preprocess.image_size
+        return model_from_config(config.model, size, 10).get_layer("noah_head")
+
+    papers = accuracy_settings.model_options(Run(name, "heads", "noah_reference", 0, 0.01))
+    default, paper = head({}), head(papers)
+    options = [(layer.num_groups, layer.key_ratio) for layer in (default, paper)]
+    scales = [default_initializer(10, default.channels).scale, paper.kernel_initializer.scale]
+    is_same = options[0] == options[1] and scales[0] == scales[1]
+    assert is_same == (SETTINGS[name].paper_head == "noah")
+
+
 @pytest.mark.parametrize("variant", VARIANTS["ablations"].changes)
 def test_an_ablation_changes_only_its_own_options(variant):
     setting, _, _, changes = VARIANTS["ablations"]
     run = Run(setting, "ablations", variant, 0, 0.01)
     TrainingPlan.from_config(make_recipe(run))
-    head, default = head_config(run), head_config(run._replace(part="heads", variant="noah"))
+    default = head_config(run._replace(part="heads", variant="noah_reference"))
+    head = head_config(run)
     assert {key: head[key] for key in head if head[key] != default[key]} == changes[variant]
     assert (default["num_groups"], default["key_ratio"]) == (4, 1 / 2)
 
@@ -101,7 +121,8 @@ def test_a_cause_changes_only_its_own_options(variant):
     run = Run(setting, "causes", variant, 3, 0.01)
     config = make_recipe(run, "data")
     TrainingPlan.from_config(config)
-    expected = make_recipe(run._replace(part="heads", variant="noah"), "data")
+    baseline = "gap" if "pooling" in variant else "noah_reference"
+    expected = make_recipe(run._replace(part="heads", variant=baseline), "data")
     expected.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
     assert config.to_dict() == expected.to_dict()
     model = model_from_config(config.model, (32, 32), 10)
@@ -148,13 +169,13 @@ def test_tables_of_a_few_records():
     assert list(tables) == ["study_summary", "study_heads", "study_ablations", "study_search"]
     text = "\n\n".join(tables.values())
     assert "| 50.50 ± 0.71 | 53.50 ± 2.12 | +3.00 (" in text
-    assert "| N = 1 | 90.00 | -3.00 | 1,000 | 20 |" in text
+    assert "| N = 1 | 90.00 | -3.00 | 1,000 |" in text
     assert "0.002: diverged" in text
     assert "python benchmarks/accuracy.py" in text and "2026-11-23" in text
     for table in text.split("\n\n"):
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
-    lines = accuracy_tables.csv_text(records).splitlines()
+    lines = records_csv.csv_text(records, accuracy_tables.COLUMNS).splitlines()
     assert len(lines) == len(records) + 1 and lines[0].startswith("setting,part,variant,seed")
 
 
@@ -279,9 +300,10 @@ def test_invalid_arguments_exit_with_a_message(arguments, message, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "settings", "parts"),
     [
-        ([], list(SETTINGS), ["ablations", "causes"]),
+        ([], list(SETTINGS), ["ablations", "causes", "starts"]),
         (["--ablations"], ["digit_scenes"], ["ablations"]),
         (["--causes"], ["cifar10_mobilenet_v2"], ["causes"]),
+        (["--starts"], ["cifar10_vit"], ["starts"]),
         (["--setting=cifar10_vit"], ["cifar10_vit"], []),
         (["--setting=cifar10_vit", "--ablations"], ["cifar10_vit", "digit_scenes"], ["ablations"]),
     ],

@@ -44,13 +44,13 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer", "discarded", "groups", "ratio"),
     [
-        pytest.param("ResNet50", "conv5_block3_out", ("predictions",), 4, 1 / 8, marks=SLOW),
-        pytest.param("ResNet50V2", "post_relu", ("predictions",), 4, 1 / 8, marks=SLOW),
-        ("MobileNetV2", "out_relu", ("predictions",), 8, 1 / 4),
-        ("MobileNet", "conv_pw_13_relu", ("conv_preds",), 4, 1 / 2),
-        ("VGG16", "block5_pool", ("fc1", "fc2", "predictions"), 4, 1 / 2),
-        pytest.param("DenseNet121", "relu", ("predictions",), 4, 1 / 2, marks=SLOW),
-        pytest.param("EfficientNetB0", "top_activation", ("predictions",), 4, 1 / 2, marks=SLOW),
+        pytest.param("ResNet50", "conv5_block3_out", ("predictions",), 8, 1 / 32, marks=SLOW),
+        pytest.param("ResNet50V2", "post_relu", ("predictions",), 8, 1 / 32, marks=SLOW),
+        ("MobileNetV2", "out_relu", ("predictions",), 8, 1 / 32),
+        ("MobileNet", "conv_pw_13_relu", ("conv_preds",), 8, 1 / 16),
+        ("VGG16", "block5_pool", ("fc1", "fc2", "predictions"), 8, 1 / 8),
+        pytest.param("DenseNet121", "relu", ("predictions",), 8, 1 / 16, marks=SLOW),
+        pytest.param("EfficientNetB0", "top_activation", ("predictions",), 8, 1 / 32, marks=SLOW),
     ],
 )
 def test_known_classifiers(name, layer, discarded, groups, ratio):
@@ -69,12 +69,15 @@ def test_mobilenet_v3_feature_map_is_before_the_pool_and_its_convolutions():
     assert model.noah_feature_layer.startswith(("activation", "multiply"))
     assert model.get_layer("noah_head").input.shape[1:] == (2, 2, 576)
     assert [name.lower() for name in model.noah_discarded_layers] == ["conv_2", "logits"]
-    assert model.get_layer("noah_head").num_groups == 8
+    assert model.get_layer("noah_head").num_groups == 6  # 36 key channels
 
 
-def test_resnet_18_has_the_ratio_of_basic_blocks():
-    head = attach_noah(keras_cv_resnet18(), CLASSES).get_layer("noah_head")
-    assert (head.num_groups, head.key_ratio) == (4, 1 / 2)
+@pytest.mark.parametrize(
+    ("classes", "groups", "ratio"), [(CLASSES, 8, 1 / 8), (999, 8, 1 / 8), (1000, 4, 1 / 2)]
+)
+def test_resnet_18_has_the_papers_groups_and_ratio_for_many_classes(classes, groups, ratio):
+    head = attach_noah(keras_cv_resnet18(), classes).get_layer("noah_head")
+    assert (head.num_groups, head.key_ratio) == (groups, ratio)
 
 
 @pytest.mark.parametrize(
@@ -82,15 +85,26 @@ def test_resnet_18_has_the_ratio_of_basic_blocks():
     [
         (8, {}, 4, 0.5),
         (12, {}, 3, 0.5),  # 6 and 6
-        (10, {}, 1, 0.5),  # 5 and 5
+        (10, {}, 2, 0.25),  # 2 and 8, where 1/2 gives 5 and 5
+        (64, {}, 4, 1 / 2),  # 8 groups would have 4 key channels each.
+        (96, {}, 8, 1 / 2),
         (7, {}, 1, 0.5),  # 3 and 4
+        (128, {}, 8, 1 / 2),
+        (257, {}, 1, 1 / 8),  # 32 and 225
+        (264, {}, 6, 1 / 4),  # 66 and 198
+        (512, {}, 8, 1 / 8),
+        (1024, {}, 8, 1 / 16),
+        (1280, {}, 8, 1 / 32),
+        (4032, {}, 7, 1 / 32),  # 126 and 3906
+        (1624, {}, 7, 1 / 8),  # 203 and 1421, where 1/32 gives 50 and 1574
         (16, {"key_ratio": 0.25}, 4, 0.25),
         (16, {"key_ratio": 0.125}, 2, 0.125),
         (16, {"num_groups": 2}, 2, 0.5),
+        (1280, {"num_groups": 2}, 2, 1 / 32),
         (16, {"num_groups": 8, "key_ratio": 0.5}, 8, 0.5),
     ],
 )
-def test_default_groups_are_the_largest_divisor_up_to_4(channels, arguments, groups, ratio):
+def test_default_groups_are_the_largest_that_leave_enough_keys(channels, arguments, groups, ratio):
     model = attach_noah(tf.keras.Model(*conv_map(channels=channels)), CLASSES, **arguments)
     head = model.get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (groups, ratio)
@@ -100,17 +114,17 @@ def test_default_groups_are_the_largest_divisor_up_to_4(channels, arguments, gro
     ("name", "channels", "groups", "ratio"),
     [
         ("mobilenetv2_1.00_224", 64, 8, 0.25),
-        ("mobilenetv2_0.35_224", 36, 3, 0.5),  # 8 does not divide 9 and 27.
+        ("mobilenetv2_0.35_224", 36, 4, 1 / 8),  # 8 does not divide 9 and 27.
         ("shufflenet_v2", 32, 8, 0.25),
         ("resnet50", 2048, 4, 0.125),
         ("resnet34", 512, 4, 0.5),
-        ("resnetrs50", 2048, 4, 0.5),
-        ("inception_resnet_v2", 2048, 4, 0.5),
-        ("MobileNet", 1024, 4, 0.5),
+        ("resnetrs50", 2048, 8, 1 / 32),
+        ("inception_resnet_v2", 2048, 8, 1 / 32),
+        ("MobileNet", 1024, 8, 1 / 16),
     ],
 )
 def test_paper_families_are_recognized_by_name(name, channels, groups, ratio):
-    model = attach_noah(tf.keras.Model(*conv_map(2, channels), name=name), CLASSES)
+    model = attach_noah(tf.keras.Model(*conv_map(2, channels), name=name), 1000)
     head = model.get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (groups, ratio)
 
@@ -243,7 +257,7 @@ def test_keras_cv_image_classifier():
     model = attach_noah(keras_cv.models.ImageClassifier(backbone, num_classes=3), CLASSES)
     assert model.noah_feature_layer == backbone.name
     assert model.noah_discarded_layers == ("predictions",)
-    assert model.get_layer("noah_head").num_groups == 4
+    assert model.get_layer("noah_head").num_groups == 8
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -517,6 +531,10 @@ def test_video_model_raises():
         ({"num_classes": 2.5}, "num_classes must be a positive integer, got 2.5"),
         ({"num_classes": True}, "num_classes must be a positive integer, got True"),
         ({"head": "mlp"}, "head must be 'noah' or 'gap', got 'mlp'"),
+        (
+            {"head": "gap", "kernel_initializer": "reference"},
+            "kernel_initializer='reference' is for head='noah', got head='gap'",
+        ),
         ({"drop_class_token": "yes"}, "drop_class_token must be .* got 'yes'"),
         ({"drop_class_token": -1}, "drop_class_token must be .* got -1"),
         ({"num_groups": 3}, "num_groups=3 must divide"),

@@ -451,7 +451,8 @@ def test_models_made_of_the_zoos_layers():
     backbone = create_model(
         "noah_deit_tiny_050_patch16_224", input_shape=(32, 32, 3), include_top=False
     )
-    model = randomized(attach_noah(backbone, 4, drop_class_token=False))
+    options = {"num_groups": 4, "key_ratio": 1 / 2}  # the paper's
+    model = randomized(attach_noah(backbone, 4, drop_class_token=False, **options))
     assert model.name == "deit_tiny_050_patch16_224_noah"
     tensors = state_dict(model)
     named = create_model("noah_deit_tiny_050_patch16_224", 4, (32, 32, 3))

@@ -64,7 +64,7 @@ def test_small_vit_in_deits_sizes_equals_deit_without_a_class_token():
     [("small_resnet", 4, 1 / 2), ("small_mobilenet_v2", 8, 1 / 4), ("small_vit", 4, 1 / 2)],
 )
 def test_attach_noah_uses_the_papers_groups_and_key_ratio(backbone, groups, ratio):
-    head = noah_tf.attach_noah(getattr(small, backbone)((32, 32, 3)), 10).get_layer("noah_head")
+    head = noah_tf.attach_noah(getattr(small, backbone)((32, 32, 3))).get_layer("noah_head")
     assert (head.num_groups, head.key_ratio) == (groups, ratio)
 
 

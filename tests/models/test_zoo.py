@@ -155,17 +155,17 @@ def test_attach_noah_on_a_backbone_and_on_a_standard_model(name):
     """`attach_noah` finds the same feature map in both, without the class token."""
     backbone = small(f"noah_{name}", include_top=False)
     assert len(backbone.output_shape) in (3, 4)
-    model = noah_tf.attach_noah(backbone, num_classes=4)
+    model = noah_tf.attach_noah(backbone, num_classes=1000)
     head = model.get_layer("noah_head")
     row, _ = zoo.model_info(name)
     assert (head.num_groups, head.key_ratio) == (row.num_groups, row.key_ratio)
-    assert model(images_for(model), training=False).shape == (2, 4)
-    noah_model = small(f"noah_{name}", num_classes=4)
+    assert model(images_for(model), training=False).shape == (2, 1000)
+    noah_model = small(f"noah_{name}", num_classes=1000)
     assert [w.shape for w in model.weights] == [w.shape for w in noah_model.weights]
 
     standard = small(name, num_classes=9)
-    replaced = noah_tf.attach_noah(standard, num_classes=4)
-    assert replaced(images_for(replaced), training=False).shape == (2, 4)
+    replaced = noah_tf.attach_noah(standard, num_classes=1000)
+    assert replaced(images_for(replaced), training=False).shape == (2, 1000)
     shape = replaced.get_layer("noah_head").input.shape[1:]
     if name == "mobilenetv3_small":
         # The standard model expands the 576 channels to 1280 after pooling.

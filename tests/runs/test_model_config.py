@@ -22,7 +22,7 @@ def test_both_heads_have_the_same_backbone():
         model_config.model_from_config(quickstart(head).model, (64, 64), 10)
         for head in ("noah", "gap")
     )
-    assert noah.count_params() - gap.count_params() == (2 * 4 - 1) * 10
+    assert noah.count_params() - gap.count_params() == (2 * 8 - 1) * 10
 
 
 def test_keras_applications():
@@ -69,9 +69,13 @@ def test_architecture_of_the_paper_with_either_head():
         ({"drop_path": 0.1}, "model.drop_path is for the paper's architectures"),
         ({"pre_logits": True}, "model.pre_logits is for the paper's architectures"),
         ({"split_groups": False, "head": "gap"}, "split_groups=False is for model.head='noah'"),
-        ({"kernel_initializer": "glorot"}, "of Keras's initializers, .*got 'glorot'"),
+        ({"kernel_initializer": "glorot"}, "of Keras's initializers, .*got 'glorot' for 'noah'"),
         (
-            {"kernel_initializer": "zeros", "architecture": "resnet18"},
+            {"kernel_initializer": "reference", "head": "gap"},
+            "'reference' for model.head='noah', got 'reference' for 'gap'",
+        ),
+        (
+            {"kernel_initializer": "zeros", "architecture": "resnet18", "head": "gap"},
             "kernel_initializer='zeros' is for a model.backbone, and resnet18 has",
         ),
         ({"uniform_attention": True, "architecture": "resnet18"}, "resnet18 has the paper's head"),
@@ -119,6 +123,30 @@ def test_kernel_initializer_reaches_the_head(head, layer):
     weights = model_config.model_from_config(config, (64, 64), 7).get_layer(layer).weights
     kernels = [weight.numpy() for weight in weights if "kernel" in weight.name]
     assert kernels and all((kernel == 1).all() for kernel in kernels)
+
+
+def test_the_references_initial_kernels_are_an_option():
+    config = quickstart().model
+    config.kernel_initializer = "reference"
+    for architecture in (None, "resnet18"):
+        config.architecture = architecture
+        model = model_config.model_from_config(config, (64, 64), 7)
+        assert model.get_layer("noah_head").kernel_initializer.get_config()["scale"] == 2
+
+
+def test_a_run_records_the_groups_and_the_key_ratio_of_its_head():
+    config = quickstart()
+    model = model_config.model_from_config(config.model, (64, 64), 7)
+    recorded = model_config.with_head(config, model)
+    head = model.get_layer("noah_head")
+    assert config.model.num_groups is config.model.key_ratio is None
+    assert recorded.model.num_groups == head.num_groups == 8
+    assert recorded.model.key_ratio == head.key_ratio == 1 / 2
+    recorded.model.num_groups = recorded.model.key_ratio = None
+    assert recorded == config
+    config.model.head = "gap"
+    model = model_config.model_from_config(config.model, (64, 64), 7)
+    assert model_config.with_head(config, model) == config
 
 
 def test_run_from_before_these_options_loads():

@@ -260,6 +260,19 @@ def test_unfinished_run_of_the_other_keras_raises(shapes, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+def test_a_run_records_its_head_and_one_that_did_not_raises(finished_run, tmp_path):
+    head = load_run(finished_run).model.get_layer("noah_head")
+    path = tmp_path / "run" / "config.json"
+    shutil.copytree(finished_run, path.parent)
+    config = json.loads(path.read_text())
+    recorded = config["model"]["num_groups"], config["model"]["key_ratio"]
+    assert recorded == (head.num_groups, head.key_ratio)
+    config["model"]["num_groups"] = None
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="earlier version.* model.num_groups=None .* set both"):
+        load_run(path.parent)
+
+
 def test_run_is_loaded_in_its_own_precision(shapes, tmp_path):
     config = small_recipe(shapes)
     config.precision, config.train.epochs = "mixed_bfloat16", 1

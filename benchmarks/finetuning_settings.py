@@ -32,6 +32,7 @@ TRIED: dict[str, dict[str, Any]] = {
 }
 TRIED_SETTINGS, TRIED_SEEDS = ("trash6_20", "cifar10_20", "cifar10_100"), 8
 # The heads that are also trained together with the backbone.
+FULL_SEEDS = 10
 FULL_HEADS = ("gap", "gap_zero", "noah", "noah_reference")
 # The learning rates that the searches try with each head: of the head on cached features, and of
 # all layers when the backbone is trained too.
@@ -70,7 +71,7 @@ SETTINGS = {
     "trash6_5": Setting("trash, 5 a class", "trash6", 5, 30, 224, 300, 16),
     "trash6_10": Setting("trash, 10 a class", "trash6", 10, 30, 224, 300, 16),
     "trash6_20": Setting("trash, 20 a class", "trash6", 20, 30, 224, 300, 16, (160, 12)),
-    "trash6_all": Setting("trash, 80 a class", "trash6", 80, 30, 224, 500, 12, (160, 4)),
+    "trash6_all": Setting("trash, 80 a class", "trash6", 80, 30, 224, 500, 12),
     "cifar10_5": Setting("CIFAR-10, 5 a class", "cifar10", 5, None, 128, 300, 12),
     "cifar10_20": Setting("CIFAR-10, 20 a class", "cifar10", 20, None, 128, 300, 12, (128, 12)),
     "cifar10_100": Setting("CIFAR-10, 100 a class", "cifar10", 100, None, 128, 500, 8),
@@ -122,4 +123,4 @@ def _heads_and_seeds(name: str, part: str) -> tuple[Iterable[str], int]:
         return HEADS, SETTINGS[name].num_seeds
     if part == "tried":
         return TRIED, TRIED_SEEDS if name in TRIED_SETTINGS else 0
-    return FULL_HEADS, 5 if SETTINGS[name].full else 0
+    return FULL_HEADS, FULL_SEEDS if SETTINGS[name].full else 0

@@ -31,19 +31,13 @@ the tables. Another machine needs only the CSV of the finished runs to resume:
 
 import argparse
 import os
-import pathlib
-import signal
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import accuracy_runs
 import accuracy_settings
 import accuracy_tables
-import page_sections
-
-from noah_tf.training.interrupt import Interrupted
+import study_command
 
 
 def main() -> None:
@@ -62,26 +56,22 @@ def main() -> None:
     if not arguments.tables:
         accuracy_runs.prepare_data(runs, arguments.data_dir)
         print(accuracy_runs.describe_plan(runs, output, arguments.processes), flush=True)
-        run_workers(arguments.processes)
+        study_command.run_workers(arguments.processes)
         left = sum(not accuracy_runs.is_done(output, run) for run in runs)
         if left:
             raise SystemExit(f"{left} runs are left. The same command resumes the study.")
     records = accuracy_tables.read_records(output)
     tables = accuracy_tables.make_tables(records)
-    print("\n" + ("\n\n".join(tables.values()) or "No run is done yet."))
-    if arguments.csv:
-        accuracy_tables.write_csv(records, arguments.csv)
-        print(f"\nWrote {arguments.csv}: {len(records)} runs.")
-    for page in arguments.page or ():
-        print(f"Wrote {page}: {', '.join(page_sections.write_sections(page, tables))}.")
+    study_command.write_results(
+        records, accuracy_tables.COLUMNS, tables, arguments.csv, arguments.page
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
     """Returns the command line's arguments, with `setting` and `parts` filled in."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--output", type=pathlib.Path, required=True, help="folder of the runs; resumes there")
-    add("--data_dir", help="TFDS's folder with CIFAR-10; default: TFDS's own")
+    study_command.add_arguments(parser)
     add("--setting", choices=accuracy_settings.SETTINGS, action="append", help="default: all")
     add("--ablations", action="store_true", help="train the ablations and their setting's heads")
     add("--causes", action="store_true", help="likewise, where NOAH is worse than pooling")
@@ -91,18 +81,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--processes", type=int, help="processes that train at the same time; default: the cores")
     add("--threads", type=int, default=1, help="threads per process; default: 1")
     add("--quick", action="store_true", help="train only a few steps per run, as a test")
-    add("--tables", action="store_true", help="only print the tables of the finished runs")
-    add("--known", type=pathlib.Path, help="a file written by --csv, whose runs count as done")
-    add("--csv", type=pathlib.Path, help="write all finished runs to this file")
-    add("--page", type=pathlib.Path, action="append", help="write the tables to this Markdown page")
-    add("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    for name in ("seeds", "processes", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}.")
-    if arguments.tables and not arguments.known and not arguments.output.is_dir():
-        parser.error(f"--output must be the folder of a study, got {arguments.output}.")
+    study_command.check_arguments(parser, arguments, ("seeds", "processes", "threads"))
     if arguments.processes is None:
         arguments.processes = max(1, (os.cpu_count() or 1) // arguments.threads)
     arguments.parts = [part for part in accuracy_settings.VARIANTS if getattr(arguments, part)]
@@ -115,31 +95,5 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def run_workers(num_processes: int) -> None:
-    """Trains in worker processes, which share the runs through locks in the runs' folders."""
-    command = [sys.executable, *sys.argv, "--worker"]
-    # Each worker has a session of its own, so that Ctrl+C reaches it once: from this process.
-    workers = [subprocess.Popen(command, start_new_session=True) for _ in range(num_processes)]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        failed = [worker for worker in workers if worker.wait()]
-    except BaseException:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait()
-        raise
-    if failed:
-        raise SystemExit("A worker failed, see above. The same command resumes the study.")
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except Interrupted as interruption:
-        print(interruption, flush=True)
-        sys.exit(128 + (interruption.signum or signal.SIGTERM))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(str(error))
+    study_command.run(main)

@@ -57,17 +57,12 @@ def read_records(output: pathlib.Path) -> list[Record]:
 
 
 def read_csv(path: pathlib.Path) -> list[Record]:
-    """Returns the records of a file that `write_csv` wrote.
+    """Returns the records of a file that --csv wrote.
 
     Raises:
         ValueError: the file has other columns.
     """
     return records_csv.read_csv(path, COLUMNS)
-
-
-def write_csv(records: Iterable[Record], path: pathlib.Path) -> None:
-    """Writes the records as CSV to a file, and makes its folder if needed."""
-    records_csv.write_csv(records, path, COLUMNS)
 
 
 def paired_difference(
@@ -251,16 +246,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def dates_and_versions(runs: Sequence[Record]) -> str:
+    """Returns when runs were trained, and with which TensorFlow."""
+    dates = sorted({run["date"] for run in runs})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"{when}, TensorFlow {', '.join(sorted({run['tensorflow'] for run in runs}))}"
+
+
 def _footer(records: Sequence[Record], part: str) -> str:
     """Returns the line below a table: the command, dates, versions, seeds and the statistics."""
     runs = [run for run in records if run["part"] == part]
-    dates = sorted({run["date"] for run in runs})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    versions = ", ".join(sorted({run["tensorflow"] for run in runs}))
     num_seeds = len({run["seed"] for run in runs})
     option = "" if part == "heads" else f" --{part}"
     notes = _SEARCH if part == "search" else _DIFFERENCE
     return (
-        f"<sub>`python benchmarks/accuracy.py --output DIR --data_dir TFDS_DIR{option}`, {when}, "
-        f"TensorFlow {versions}, seeds: {num_seeds}; {notes}</sub>"
+        f"<sub>`python benchmarks/accuracy.py --output DIR --data_dir TFDS_DIR{option}`, "
+        f"{dates_and_versions(runs)}, seeds: {num_seeds}; {notes}</sub>"
     )

@@ -25,15 +25,13 @@ CSV of the finished runs: `--known docs/study/finetuning.csv`.
 import argparse
 import os
 import pathlib
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import accuracy_runs
 import finetuning_runs
 import finetuning_tables
-import page_sections
+import study_command
 from finetuning_settings import PARTS, SETTINGS, list_runs
 
 
@@ -41,71 +39,44 @@ def main() -> None:
     arguments = parse_arguments()
     output = arguments.output
     runs = list_runs(arguments.setting, arguments.part, arguments.seeds)
+    data = finetuning_runs.Data(output, arguments.backbone, arguments.photos, arguments.data_dir)
+    if arguments.worker:
+        accuracy_runs.limit_threads(1)
+        finetuning_runs.train_runs(runs, output, data)
+        return
     if arguments.known:
         records = finetuning_tables.read_csv(arguments.known)
         num_added = finetuning_runs.import_records(records, output)
         print(f"Added the results of {num_added} runs from {arguments.known}.")
     if not arguments.tables:
-        train(arguments, runs)
-        if arguments.worker:
-            return
+        left = [run for run in runs if not finetuning_runs.is_done(output, run)]
+        print(f"{len(runs)} runs, {len(runs) - len(left)} of them done.", flush=True)
+        data.prepare(left)
+        study_command.run_workers(arguments.processes if left else 0)
     records = finetuning_tables.read_records(output)
     tables = finetuning_tables.make_tables(records)
-    print("\n" + ("\n\n".join(tables.values()) or "No run is done yet."))
-    if arguments.csv:
-        finetuning_tables.write_csv(records, arguments.csv)
-        print(f"\nWrote {arguments.csv}: {len(records)} runs.")
+    study_command.write_results(
+        records, finetuning_tables.COLUMNS, tables, arguments.csv, arguments.page
+    )
     if arguments.picture:
         finetuning_tables.draw_curve(records, arguments.picture)
         print(f"Wrote {arguments.picture}.")
-    for page in arguments.page or ():
-        print(f"Wrote {page}: {', '.join(page_sections.write_sections(page, tables))}.")
-
-
-def train(arguments: argparse.Namespace, runs: list[finetuning_runs.FinetuningRun]) -> None:
-    """Trains the runs that are not done, in as many processes as `--processes` says."""
-    data = finetuning_runs.Data(
-        arguments.output, arguments.backbone, arguments.photos, arguments.data_dir
-    )
-    if arguments.worker:
-        accuracy_runs.limit_threads(1)
-        finetuning_runs.train_runs(runs, arguments.output, data)
-        return
-    left = [run for run in runs if not finetuning_runs.is_done(arguments.output, run)]
-    print(f"{len(runs)} runs, {len(runs) - len(left)} of them done.", flush=True)
-    data.prepare(left)
-    command = [sys.executable, *sys.argv, "--worker"]
-    workers = [subprocess.Popen(command) for _ in range(arguments.processes if left else 0)]
-    failed = [worker for worker in workers if worker.wait()]
-    if failed:
-        raise SystemExit("A worker failed, see above. The same command resumes the study.")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Returns the command line's arguments, with `setting` and `part` filled in."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--output", type=pathlib.Path, required=True, help="folder of the runs; resumes there")
+    study_command.add_arguments(parser)
     add("--backbone", type=pathlib.Path, help="the file of efficientnet_lite0.py")
     add("--photos", type=pathlib.Path, help="folder with the photos of trash")
-    add("--data_dir", help="TFDS's folder with CIFAR-10; default: TFDS's own")
     add("--setting", choices=SETTINGS, action="append", help="default: all")
     add("--part", choices=PARTS, action="append", help="default: all")
     add("--seeds", type=int, help="the largest number of seeds per head; default: the study's")
     add("--processes", type=int, default=os.cpu_count() or 1, help="default: the cores")
-    add("--tables", action="store_true", help="only print the tables of the finished runs")
-    add("--known", type=pathlib.Path, help="a file written by --csv, whose runs count as done")
-    add("--csv", type=pathlib.Path, help="write all finished runs to this file")
-    add("--page", type=pathlib.Path, action="append", help="write the tables to this Markdown page")
     add("--picture", type=pathlib.Path, help="write the curve over the photos per class, a PNG")
-    add("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    for name in ("seeds", "processes"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}.")
-    if arguments.tables and not arguments.known and not arguments.output.is_dir():
-        parser.error(f"--output must be the folder of a study, got {arguments.output}.")
+    study_command.check_arguments(parser, arguments, ("seeds", "processes"))
     if not arguments.tables and (arguments.backbone is None or not arguments.backbone.is_file()):
         parser.error(
             "--backbone must be the file that efficientnet_lite0.py writes, got "
@@ -117,7 +88,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    study_command.run(main)

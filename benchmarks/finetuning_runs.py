@@ -76,11 +76,12 @@ class Data:
             ValueError: `photos` is needed and None, or has no such photos.
             FileNotFoundError: the backbone or a data set does not exist.
         """
-        needed = {(SETTINGS[run.setting].data, self.size(run)) for run in runs}
-        for data, size in sorted(needed):
-            paths = [
-                self._path(kind, data, size, s) for kind in ("photos", "maps") for s in _SPLITS
-            ]
+        needed: dict[tuple[str, int], set[str]] = {}
+        for run in runs:
+            kinds = needed.setdefault((SETTINGS[run.setting].data, self.size(run)), set())
+            kinds |= {"maps", "photos"} if run.part == "full" else {"maps"}
+        for (data, size), kinds in sorted(needed.items()):
+            paths = [self._path(kind, data, size, split) for kind in kinds for split in _SPLITS]
             if all(path.exists() for path in paths):
                 continue
             if data == "trash6" and self._photos is None:
@@ -89,7 +90,8 @@ class Data:
             backbone = self.load_backbone(size)
             for split, source in zip(_SPLITS, sources, strict=True):
                 photos = finetuning_data.load_photos(source, size)
-                finetuning_data.write_examples(self._path("photos", data, size, split), photos)
+                if "photos" in kinds:
+                    finetuning_data.write_examples(self._path("photos", data, size, split), photos)
                 features = finetuning_data.compute_features(backbone, photos)
                 finetuning_data.write_examples(self._path("maps", data, size, split), features)
 

@@ -3,10 +3,10 @@
 import json
 import pathlib
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import records_csv
-from accuracy_tables import markdown_table, paired_difference
+from accuracy_tables import dates_and_versions, markdown_table, paired_difference
 from finetuning_settings import FULL_HEADS, HEADS, SETTINGS, TITLES, TRIED, TRIED_SETTINGS
 from records_csv import Record
 
@@ -34,13 +34,8 @@ def read_records(output: pathlib.Path) -> list[Record]:
 
 
 def read_csv(path: pathlib.Path) -> list[Record]:
-    """Returns the records of a file that `write_csv` wrote."""
+    """Returns the records of a file that --csv wrote."""
     return records_csv.read_csv(path, COLUMNS)
-
-
-def write_csv(records: Iterable[Record], path: pathlib.Path) -> None:
-    """Writes the records as CSV to a file."""
-    records_csv.write_csv(records, path, COLUMNS)
 
 
 def make_tables(records: Sequence[Record]) -> dict[str, str]:
@@ -150,12 +145,9 @@ def _interval_text(mean: float | None, interval: tuple[float, float] | None, num
 
 def _footer(records: Sequence[Record], part: str) -> str:
     runs = [run for run in records if run["part"] == part]
-    dates = sorted({run["date"] for run in runs})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    versions = ", ".join(sorted({run["tensorflow"] for run in runs}))
     return (
         f"<sub>`python benchmarks/finetuning.py --output DIR --backbone FILE --photos PHOTOS "
-        f"--data_dir TFDS_DIR --part {part}`, {when}, TensorFlow {versions}; differences in points "
+        f"--data_dir TFDS_DIR --part {part}`, {dates_and_versions(runs)}; differences in points "
         "of top-1 accuracy, mean over pairs of the same seed, with their 95 % interval by "
         "Student's t</sub>"
     )

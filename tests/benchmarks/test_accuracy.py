@@ -2,15 +2,14 @@
 
 import functools
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from head_helpers import child_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import REPOSITORY
+from study_programs import check_argument_error, run_program
 
 from noah_tf.head.initializers import default_initializer
 from noah_tf.runs.model_config import model_from_config
@@ -188,7 +187,7 @@ def test_the_csv_gives_the_same_tables_as_the_records(tmp_path):
         saved = record(run, value, step_ms=number / 7)
         (folder / accuracy_runs.RECORD).write_text(json.dumps(saved))
     records = accuracy_tables.read_records(tmp_path)
-    accuracy_tables.write_csv(records, tmp_path / "runs.csv")
+    records_csv.write_csv(records, tmp_path / "runs.csv", accuracy_tables.COLUMNS)
     known = accuracy_tables.read_csv(tmp_path / "runs.csv")
     assert known == records
     assert accuracy_runs.import_records(known, tmp_path / "elsewhere") == len(runs)
@@ -267,18 +266,6 @@ def test_a_run_that_another_process_trains_is_skipped(tmp_path, monkeypatch):
     assert trained == [second]
 
 
-def run_accuracy(*arguments, timeout=300, **environment):
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "accuracy.py"), *map(str, arguments)]
-    return subprocess.run(
-        command,
-        env=child_environment(CUDA_VISIBLE_DEVICES="-1", **environment),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -289,12 +276,7 @@ def run_accuracy(*arguments, timeout=300, **environment):
     ],
 )
 def test_invalid_arguments_exit_with_a_message(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["accuracy.py", f"--output={tmp_path / 'none'}", *arguments])
-    with pytest.raises(SystemExit) as raised:
-        accuracy.main()
-    assert raised.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "none").exists()
+    check_argument_error(accuracy, arguments, message, tmp_path / "none", monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +309,7 @@ def test_missing_cifar10_raises_before_training(tmp_path, monkeypatch):
 def test_the_command_line_trains_a_quick_study(tmp_path, tfds_dir):
     arguments = ["--output", tmp_path / "study", "--setting", "digit_scenes", "--seeds", 1]
     arguments += ["--quick", "--processes", 2]
-    done = run_accuracy(*arguments, TFDS_DATA_DIR=str(tfds_dir))
+    done = run_program("accuracy", *arguments, TFDS_DATA_DIR=str(tfds_dir))
     assert done.returncode == 0, done.stderr
     assert "2 runs, 0 of them done" in done.stdout
     assert "digit_scenes, one digit" in done.stdout
@@ -337,6 +319,6 @@ def test_the_command_line_trains_a_quick_study(tmp_path, tfds_dir):
         assert saved["steps"] == 4 and saved["threads"] == 1
         assert saved["step_ms"] > 0 < saved["cpu_seconds"] and 0 <= saved["value"] <= 1
     table = tmp_path / "docs" / "runs.csv"
-    again = run_accuracy(*arguments, "--csv", table, TFDS_DATA_DIR=str(tfds_dir))
+    again = run_program("accuracy", *arguments, "--csv", table, TFDS_DATA_DIR=str(tfds_dir))
     assert "2 runs, 2 of them done" in again.stdout
     assert len(table.read_text().splitlines()) == 3

@@ -2,16 +2,15 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from head_helpers import child_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import REPOSITORY
+from study_programs import check_argument_error, run_program
 
 # At the end of the path, because other folders have modules of the same names.
 sys.path.append(str(REPOSITORY / "benchmarks"))
@@ -22,6 +21,7 @@ import finetuning_full
 import finetuning_runs
 import finetuning_tables
 import page_sections
+import records_csv
 from finetuning_data import Examples
 from finetuning_probe import Probe, make_head
 from finetuning_settings import (
@@ -156,6 +156,7 @@ def test_a_probe_learns_and_repeats(head):
 
 
 def tiny_backbone(size=16):
+    tf.keras.utils.set_random_seed(0)
     layers = tf.keras.layers
     images = tf.keras.Input((size, size, 3))
     x = layers.Conv2D(16, 3, strides=4, padding="same", name="stem")(images)
@@ -163,11 +164,12 @@ def tiny_backbone(size=16):
     return tf.keras.Model(images, layers.ReLU(name="map")(x))
 
 
-def striped_photos(count, size, seed):
-    """Returns photos that are dark, medium or bright."""
+def colored_photos(count, size, seed):
+    """Returns photos that are red, green or blue."""
     labels = np.arange(count, dtype=np.int32) % 3
     noise = np.random.default_rng(seed).integers(0, 30, (count, size, size, 3))
-    return Examples((noise + 100 * labels[:, None, None, None]).astype(np.uint8), labels)
+    color = np.arange(3) == labels[:, None, None, None]
+    return Examples((noise + 200 * color).astype(np.uint8), labels)
 
 
 def test_training_all_layers_changes_the_backbone_but_not_its_normalization():
@@ -175,7 +177,7 @@ def test_training_all_layers_changes_the_backbone_but_not_its_normalization():
     head = make_head((4, 4, 16), 3, HEADS["gap_zero"])
     model = finetuning_full.join_head(backbone, head)
     before = {layer.name: layer.get_weights() for layer in backbone.layers}
-    photos = striped_photos(24, 18, seed=0)
+    photos = colored_photos(24, 18, seed=0)
     finetuning_full.train_all_layers(model, photos, 0.03, epochs=20, seed=0)
     assert finetuning_full.top1(model, photos) > 0.9
     after = {layer.name: layer.get_weights() for layer in backbone.layers}
@@ -186,7 +188,7 @@ def test_training_all_layers_changes_the_backbone_but_not_its_normalization():
 
 def test_photos_and_maps_come_from_the_same_crops(tmp_path):
     backbone = tiny_backbone()
-    photos = striped_photos(5, 18, seed=0)
+    photos = colored_photos(5, 18, seed=0)
     features = finetuning_data.compute_features(backbone, photos)
     crops = photos.inputs[:, 1:17, 1:17]
     expected = backbone((crops.astype(np.float32) - 127) / 128, training=False)
@@ -213,7 +215,7 @@ def test_tables_and_csv_of_a_few_records(tmp_path):
     tried = tables["finetuning_tried"]
     assert "| pooling, zero start | -2.0 ± 0.0 | -2.0 ± 0.0 |  |" in tried
     assert "| N = 4 | -23.0 ± 0.0 | -23.0 ± 0.0 |  |" in tried
-    finetuning_tables.write_csv(records, tmp_path / "runs.csv")
+    records_csv.write_csv(records, tmp_path / "runs.csv", finetuning_tables.COLUMNS)
     known = finetuning_tables.read_csv(tmp_path / "runs.csv")
     assert known == records
     assert finetuning_runs.import_records(known, tmp_path / "study") == len(records)
@@ -251,17 +253,12 @@ def test_the_tables_of_the_page_are_those_of_the_csv(tmp_path):
     ],
 )
 def test_invalid_arguments_exit_with_a_message(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["finetuning.py", f"--output={tmp_path / 'no'}", *arguments])
-    with pytest.raises(SystemExit) as raised:
-        finetuning.main()
-    assert raised.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "no").exists()
+    check_argument_error(finetuning, arguments, message, tmp_path / "no", monkeypatch, capsys)
 
 
 def write_photos(folder: pathlib.Path) -> None:
     for split, count in (("train", 20), ("val", 25)):
-        photos = striped_photos(3 * count, 24, seed=len(split))
+        photos = colored_photos(3 * count, 24, seed=len(split))
         for index, (pixels, label) in enumerate(zip(*photos, strict=True)):
             path = folder / split / f"class{label}" / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -272,27 +269,16 @@ def write_photos(folder: pathlib.Path) -> None:
 def test_the_command_line_trains_and_resumes(tmp_path):
     write_photos(tmp_path / "photos")
     tiny_backbone(32).save(tmp_path / "backbone.keras")
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "finetuning.py")]
-    command += ["--output", str(tmp_path / "study"), "--setting", "trash6_5", "--seeds", "1"]
-    command += [
-        "--part",
-        "probe",
-        "--processes",
-        "2",
-        "--backbone",
-        str(tmp_path / "backbone.keras"),
-    ]
-    environment = child_environment(CUDA_VISIBLE_DEVICES="-1")
+    study = ["--output", tmp_path / "study", "--setting", "trash6_5", "--seeds", 1]
+    study += ["--part", "probe", "--processes", 2, "--backbone", tmp_path / "backbone.keras"]
 
     def run(*arguments):
-        return subprocess.run(
-            [*command, *arguments], env=environment, capture_output=True, text=True, check=False
-        )
+        return run_program("finetuning", *study, *arguments)
 
     missing = run()
     assert missing.returncode == 1
     assert "--photos must be the folder with the splits train/ and val/." in missing.stderr
-    done = run("--photos", str(tmp_path / "photos"), "--csv", str(tmp_path / "runs.csv"))
+    done = run("--photos", tmp_path / "photos", "--csv", tmp_path / "runs.csv")
     assert done.returncode == 0, done.stderr
     assert "5 runs, 0 of them done." in done.stdout and "trash, 5 a class" in done.stdout
     saved = json.loads(
@@ -301,6 +287,6 @@ def test_the_command_line_trains_and_resumes(tmp_path):
         ).read_text()
     )
     assert saved["top1"] > 0.6 and saved["rate"] in (1e-3, 3e-3, 1e-2)
-    again = run("--known", str(tmp_path / "runs.csv"), "--output", str(tmp_path / "elsewhere"))
+    again = run("--known", tmp_path / "runs.csv", "--output", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
     assert "5 runs, 5 of them done." in again.stdout

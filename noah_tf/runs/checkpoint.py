@@ -162,7 +162,7 @@ def load_run(path: Any, weights: str = "last") -> Run:
     config, data = workdir.config(), workdir.data()
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
-    check_head_is_recorded(workdir)
+    _check_head_is_recorded(workdir.path, config.model)
     if weights == "ema" and not config.ema.decay:
         raise ValueError(f"{workdir.path} keeps no moving average (config.ema.decay is 0).")
     preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
@@ -191,13 +191,12 @@ def load_run(path: Any, weights: str = "last") -> Run:
     )
 
 
-def check_head_is_recorded(workdir: Workdir) -> None:
+def _check_head_is_recorded(path, model):
     """Raises ValueError if N and r of the run's NOAH head are the defaults of another version."""
-    model = workdir.config().model
     has_default = model.num_groups is None or model.key_ratio is None
     if model.head == "noah" and model.architecture is None and has_default:
         raise ValueError(
-            f"{workdir.path} was begun with an earlier version, which did not record "
+            f"{path} was begun with an earlier version, which did not record "
             f"model.num_groups={model.num_groups} and model.key_ratio={model.key_ratio}: set both "
             "in its config.json, to the paper's for the backbone's family or else to 4 and 0.5."
         )

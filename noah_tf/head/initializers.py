@@ -22,10 +22,19 @@ def get_kernel_initializer(initializer: Any) -> Any:
 
     Returns:
         A Keras initializer; None for the default, which depends on the channels.
+
+    Raises:
+        ValueError: Keras has no such initializer.
     """
     if isinstance(initializer, str) and initializer == "reference":
         return _normal(1.0)
-    return tf.keras.initializers.get(initializer)
+    try:
+        return tf.keras.initializers.get(initializer)
+    except ValueError as error:
+        raise ValueError(
+            "kernel_initializer must be None, 'reference' or one of Keras's initializers, such as "
+            f"'glorot_uniform', got {initializer!r}."
+        ) from error
 
 
 def default_initializer(num_classes: int, channels: int) -> tf.keras.initializers.Initializer:

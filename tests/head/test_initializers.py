@@ -76,7 +76,7 @@ def test_a_copy_has_the_same_initializer(initializer):
 def test_other_names_are_those_of_keras():
     head = NOAHHead(3, kernel_initializer="glorot_uniform")
     assert type(head.kernel_initializer).__name__ == "GlorotUniform"
-    with pytest.raises(ValueError, match="nonsense"):
+    with pytest.raises(ValueError, match="or one of Keras's initializers, .*got 'nonsense'"):
         NOAHHead(3, kernel_initializer="nonsense")
 
 

@@ -20,8 +20,8 @@ from finetuning_settings import FULL_RATES, HEADS, PROBE_RATES, SETTINGS, TRIED,
 
 from noah_tf.utils.files import write_text_atomically
 
-# The seed of the searches for the learning rate of all layers, which no run uses.
-SEARCH_SEED = 1000
+# The seeds of the searches for the learning rate of all layers, which no run uses.
+SEARCH_SEEDS = (1000, 1001, 1002)
 _SPLITS = ("train", "test")
 
 Record = dict[str, Any]
@@ -175,57 +175,71 @@ def _searched_probe(
     probe = _probe(run.setting, run.head, pool.inputs.shape[1:], num_classes)
     searched = finetuning_data.search_split(pool.labels, train, others, run.seed)
     examples, evaluated = (pool.take(indices) for indices in searched)
-    seed = SEARCH_SEED + run.seed
+    seed = SEARCH_SEEDS[0] + run.seed
     return probe, {rate: probe.accuracy(examples, evaluated, rate, seed) for rate in PROBE_RATES}
 
 
 def _train_full(run: FinetuningRun, data: Data, output: pathlib.Path) -> Record:
-    path = record_path(output, run).with_name("search.json")
+    searches = [_search_full(run._replace(seed=seed), data, output) for seed in SEARCH_SEEDS]
+    searched = {rate: float(np.mean([top1[rate] for top1 in searches])) for rate in FULL_RATES}
+    rate = max(searched, key=searched.__getitem__)
+    record = _train_all_layers(run, data, [rate], False)
+    top1 = record.pop("top1")[rate]
+    return {
+        **run._asdict(),
+        "full_rate": rate,
+        "searched": _searched_text(searched),
+        "top1": top1,
+        **record,
+    }
+
+
+def _search_full(run: FinetuningRun, data: Data, output: pathlib.Path) -> dict[float, float]:
+    """Returns the top-1 accuracy of each rate of all layers, which the heads' runs share."""
+    path = record_path(output, run).with_name(f"search{run.seed}.json")
     with filelock.FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            search_run = run._replace(seed=SEARCH_SEED)
-            rates = {rate: _train_all_layers(search_run, data, rate, True) for rate in FULL_RATES}
-            _write_json(path, [[rate, result["top1"]] for rate, result in rates.items()])
-        searched = dict(json.loads(path.read_text()))
-    rate = max(searched, key=searched.__getitem__)
-    result = _train_all_layers(run, data, rate, False)
-    return {**run._asdict(), "full_rate": rate, "searched": _searched_text(searched), **result}
+            top1 = _train_all_layers(run, data, FULL_RATES, True)["top1"]
+            _write_json(path, list(top1.items()))
+        return dict(json.loads(path.read_text()))
 
 
 def _train_all_layers(
-    run: FinetuningRun, data: Data, rate: float, is_search: bool
+    run: FinetuningRun, data: Data, rates: Sequence[float], is_search: bool
 ) -> dict[str, Any]:
-    """Trains a head on the frozen backbone, then all layers, and returns the result.
+    """Trains a head on the frozen backbone, then all layers with each rate.
 
     Args:
         run: the run.
         data: the photos and feature maps.
-        rate: the learning rate of all layers.
+        rates: learning rates of all layers. Each starts from the same head.
         is_search: whether to evaluate training photos of the search instead of the test photos.
+
+    Returns:
+        The "rate" of the head, the "top1" of each rate, and the number of "parameters".
     """
     setting = SETTINGS[run.setting]
     size, epochs = setting.full or (0, 0)
     maps = data.load("maps", setting.data, size, "train")
     train, _, others = finetuning_data.draw(maps.labels, setting.per_class, 0, run.seed)
-    probe, rates = _searched_probe(run, maps, train, others)
-    evaluated = None
+    probe, searched = _searched_probe(run, maps, train, others)
+    head_rate = max(searched, key=searched.__getitem__)
+    photos = data.load("photos", setting.data, size, "train")
     if is_search:
         train, evaluated = finetuning_data.search_split(maps.labels, train, others, run.seed)
-    head_rate = max(rates, key=rates.__getitem__)
-    head = probe.trained_head(maps.take(train), head_rate, run.seed)
-    tf.keras.utils.set_random_seed(run.seed)
-    model = finetuning_full.join_head(data.load_backbone(size), head)
-    photos = data.load("photos", setting.data, size, "train")
-    finetuning_full.train_all_layers(model, photos.take(train), rate, epochs, run.seed)
-    if evaluated is not None:
         test = photos.take(evaluated)
     else:
         test = data.load("photos", setting.data, size, "test")
-    return {
-        "rate": head_rate,
-        "top1": round(finetuning_full.top1(model, test), 6),
-        "parameters": model.count_params(),
-    }
+    head = probe.trained_head(maps.take(train), head_rate, run.seed)
+    model = finetuning_full.join_head(data.load_backbone(size), head)
+    start = model.get_weights()
+    top1 = {}
+    for rate in rates:
+        model.set_weights(start)
+        tf.keras.utils.set_random_seed(run.seed)
+        finetuning_full.train_all_layers(model, photos.take(train), rate, epochs, run.seed)
+        top1[rate] = round(finetuning_full.top1(model, test), 6)
+    return {"rate": head_rate, "top1": top1, "parameters": model.count_params()}
 
 
 def _searched_text(rates: dict[float, float]) -> str:

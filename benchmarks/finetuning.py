@@ -15,9 +15,8 @@ The study has three parts. A probe trains a head alone, on feature maps that are
 seed draws its own training photos, and on trash also its own test photos. Before a head is trained,
 it is trained with each of three learning rates on training photos and evaluated on other photos
 that are not for testing; the best rate is used. "tried" probes other options of NOAH in the same
-way. "full" trains the head in the same way and then all layers, with the learning rate that is the
-best on average over searches with three other seeds. Its test photos are those of val/, or of
-CIFAR-10's test split.
+way. "full" trains the head in the same way and then all layers with each of two learning rates;
+other photos that are not for testing choose one of the two.
 
 After Ctrl+C or a power failure, the same command resumes the study. Another machine needs only the
 CSV of the finished runs: `--known docs/study/finetuning.csv`.

@@ -11,17 +11,17 @@ from typing import Any
 
 import filelock
 import finetuning_data
-import finetuning_full
 import numpy as np
 import tensorflow as tf
 from finetuning_data import Examples
-from finetuning_probe import Probe
+from finetuning_full import FullTraining
+from finetuning_probe import Probe, make_head
 from finetuning_settings import FULL_RATES, HEADS, PROBE_RATES, SETTINGS, TRIED, FinetuningRun
 
 from noah_tf.utils.files import write_text_atomically
 
-# The seeds of the searches for the learning rate of all layers, which no run uses.
-SEARCH_SEEDS = (1000, 1001, 1002)
+# Added to a run's seed for the training of its learning rate search.
+_SEARCH_SEED = 1000
 _SPLITS = ("train", "test")
 
 Record = dict[str, Any]
@@ -99,7 +99,7 @@ class Data:
     def size(run: FinetuningRun) -> int:
         """Returns the side of a run's images in pixels."""
         setting = SETTINGS[run.setting]
-        return setting.full[0] if run.part == "full" and setting.full else setting.size
+        return setting.full.size if run.part == "full" and setting.full else setting.size
 
     def load(self, kind: str, data: str, size: int, split: str) -> Examples:
         """Returns the "photos" or "maps" of a split, "train" or "test"."""
@@ -123,9 +123,7 @@ def train_runs(runs: Sequence[FinetuningRun], output: pathlib.Path, data: Data) 
             if path.exists():
                 continue
             start = time.monotonic()
-            record = (
-                _train_full(run, data, output) if run.part == "full" else _train_probe(run, data)
-            )
+            record = (_train_full if run.part == "full" else _train_probe)(run, data)
             record["seconds"] = round(time.monotonic() - start, 1)
             record["date"], record["tensorflow"] = f"{datetime.date.today()}", tf.__version__
             _write_json(path, record)
@@ -145,15 +143,7 @@ def _probe(setting: str, head: str, maps_shape: tuple[int, ...], num_classes: in
 
 
 def _train_probe(run: FinetuningRun, data: Data) -> Record:
-    setting = SETTINGS[run.setting]
-    pool, test = (data.load("maps", setting.data, setting.size, split) for split in _SPLITS)
-    if setting.test_per_class:
-        # The test photos of each seed are drawn from all photos.
-        pool = Examples(*(np.concatenate(pair) for pair in zip(pool, test, strict=True)))
-    train, drawn_test, others = finetuning_data.draw(
-        pool.labels, setting.per_class, setting.test_per_class or 0, run.seed
-    )
-    test = pool.take(drawn_test) if setting.test_per_class else test
+    pool, test, train, others = _draw(run, data, "maps", SETTINGS[run.setting].test_per_class)
     probe, rates = _searched_probe(run, pool, train, others)
     rate = max(rates, key=rates.__getitem__)
     top1 = probe.accuracy(pool.take(train), test, rate, run.seed)
@@ -167,6 +157,32 @@ def _train_probe(run: FinetuningRun, data: Data) -> Record:
     }
 
 
+def _draw(
+    run: FinetuningRun, data: Data, kind: str, test_per_class: int | None
+) -> tuple[Examples, Examples, np.ndarray, np.ndarray]:
+    """Draws the "photos" or "maps" of a run.
+
+    Args:
+        run: the run.
+        data: the photos and feature maps.
+        kind: "photos" or "maps".
+        test_per_class: test photos of each class that are drawn from all photos; None for the data
+            set's own test split.
+
+    Returns:
+        The examples to draw from; the test examples; and the indices of the training examples, and
+        of those that are neither.
+    """
+    setting, size = SETTINGS[run.setting], data.size(run)
+    pool, test = (data.load(kind, setting.data, size, split) for split in _SPLITS)
+    if test_per_class:
+        pool = Examples(*(np.concatenate(pair) for pair in zip(pool, test, strict=True)))
+    train, drawn_test, others = finetuning_data.draw(
+        pool.labels, setting.per_class, test_per_class or 0, run.seed
+    )
+    return pool, pool.take(drawn_test) if test_per_class else test, train, others
+
+
 def _searched_probe(
     run: FinetuningRun, pool: Examples, train: np.ndarray, others: np.ndarray
 ) -> tuple[Probe, dict[float, float]]:
@@ -175,71 +191,39 @@ def _searched_probe(
     probe = _probe(run.setting, run.head, pool.inputs.shape[1:], num_classes)
     searched = finetuning_data.search_split(pool.labels, train, others, run.seed)
     examples, evaluated = (pool.take(indices) for indices in searched)
-    seed = SEARCH_SEEDS[0] + run.seed
+    seed = _SEARCH_SEED + run.seed
     return probe, {rate: probe.accuracy(examples, evaluated, rate, seed) for rate in PROBE_RATES}
 
 
-def _train_full(run: FinetuningRun, data: Data, output: pathlib.Path) -> Record:
-    searches = [_search_full(run._replace(seed=seed), data, output) for seed in SEARCH_SEEDS]
-    searched = {rate: float(np.mean([top1[rate] for top1 in searches])) for rate in FULL_RATES}
-    rate = max(searched, key=searched.__getitem__)
-    record = _train_all_layers(run, data, [rate], False)
-    top1 = record.pop("top1")[rate]
+@functools.lru_cache(maxsize=len(HEADS))
+def _full_training(data: Data, size: int, head: str, num_classes: int) -> FullTraining:
+    backbone = data.load_backbone(size)
+    return FullTraining(backbone, make_head(backbone.output_shape[1:], num_classes, HEADS[head]))
+
+
+def _train_full(run: FinetuningRun, data: Data) -> Record:
+    full = SETTINGS[run.setting].full
+    assert full is not None
+    maps, _, train, others = _draw(run, data, "maps", full.test_per_class)
+    photos, test, _, _ = _draw(run, data, "photos", full.test_per_class)
+    probe, rates = _searched_probe(run, maps, train, others)
+    rate = max(rates, key=rates.__getitem__)
+    head_weights = probe.trained_head(maps.take(train), rate, run.seed).get_weights()
+    training = _full_training(data, full.size, run.head, int(maps.labels.max()) + 1)
+    _, searched = finetuning_data.search_split(maps.labels, train, others, run.seed)
+    results = {}
+    for full_rate in FULL_RATES:
+        training.train(head_weights, photos.take(train), full_rate, full.epochs, run.seed)
+        results[full_rate] = training.top1(photos.take(searched)), training.top1(test)
+    full_rate = max(results, key=lambda key: results[key][0])
     return {
         **run._asdict(),
-        "full_rate": rate,
-        "searched": _searched_text(searched),
-        "top1": top1,
-        **record,
+        "rate": rate,
+        "full_rate": full_rate,
+        "searched": _searched_text({key: result[0] for key, result in results.items()}),
+        "top1": round(results[full_rate][1], 6),
+        "parameters": training.parameters,
     }
-
-
-def _search_full(run: FinetuningRun, data: Data, output: pathlib.Path) -> dict[float, float]:
-    """Returns the top-1 accuracy of each rate of all layers, which the heads' runs share."""
-    path = record_path(output, run).with_name(f"search{run.seed}.json")
-    with filelock.FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            top1 = _train_all_layers(run, data, FULL_RATES, True)["top1"]
-            _write_json(path, list(top1.items()))
-        return dict(json.loads(path.read_text()))
-
-
-def _train_all_layers(
-    run: FinetuningRun, data: Data, rates: Sequence[float], is_search: bool
-) -> dict[str, Any]:
-    """Trains a head on the frozen backbone, then all layers with each rate.
-
-    Args:
-        run: the run.
-        data: the photos and feature maps.
-        rates: learning rates of all layers. Each starts from the same head.
-        is_search: whether to evaluate training photos of the search instead of the test photos.
-
-    Returns:
-        The "rate" of the head, the "top1" of each rate, and the number of "parameters".
-    """
-    setting = SETTINGS[run.setting]
-    size, epochs = setting.full or (0, 0)
-    maps = data.load("maps", setting.data, size, "train")
-    train, _, others = finetuning_data.draw(maps.labels, setting.per_class, 0, run.seed)
-    probe, searched = _searched_probe(run, maps, train, others)
-    head_rate = max(searched, key=searched.__getitem__)
-    photos = data.load("photos", setting.data, size, "train")
-    if is_search:
-        train, evaluated = finetuning_data.search_split(maps.labels, train, others, run.seed)
-        test = photos.take(evaluated)
-    else:
-        test = data.load("photos", setting.data, size, "test")
-    head = probe.trained_head(maps.take(train), head_rate, run.seed)
-    model = finetuning_full.join_head(data.load_backbone(size), head)
-    start = model.get_weights()
-    top1 = {}
-    for rate in rates:
-        model.set_weights(start)
-        tf.keras.utils.set_random_seed(run.seed)
-        finetuning_full.train_all_layers(model, photos.take(train), rate, epochs, run.seed)
-        top1[rate] = round(finetuning_full.top1(model, test), 6)
-    return {"rate": head_rate, "top1": top1, "parameters": model.count_params()}
 
 
 def _searched_text(rates: dict[float, float]) -> str:

@@ -34,10 +34,24 @@ TRIED_SETTINGS, TRIED_SEEDS = ("trash6_20", "cifar10_20", "cifar10_100"), 8
 # The heads that are also trained together with the backbone.
 FULL_SEEDS = 10
 FULL_HEADS = ("gap", "gap_zero", "noah", "noah_reference")
-# The learning rates that the searches try with each head: of the head on cached features, and of
-# all layers when the backbone is trained too.
+# The learning rates that each run tries: of the head on cached features, and of all layers when the
+# backbone is trained too.
 PROBE_RATES = (1e-3, 3e-3, 1e-2)
 FULL_RATES = (1e-4, 3e-4)
+
+
+class Full(NamedTuple):
+    """How all layers are trained.
+
+    Attributes:
+        size: side of the images in pixels.
+        epochs: passes over the training photos.
+        test_per_class: see `Setting`.
+    """
+
+    size: int
+    epochs: int
+    test_per_class: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +67,7 @@ class Setting:
         size: side of a probe's images in pixels.
         steps: training steps of a probe.
         num_seeds: seeds of the probes.
-        full: side of the images in pixels and number of epochs if all layers are trained. None if
-            this is not part of the study.
+        full: how all layers are trained; None if this is not part of the study.
     """
 
     title: str
@@ -64,16 +77,18 @@ class Setting:
     size: int
     steps: int
     num_seeds: int
-    full: tuple[int, int] | None = None
+    full: Full | None = None
 
 
 SETTINGS = {
     "trash6_5": Setting("trash, 5 a class", "trash6", 5, 30, 224, 300, 16),
     "trash6_10": Setting("trash, 10 a class", "trash6", 10, 30, 224, 300, 16),
-    "trash6_20": Setting("trash, 20 a class", "trash6", 20, 30, 224, 300, 16, (160, 12)),
+    "trash6_20": Setting("trash, 20 a class", "trash6", 20, 30, 224, 300, 16, Full(160, 12, 60)),
     "trash6_all": Setting("trash, 80 a class", "trash6", 80, 30, 224, 500, 12),
     "cifar10_5": Setting("CIFAR-10, 5 a class", "cifar10", 5, None, 128, 300, 12),
-    "cifar10_20": Setting("CIFAR-10, 20 a class", "cifar10", 20, None, 128, 300, 12, (128, 12)),
+    "cifar10_20": Setting(
+        "CIFAR-10, 20 a class", "cifar10", 20, None, 128, 300, 12, Full(128, 12, None)
+    ),
     "cifar10_100": Setting("CIFAR-10, 100 a class", "cifar10", 100, None, 128, 500, 8),
     "cifar10_500": Setting("CIFAR-10, 500 a class", "cifar10", 500, None, 128, 1000, 8),
     "cifar10_2000": Setting("CIFAR-10, 2,000 a class", "cifar10", 2000, None, 128, 2000, 5),

@@ -32,7 +32,6 @@ TRIED: dict[str, dict[str, Any]] = {
 }
 TRIED_SETTINGS, TRIED_SEEDS = ("trash6_20", "cifar10_20", "cifar10_100"), 8
 # The heads that are also trained together with the backbone.
-FULL_SEEDS = 10
 FULL_HEADS = ("gap", "gap_zero", "noah", "noah_reference")
 # The learning rates that each run tries: of the head on cached features, and of all layers when the
 # backbone is trained too.
@@ -47,11 +46,13 @@ class Full(NamedTuple):
         size: side of the images in pixels.
         epochs: passes over the training photos.
         test_per_class: see `Setting`.
+        num_seeds: number of seeds.
     """
 
     size: int
     epochs: int
     test_per_class: int | None
+    num_seeds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +84,13 @@ class Setting:
 SETTINGS = {
     "trash6_5": Setting("trash, 5 a class", "trash6", 5, 30, 224, 300, 16),
     "trash6_10": Setting("trash, 10 a class", "trash6", 10, 30, 224, 300, 16),
-    "trash6_20": Setting("trash, 20 a class", "trash6", 20, 30, 224, 300, 16, Full(160, 12, 60)),
+    "trash6_20": Setting(
+        "trash, 20 a class", "trash6", 20, 30, 224, 300, 16, Full(160, 12, 60, 16)
+    ),
     "trash6_all": Setting("trash, 80 a class", "trash6", 80, 30, 224, 500, 12),
     "cifar10_5": Setting("CIFAR-10, 5 a class", "cifar10", 5, None, 128, 300, 12),
     "cifar10_20": Setting(
-        "CIFAR-10, 20 a class", "cifar10", 20, None, 128, 300, 12, Full(128, 12, None)
+        "CIFAR-10, 20 a class", "cifar10", 20, None, 128, 300, 12, Full(128, 12, None, 8)
     ),
     "cifar10_100": Setting("CIFAR-10, 100 a class", "cifar10", 100, None, 128, 500, 8),
     "cifar10_500": Setting("CIFAR-10, 500 a class", "cifar10", 500, None, 128, 1000, 8),
@@ -138,4 +141,5 @@ def _heads_and_seeds(name: str, part: str) -> tuple[Iterable[str], int]:
         return HEADS, SETTINGS[name].num_seeds
     if part == "tried":
         return TRIED, TRIED_SEEDS if name in TRIED_SETTINGS else 0
-    return FULL_HEADS, FULL_SEEDS if SETTINGS[name].full else 0
+    full = SETTINGS[name].full
+    return FULL_HEADS, full.num_seeds if full else 0

@@ -26,7 +26,6 @@ from finetuning_full import FullTraining
 from finetuning_probe import Probe, make_head
 from finetuning_settings import (
     FULL_HEADS,
-    FULL_SEEDS,
     HEADS,
     PARTS,
     SETTINGS,
@@ -56,7 +55,7 @@ def test_list_runs_of_the_whole_study():
         assert len(probes) == len(HEADS) * setting.num_seeds >= 5 * len(HEADS)
         assert [run.head for run in probes[: len(HEADS)]] == list(HEADS)
         full = [run for run in runs if (run.setting, run.part) == (name, "full")]
-        assert len(full) == (0 if setting.full is None else FULL_SEEDS * len(FULL_HEADS))
+        assert len(full) == (setting.full.num_seeds if setting.full else 0) * len(FULL_HEADS)
     assert len(list_runs(["trash6_5"], ["probe"], num_seeds=2)) == 2 * len(HEADS)
 
 

@@ -75,6 +75,14 @@ class FullTraining:
         for (images, labels), step_rate in zip(batches, cosine_rates(rate, steps), strict=True):
             self._step(images, labels, tf.constant(step_rate))
 
+    def get_weights(self) -> list[np.ndarray]:
+        """Returns the weights of the backbone and the head."""
+        return self._model.get_weights()
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """Sets the weights of the backbone and the head."""
+        self._model.set_weights(weights)
+
     def top1(self, photos: Examples) -> float:
         """Returns the top-1 accuracy on the central crops of photos."""
         crops = central_crop(photos.inputs, self._model.input_shape[1])

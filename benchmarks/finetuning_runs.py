@@ -211,17 +211,19 @@ def _train_full(run: FinetuningRun, data: Data) -> Record:
     head_weights = probe.trained_head(maps.take(train), rate, run.seed).get_weights()
     training = _full_training(data, full.size, run.head, int(maps.labels.max()) + 1)
     _, searched = finetuning_data.search_split(maps.labels, train, others, run.seed)
-    results = {}
+    results, weights = {}, {}
     for full_rate in FULL_RATES:
         training.train(head_weights, photos.take(train), full_rate, full.epochs, run.seed)
-        results[full_rate] = training.top1(photos.take(searched)), training.top1(test)
-    full_rate = max(results, key=lambda key: results[key][0])
+        results[full_rate] = training.top1(photos.take(searched))
+        weights[full_rate] = training.get_weights()
+    full_rate = max(results, key=results.__getitem__)
+    training.set_weights(weights[full_rate])
     return {
         **run._asdict(),
         "rate": rate,
         "full_rate": full_rate,
-        "searched": _searched_text({key: result[0] for key, result in results.items()}),
-        "top1": round(results[full_rate][1], 6),
+        "searched": _searched_text(results),
+        "top1": round(training.top1(test), 6),
         "parameters": training.parameters,
     }
 

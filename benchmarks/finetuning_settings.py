@@ -22,13 +22,11 @@ TITLES = {
 # Ways to make NOAH overfit less, each with its own arguments of `attach_noah`. "key_rate" is no
 # argument, but a factor of the learning rate of the keys.
 TRIED: dict[str, dict[str, Any]] = {
-    "r = 1/4": {"key_ratio": 1 / 4},
     "r = 1/16": {"key_ratio": 1 / 16},
     "N = 4": {"num_groups": 4},
     "keys learn at 0.1 of the rate": {"key_rate": 0.1},
     "keys and values see all channels": {"split_key_value": False},
     "dropout 0.1": {"dropout": 0.1},
-    "glorot_uniform": {"kernel_initializer": "glorot_uniform"},
 }
 TRIED_SETTINGS, TRIED_SEEDS = ("trash6_20", "cifar10_20", "cifar10_100"), 8
 # The heads that are also trained together with the backbone.

@@ -88,7 +88,7 @@ SETTINGS = {
     "trash6_all": Setting("trash, 80 a class", "trash6", 80, 30, 224, 500, 12),
     "cifar10_5": Setting("CIFAR-10, 5 a class", "cifar10", 5, None, 128, 300, 12),
     "cifar10_20": Setting(
-        "CIFAR-10, 20 a class", "cifar10", 20, None, 128, 300, 12, Full(128, 12, None, 8)
+        "CIFAR-10, 20 a class", "cifar10", 20, None, 128, 300, 12, Full(128, 12, None, 6)
     ),
     "cifar10_100": Setting("CIFAR-10, 100 a class", "cifar10", 100, None, 128, 500, 8),
     "cifar10_500": Setting("CIFAR-10, 500 a class", "cifar10", 500, None, 128, 1000, 8),

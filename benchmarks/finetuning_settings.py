@@ -83,7 +83,7 @@ SETTINGS = {
     "trash6_5": Setting("trash, 5 a class", "trash6", 5, 30, 224, 300, 16),
     "trash6_10": Setting("trash, 10 a class", "trash6", 10, 30, 224, 300, 16),
     "trash6_20": Setting(
-        "trash, 20 a class", "trash6", 20, 30, 224, 300, 16, Full(160, 12, 60, 16)
+        "trash, 20 a class", "trash6", 20, 30, 224, 300, 16, Full(160, 12, 60, 14)
     ),
     "trash6_all": Setting("trash, 80 a class", "trash6", 80, 30, 224, 500, 12),
     "cifar10_5": Setting("CIFAR-10, 5 a class", "cifar10", 5, None, 128, 300, 12),

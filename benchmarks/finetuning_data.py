@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -101,12 +102,32 @@ def normalize(images: tf.Tensor) -> tf.Tensor:
 def compute_features(backbone: tf.keras.Model, photos: Examples) -> Examples:
     """Returns the backbone's feature maps of the central crops."""
     crops = central_crop(photos.inputs, backbone.input_shape[1])
-    forward = tf.function(lambda images: backbone(normalize(images), training=False))
-    maps = [
-        forward(tf.constant(crops[start : start + 50])).numpy().astype(np.float16)
-        for start in range(0, len(crops), 50)
-    ]
-    return Examples(np.concatenate(maps), photos.labels)
+    forward = tf.function(
+        lambda images: tf.cast(backbone(normalize(images), training=False), tf.float16)
+    )
+    return Examples(apply_in_batches(forward, crops, 50), photos.labels)
+
+
+def apply_in_batches(
+    function: Callable[[tf.Tensor], tf.Tensor], inputs: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Returns the results of a function for all inputs, which it gets a batch at a time."""
+    batches = [inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size)]
+    return np.concatenate([function(tf.constant(batch)).numpy() for batch in batches])
+
+
+def top1_accuracy(
+    logits_of: Callable[[tf.Tensor], tf.Tensor], examples: Examples, batch_size: int
+) -> float:
+    """Returns the share of examples whose largest logit is that of their class."""
+    logits = apply_in_batches(logits_of, examples.inputs, batch_size)
+    return float(np.mean(logits.argmax(1) == examples.labels))
+
+
+def reset_optimizer(optimizer: tf.keras.optimizers.Optimizer) -> None:
+    """Sets the state of an optimizer to that before its first step, and its learning rate to 0."""
+    for variable in optimizer.variables:
+        variable.assign(tf.zeros_like(variable))
 
 
 @functools.lru_cache(maxsize=4)

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from finetuning_data import Examples, central_crop, cosine_rates, draw_batches, normalize
+from finetuning_data import (
+    Examples,
+    central_crop,
+    cosine_rates,
+    draw_batches,
+    normalize,
+    reset_optimizer,
+    top1_accuracy,
+)
 
 BATCH_SIZE = 32
 
@@ -57,8 +65,7 @@ class FullTraining:
         tf.keras.utils.set_random_seed(seed)
         self._backbone.set_weights(self._start)
         self._head.set_weights(head_weights)
-        for variable in self._optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
+        reset_optimizer(self._optimizer)
         count = len(photos.labels)
         steps = epochs * max(1, count // BATCH_SIZE)
         size = self._model.input_shape[1]
@@ -86,11 +93,7 @@ class FullTraining:
     def top1(self, photos: Examples) -> float:
         """Returns the top-1 accuracy on the central crops of photos."""
         crops = central_crop(photos.inputs, self._model.input_shape[1])
-        predicted = [
-            self._predict(tf.constant(crops[start : start + 50])).numpy().argmax(1)
-            for start in range(0, len(crops), 50)
-        ]
-        return float(np.mean(np.concatenate(predicted) == photos.labels))
+        return top1_accuracy(self._predict, Examples(crops, photos.labels), 50)
 
     def _train_step(self, images: tf.Tensor, labels: tf.Tensor, rate: tf.Tensor) -> None:
         with tf.GradientTape() as tape:

@@ -4,7 +4,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from finetuning_data import Examples, cosine_rates, draw_batches
+from finetuning_data import (
+    Examples,
+    cosine_rates,
+    draw_batches,
+    reset_optimizer,
+    top1_accuracy,
+)
 
 from noah_tf import attach_noah
 
@@ -81,11 +87,7 @@ class Probe:
             seed: the seed of the initial weights and of the order of the photos.
         """
         self.trained_head(train, rate, seed)
-        predicted = [
-            self._predict(tf.constant(test.inputs[start : start + 256])).numpy().argmax(1)
-            for start in range(0, len(test.labels), 256)
-        ]
-        return float(np.mean(np.concatenate(predicted) == test.labels))
+        return top1_accuracy(self._predict, test, 256)
 
     def trained_head(self, train: Examples, rate: float, seed: int) -> tf.keras.Model:
         """Trains a new head and returns its model, which the next training changes.
@@ -98,8 +100,7 @@ class Probe:
         tf.keras.utils.set_random_seed(seed)
         self._model.set_weights(make_head(*self._arguments).get_weights())
         for _, _, optimizer in self._groups:
-            for variable in optimizer.variables:
-                variable.assign(tf.zeros_like(variable))
+            reset_optimizer(optimizer)
         self._maps.assign(train.inputs)
         batches = draw_batches(len(train.labels), BATCH_SIZE, self._steps, seed)
         rates = cosine_rates(rate, self._steps)

@@ -1,4 +1,4 @@
-"""What the command lines of `accuracy.py` and `finetuning.py` share."""
+"""The two studies, `accuracy.py` and `finetuning.py`, share these parts of a command line."""
 
 import argparse
 import pathlib

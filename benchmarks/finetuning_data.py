@@ -11,6 +11,7 @@ import tensorflow as tf
 from noah_tf import attach_noah
 from noah_tf.datasets import BatchOptions, Source, eval_batches
 from noah_tf.datasets.registry import open_source
+from noah_tf.export.from_keras_file import load_keras_file
 from noah_tf.images import Preprocessing
 
 # EfficientNet-Lite was trained on (pixel - 127) / 128.
@@ -64,7 +65,7 @@ def load_backbone(path: pathlib.Path, size: int) -> tf.keras.Model:
         path: a classifier in a `.keras` file, such as `efficientnet_lite0.py` writes.
         size: the side of the images in pixels, which may differ from that of the file.
     """
-    classifier = tf.keras.models.load_model(path, compile=False)
+    classifier = load_keras_file(path)
     images = tf.keras.Input((size, size, 3))
     resized = tf.keras.models.clone_model(classifier, input_tensors=images)
     resized.set_weights(classifier.get_weights())

@@ -3,7 +3,7 @@
 from noah_tf.head.channel_split import divides, key_value_channels
 from noah_tf.head.dropout import Dropout
 from noah_tf.head.inference import InferenceHead, precomputed_head
-from noah_tf.head.initializers import REFERENCE_CLASSES
+from noah_tf.head.initializers import REFERENCE_CLASSES, get_kernel_initializer
 from noah_tf.head.layer import NOAHHead
 from noah_tf.head.poca import logits_dtype
 
@@ -13,6 +13,7 @@ __all__ = [
     "InferenceHead",
     "NOAHHead",
     "divides",
+    "get_kernel_initializer",
     "key_value_channels",
     "logits_dtype",
     "precomputed_head",

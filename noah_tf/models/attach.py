@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from noah_tf.head import Dropout, NOAHHead, logits_dtype
+from noah_tf.head import Dropout, NOAHHead, get_kernel_initializer, logits_dtype
 from noah_tf.models.feature_map import (
     FeatureMap,
     find_feature_map,
@@ -213,6 +213,7 @@ def _check_arguments(
             "kernel_initializer='reference' is for head='noah', got head='gap': name one of "
             "Keras's initializers, such as 'glorot_uniform' or 'zeros'."
         )
+    get_kernel_initializer(kernel_initializer)
     is_count = isinstance(drop_class_token, bool) or (
         is_int(drop_class_token) and drop_class_token >= 0
     )

@@ -535,6 +535,11 @@ def test_video_model_raises():
             {"head": "gap", "kernel_initializer": "reference"},
             "kernel_initializer='reference' is for head='noah', got head='gap'",
         ),
+        ({"kernel_initializer": "nonsense"}, "one of Keras's initializers, .* got 'nonsense'"),
+        (
+            {"head": "gap", "kernel_initializer": "nonsense"},
+            "one of Keras's initializers, .* got 'nonsense'",
+        ),
         ({"drop_class_token": "yes"}, "drop_class_token must be .* got 'yes'"),
         ({"drop_class_token": -1}, "drop_class_token must be .* got -1"),
         ({"num_groups": 3}, "num_groups=3 must divide"),

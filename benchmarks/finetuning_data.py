@@ -52,9 +52,9 @@ def open_splits(
         data_dir: TFDS's folder with CIFAR-10. None uses TFDS's default.
     """
     if data == "cifar10":
-        train, test = (open_source(data, split, data_dir) for split in _CIFAR_SPLITS)
+        train, test = (open_source(data, split, data_dir=data_dir) for split in _CIFAR_SPLITS)
     else:
-        train, test = (open_source("folder", split, photos) for split in ("train", "val"))
+        train, test = (open_source("folder", split, data_dir=photos) for split in ("train", "val"))
     return train, test
 
 

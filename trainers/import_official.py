@@ -76,7 +76,7 @@ def main(_: list[str]) -> None:
 
 
 def _open_source() -> Source:
-    source = open_source(_DATA.value, _SPLIT.value, _DATA_DIR.value)
+    source = open_source(_DATA.value, _SPLIT.value, data_dir=_DATA_DIR.value)
     if source.num_classes != _NUM_CLASSES.value:
         raise ValueError(
             f"The model has {_NUM_CLASSES.value} classes, but {source.name} has "

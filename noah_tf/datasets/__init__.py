@@ -2,7 +2,7 @@
 
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import naming_corrupt_examples
-from noah_tf.datasets.folders import IMAGE_SUFFIXES
+from noah_tf.datasets.photo_files import IMAGE_SUFFIXES, find_photos
 from noah_tf.datasets.pipeline import eval_batches, train_batches
 from noah_tf.datasets.registry import open_source, source_from_config
 from noah_tf.datasets.source import Source, random_order
@@ -12,6 +12,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Source",
     "eval_batches",
+    "find_photos",
     "naming_corrupt_examples",
     "open_source",
     "random_order",

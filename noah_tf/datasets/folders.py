@@ -1,90 +1,103 @@
 """The source "folder": photos in one folder per class."""
 
-import functools
 import logging
 import os
 import pathlib
 
-import tensorflow as tf
-
-from noah_tf.datasets.source import Source, read_by_index
+from noah_tf.datasets.photo_files import IMAGE_SUFFIXES, find_photos, is_ignored, subfolders
+from noah_tf.datasets.slices import Slice, stratified_indices
+from noah_tf.datasets.source import Source, files_source
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-_FOLDER_LAYOUT = f"DATA_DIR/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}"
+# The split of photos that are in DATA_DIR/CLASS/, without a folder for the split.
+ALL = "all"
+_LAYOUT = (
+    f"DATA_DIR/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}, or DATA_DIR/CLASS/ with the splits "
+    f"'{ALL}[:80%]' and '{ALL}[80%:]'"
+)
 
 
-def open_folder(split: str, data_dir: str | os.PathLike | None) -> Source:
+def open_folder(
+    split: str,
+    data_dir: str | os.PathLike | None,
+    labels_from: str | None = None,
+    split_seed: int = 0,
+) -> Source:
     """Opens one split of a folder of photos, for `registry.open_source`.
 
     Args:
-        split: the name of the split's folder.
-        data_dir: the folder that holds `SPLIT/CLASS/PHOTO`.
+        split: the name of the split's folder; "all" for photos without a folder for their split; or
+            a slice of either, such as "all[:80%]". A slice has the same share of each class.
+        data_dir: the folder that holds `SPLIT/CLASS/PHOTO`, or `CLASS/PHOTO` for "all".
+        labels_from: the split that has all classes. None is "train" if it exists, otherwise the
+            split itself.
+        split_seed: the seed by which slices divide the photos.
 
     Raises:
         ValueError: `data_dir` is None, or the split or its photos do not exist, or a class is
-            missing in the training split.
+            missing in the split that has all classes.
         FileNotFoundError: `data_dir` does not exist.
     """
     if data_dir is None:
-        raise ValueError(f'name="folder" needs data_dir, laid out as {_FOLDER_LAYOUT}.')
+        raise ValueError(f'name="folder" needs data_dir, laid out as {_LAYOUT}.')
     root = pathlib.Path(data_dir).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist; photos go to {_FOLDER_LAYOUT}.")
-    splits = _subfolders(root)
-    if split not in splits:
-        raise ValueError(
-            f"{root} has no split {split!r}; it has {', '.join(splits) or 'no folders'}. "
-            f"Photos go to {_FOLDER_LAYOUT}."
-        )
-    # Every split uses the labels of the training split, even if it lacks a class.
-    class_names = _subfolders(root / ("train" if "train" in splits else split))
-    unknown = sorted(set(_subfolders(root / split)) - set(class_names))
+        raise FileNotFoundError(f"{root} does not exist; photos go to {_LAYOUT}.")
+    part = Slice.parse(split)
+    folder = _split_folder(root, part.name)
+    labels_folder = _labels_folder(root, folder, labels_from)
+    class_names = subfolders(labels_folder)
+    unknown = sorted(set(subfolders(folder)) - set(class_names))
     if unknown:
         raise ValueError(
-            f"{root / split} has classes that {root / 'train'} does not have: "
-            f"{', '.join(unknown)}; rename or remove them."
+            f"{folder} has classes that {labels_folder} does not have: {', '.join(unknown)}; "
+            "rename or remove them."
         )
-    files, labels = _list_photos(root / split, class_names)
-    if not files:
-        raise ValueError(f"{root / split} holds no photos; they go to {_FOLDER_LAYOUT}.")
-    logger.info("%s: %d photos, %d classes", root / split, len(files), len(class_names))
-    fetch = _make_fetch(files, labels)
-    return Source(
-        name="folder",
-        split=split,
-        num_examples=len(files),
-        class_names=class_names,
-        multi_label=False,
-        read=functools.partial(read_by_index, fetch, len(files)),
-        files=files,
-        fetch=fetch,
+    files, labels = _list_photos(folder, class_names)
+    indices = stratified_indices(labels, part, split_seed) if files else ()
+    if not len(indices):
+        raise ValueError(f"{root} has no photos in the split {split!r}; they go to {_LAYOUT}.")
+    logger.info("%s, split %s: %d photos, %d classes", root, split, len(indices), len(class_names))
+    return files_source(
+        "folder",
+        split,
+        [files[index] for index in indices],
+        [labels[index] for index in indices],
+        class_names,
     )
 
 
-def _subfolders(folder):
-    names = (entry.name for entry in os.scandir(folder) if entry.is_dir())
-    return tuple(sorted(name for name in names if not name.startswith(".")))
+def _split_folder(root, name):
+    if (root / name).is_dir():
+        return root / name
+    if name == ALL:
+        return root
+    splits = subfolders(root)
+    raise ValueError(
+        f"{root} has no split {name!r}; it has {', '.join(splits) or 'no folders'}. "
+        f"Photos go to {_LAYOUT}."
+    )
+
+
+def _labels_folder(root, folder, labels_from):
+    if labels_from is not None:
+        return _split_folder(root, Slice.parse(labels_from).name)
+    return root / "train" if folder != root and (root / "train").is_dir() else folder
 
 
 def _list_photos(folder, class_names):
     files, labels = [], []
+    ignored = [
+        entry.path for entry in os.scandir(folder) if is_ignored(entry.name) or entry.is_file()
+    ]
     for label, name in enumerate(class_names):
-        paths = sorted(
-            str(path) for path in (folder / name).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES
+        found = find_photos(folder / name)
+        files += found.photos
+        labels += [label] * len(found.photos)
+        ignored += found.ignored
+    if ignored:
+        logger.info(
+            "%s: ignored %d files and folders, such as %s", folder, len(ignored), ignored[0]
         )
-        files += paths
-        labels += [label] * len(paths)
-    return tuple(files), tuple(labels)
-
-
-def _make_fetch(files, labels):
-    """Returns a function from an index to the example with that file and label."""
-    file_tensor, label_tensor = tf.constant(files), tf.constant(labels, tf.int64)
-
-    def fetch(index):
-        image = tf.io.read_file(file_tensor[index])
-        return {"image": image, "label": label_tensor[index], "index": index}
-
-    return fetch
+    return files, labels

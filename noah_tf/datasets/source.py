@@ -6,7 +6,7 @@ an index, its position in the natural order of the split, which does not depend 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,11 @@ class Source:
         class_names: the names of the classes, in the order of their labels.
         multi_label: whether an example may have several classes.
         read: the function behind `examples`, with the same arguments.
-        files: the paths of the photos in natural order if the source is a folder, otherwise empty.
+        files: the paths of the photos in natural order if each has a file, otherwise empty.
         fetch: a function from an index (int64 tensor) to that example, for sources that can load
             any example without reading others; otherwise None.
+        labels: the labels of all examples in natural order if they are known without reading the
+            photos, (num_examples,) or (num_examples, num_classes) if `multi_label`; otherwise None.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Source:
     read: Callable[..., tf.data.Dataset] = dataclasses.field(repr=False)
     files: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     fetch: Callable[[Any], dict[str, Any]] | None = dataclasses.field(default=None, repr=False)
+    labels: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -138,3 +141,41 @@ def read_by_index(
     start, stop = host_range(size, shard, even=shuffle_seed is not None)
     indices = tf.data.Dataset.from_tensor_slices(order[start:stop][skip:])
     return indices.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def files_source(
+    name: str,
+    split: str,
+    files: Sequence[str],
+    labels: Sequence[Any] | np.ndarray,
+    class_names: Sequence[str],
+    multi_label: bool = False,
+) -> Source:
+    """Returns a source of files, each of which has one photo.
+
+    Args:
+        name: see `Source`, also for the next one.
+        split: see there.
+        files: the paths of the photos, in natural order.
+        labels: for each photo its label, or its multi-hot vector if `multi_label`.
+        class_names: the names of the classes.
+        multi_label: whether a photo may have several classes.
+    """
+    file_tensor = tf.constant(list(files))
+    label_tensor = tf.constant(labels, tf.float32 if multi_label else tf.int64)
+
+    def fetch(index):
+        image = tf.io.read_file(file_tensor[index])
+        return {"image": image, "label": label_tensor[index], "index": index}
+
+    return Source(
+        name=name,
+        split=split,
+        num_examples=len(files),
+        class_names=tuple(class_names),
+        multi_label=multi_label,
+        read=functools.partial(read_by_index, fetch, len(files)),
+        files=tuple(files),
+        fetch=fetch,
+        labels=np.asarray(labels),
+    )

@@ -158,8 +158,9 @@ def _split_files(builder, split):
     file_format = builder.info.file_format
     if file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError(
-            f"{builder.name!r} is stored as {file_format.value}; prepare it with "
-            "file_format='tfrecord'."
+            f"{builder.name!r} is stored as {file_format.value}, and only TFRecord is read; "
+            f"convert it: python -m tensorflow_datasets.scripts.convert_format --dataset_dir="
+            f"{builder.data_dir} --out_file_format=tfrecord --out_path=OTHER_FOLDER"
         )
     sizes = ", ".join(f"{key}: {value.num_examples}" for key, value in splits.items())
     try:

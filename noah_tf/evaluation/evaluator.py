@@ -234,7 +234,7 @@ def open_set(
     if data is None:
         source = source_from_config(config, split)
     else:
-        source = open_source(data, split, data_dir or config.data_dir, None, label_key)
+        source = open_source(data, split, data_dir=data_dir or config.data_dir, label_key=label_key)
     if tuple(source.class_names) != tuple(class_names):
         raise ValueError(
             f"{source.name} has {describe_classes(source.class_names)} and the run has "

@@ -83,13 +83,17 @@ def _model() -> ml_collections.ConfigDict:
 def _data() -> ml_collections.ConfigDict:
     """Returns the defaults of the `data` section."""
     data = ml_collections.ConfigDict()
-    data.name = "imagenet2012"  # any TFDS name; folder, for data_dir/SPLIT/CLASS/*.jpg; or fake
+    # Any TFDS name; folder, for photos in data_dir/SPLIT/CLASS/ or data_dir/CLASS/; files, for
+    # label files in data_dir; tfrecord; or fake. `noah_tf.datasets.registry.DataSet` has details.
+    data.name = "imagenet2012"
     data.data_dir = config_dict.placeholder(str)  # None: the folder of TFDS
     data.manual_dir = config_dict.placeholder(str)  # folder of archives downloaded by hand
     data.train_split = "train"
     data.eval_split = "validation"
     data.image_key = config_dict.placeholder(str)  # None: the only image feature
     data.label_key = config_dict.placeholder(str)  # None: the only label feature
+    data.class_names = config_dict.placeholder(str)  # text file, for files and tfrecord
+    data.split_seed = 0  # divides the photos of a folder among slices such as all[:80%]
     data.num_classes = config_dict.placeholder(int)  # must agree with the data; None: not checked
     data.num_examples = config_dict.placeholder(int)  # of the training split, likewise
     data.cache = False  # whether to keep the encoded photos in memory

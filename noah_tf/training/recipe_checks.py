@@ -3,7 +3,6 @@
 The values of one part are checked where the part is built, see `TrainingPlan.from_config`.
 """
 
-import pathlib
 from collections.abc import Iterator
 
 import ml_collections
@@ -95,8 +94,6 @@ def check_data(
             f"data.num_examples={data.num_examples}, and {name} {train_source.split} has "
             f"{train_source.num_examples}: set it to that, or to None"
         )
-    if eval_source.class_names != train_source.class_names:
-        problems.append(_class_difference(train_source, eval_source))
     if multi_label and train.loss not in ("auto", *BINARY_LOSSES):
         problems.append(
             f"train.loss={train.loss!r}, and an image of {name} can have several labels: "
@@ -113,6 +110,7 @@ def check_data(
                 f"no image of {source.name} {source.split} has a label: choose another data.{key}"
             )
     problems += _empty_class_problems(train_source)
+    problems += _overlap_problems(train_source, eval_source)
     raise_problems(problems)
 
 
@@ -141,25 +139,26 @@ def _size_problems(
         )
 
 
-def _class_difference(train: Source, evaluation: Source) -> str:
-    parts = [
-        f"{', '.join(names[:3])}{' and others' if names[3:] else ''} only in {source.split}"
-        for source, other in ((train, evaluation), (evaluation, train))
-        if (names := [name for name in source.class_names if name not in other.class_names])
-    ]
-    return (
-        f"the classes of {evaluation.split} are not those of {train.split} in {train.name} "
-        f"({'; '.join(parts) or 'they have another order'})"
-    )
-
-
 def _empty_class_problems(source: Source) -> Iterator[str]:
     """Yields a message if classes of a folder of photos have no photo."""
-    names = {pathlib.Path(path).parent.name for path in source.files}
-    empty = [name for name in source.class_names if name not in names] if source.files else []
+    if source.labels is None or source.multi_label:
+        return
+    present = set(source.labels.tolist())
+    empty = [name for number, name in enumerate(source.class_names) if number not in present]
     if empty:
         yield (
             f"{source.name} {source.split} has no photo of the class {', '.join(empty[:5])}"
             f"{' and others' if empty[5:] else ''}: add some that end in "
             f"{', '.join(IMAGE_SUFFIXES)}, or remove the folder"
+        )
+
+
+def _overlap_problems(train: Source, evaluation: Source) -> Iterator[str]:
+    """Yields a message if photos are in both splits."""
+    shared = sorted(set(train.files) & set(evaluation.files))
+    if shared:
+        yield (
+            f"data.train_split={train.split!r} and data.eval_split={evaluation.split!r} share "
+            f"{len(shared)} photos, such as {shared[0]}: choose splits that do not overlap, such "
+            "as 'all[:80%]' and 'all[80%:]' for folders"
         )

@@ -59,7 +59,9 @@ def test_config():
 def test_bad_arguments_raise(tmp_path):
     with pytest.raises(ValueError, match="num_classes must be a positive integer, got 0"):
         open_source("fake", "train", num_examples=5, num_classes=0)
-    with pytest.raises(ValueError, match="are for TFDS sets; 'fake' has none"):
+    with pytest.raises(ValueError, match="is for TFDS sets; leave it out for 'fake'"):
         open_source("fake", "train", num_examples=5, num_classes=1, manual_dir=tmp_path)
-    with pytest.raises(ValueError, match="leave them None for 'cifar10', got 5"):
+    with pytest.raises(
+        ValueError, match="num_classes is for tfrecord and fake; leave it out for 'cifar10', got 5"
+    ):
         open_source("cifar10", "train", num_classes=5)

@@ -73,13 +73,21 @@ def test_folder_errors(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     (empty / "train" / "cat").mkdir(parents=True)
     (folder / "val" / "zebra").mkdir()
+    bad_seed, names, image_key = {"split_seed": -1}, {"class_names": "a"}, {"image_key": "image"}
     cases = [
         (ValueError, "needs data_dir, laid out as DATA_DIR/SPLIT/CLASS", "train", None, {}),
+        (ValueError, "must be a name or a slice such as", "train[:3]", folder, {}),
+        (ValueError, "must be a name or a slice such as", "train+val", folder, {}),
+        (ValueError, "must increase from 0 to 100", "train[80%:20%]", folder, {}),
+        (ValueError, "must increase from 0 to 100", "train[20%:101%]", folder, {}),
+        (ValueError, "no photos in the split 'train[:1%]'", "train[:1%]", folder, {}),
+        (ValueError, "split_seed must be an integer from 0, got -1", "train", folder, bad_seed),
+        (ValueError, "class_names is for files and tfrecord; leave", "train", folder, names),
         (FileNotFoundError, "nowhere does not exist", "train", folder / "nowhere", {}),
         (ValueError, "no split 'test'; it has train, val.", "test", folder, {}),
-        (ValueError, "holds no photos", "train", empty, {}),
+        (ValueError, "has no photos in the split 'train'", "train", empty, {}),
         (ValueError, "does not have: zebra; rename or remove", "val", folder, {}),
-        (ValueError, "are for TFDS sets", "train", folder, {"image_key": "image"}),
+        (ValueError, "image_key is for tfrecord and TFDS sets", "train", folder, image_key),
     ]
     for error, message, split, directory, options in cases:
         with pytest.raises(error, match=re.escape(message)):

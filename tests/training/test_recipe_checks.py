@@ -183,6 +183,7 @@ def test_multi_label_losses_with_one_label_raise(shapes, loss):
 def folder_problem(folder, train="train", evaluation="test"):
     config = small_recipe(folder)
     config.train.batch_size = 1
+    config.data.train_split, config.data.eval_split = train, evaluation
     sources = [source_from_config(config.data, split) for split in (train, evaluation)]
     with pytest.raises(ValueError) as error:
         recipe_checks.check_data(config, *sources)
@@ -195,16 +196,16 @@ def test_folders_without_photos_or_classes_raise(shapes, tmp_path):
     (photos / "train" / "wedge" / "1.tiff").write_bytes(b"")
     assert folder_problem(photos) == (
         "The recipe cannot work: folder train has no photo of the class wedge: add some that end "
-        "in .jpg, .jpeg, .png, .bmp, .gif, or remove the folder."
+        "in .jpg, .jpeg, .png, .bmp, .gif, .webp, or remove the folder."
     )
-    # Without a split named "train", each split has its own classes.
-    (photos / "train").rename(photos / "all")
+    # The training split has all classes, whatever its name is.
+    (photos / "train").rename(photos / "training")
+    assert "folder training has no photo of the class wedge" in folder_problem(photos, "training")
     (photos / "test" / "wig").mkdir()
-    photo = next((photos / "test" / "ring").iterdir())
-    shutil.copy(photo, photos / "test" / "wig" / "0.png")
-    assert (
-        "the classes of test are not those of all in folder (wedge only in all; wig only in test)"
-    ) in folder_problem(photos, "all")
+    config = small_recipe(photos)
+    config.data.train_split = "training"
+    with pytest.raises(ValueError, match="test has classes that .*training does not have: wig;"):
+        source_from_config(config.data, "test")
     one = tmp_path / "one"
     for split in ("train", "test"):
         shutil.copytree(shapes / split / "ring", one / split / "ring")

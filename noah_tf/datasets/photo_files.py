@@ -1,0 +1,74 @@
+"""Finds the photos in folders, and leaves out what file managers and archives add to them."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+# The suffixes of photos, in lower case. A photo is decoded by its content, whatever its suffix is.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
+_IGNORED_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+class PhotoFiles(NamedTuple):
+    """The files below a folder.
+
+    Attributes:
+        photos: the paths of the photos, sorted.
+        ignored: the paths of other files and of ignored folders, sorted.
+    """
+
+    photos: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def is_ignored(name: str) -> bool:
+    """Returns whether a file or folder is never a photo or a class.
+
+    These are hidden ones, such as `.ipynb_checkpoints`, and what file managers and archives add,
+    such as `__MACOSX` and `Thumbs.db`.
+
+    Args:
+        name: the name without its folder.
+    """
+    return name.startswith(".") or name in _IGNORED_NAMES
+
+
+def subfolders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Returns the sorted names of the folders in a folder that are not ignored."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return tuple(sorted(name for name in names if not is_ignored(name)))
+
+
+def find_photos(folder: str | os.PathLike[str]) -> PhotoFiles:
+    """Returns the photos in a folder and in the folders below it.
+
+    A file is a photo if it has the suffix of one, in upper or lower case, or if it begins as a
+    JPEG, PNG, GIF, BMP or WebP file does.
+
+    Args:
+        folder: the folder.
+    """
+    photos: list[str] = []
+    ignored: list[str] = []
+    for path, folders, files in os.walk(folder, followlinks=True):
+        ignored += [os.path.join(path, name) for name in folders if is_ignored(name)]
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        for name in files:
+            file = os.path.join(path, name)
+            (photos if not is_ignored(name) and _is_photo(file) else ignored).append(file)
+    return PhotoFiles(tuple(sorted(photos)), tuple(sorted(ignored)))
+
+
+def _is_photo(path: str) -> bool:
+    if pathlib.PurePath(path).suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    is_webp = start[:4] == b"RIFF" and start[8:] == b"WEBP"
+    is_bmp = start[:2] == b"BM" and start[6:10] == b"\0\0\0\0"
+    return start.startswith(_MAGIC) or is_webp or is_bmp

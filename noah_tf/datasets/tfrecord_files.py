@@ -1,0 +1,113 @@
+"""The source "tfrecord": TFRecord files of `tf.train.Example` in the classic layout."""
+
+import functools
+import glob
+import os
+import pathlib
+import struct
+
+import tensorflow as tf
+
+from noah_tf.datasets.records import read_records
+from noah_tf.datasets.source import Source
+
+IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
+# A record is its length, a checksum of the length, its bytes, and a checksum of the bytes.
+_LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
+
+
+def open_tfrecord(
+    split: str,
+    data_dir: str | os.PathLike | None,
+    class_names: tuple[str, ...],
+    image_key: str | None = None,
+    label_key: str | None = None,
+) -> Source:
+    """Opens TFRecord files, for `registry.open_source`.
+
+    Args:
+        split: the name of a file in `data_dir`, or a pattern such as "train-*".
+        data_dir: the folder of the files.
+        class_names: the names of the classes; label i is the i-th one, from 0.
+        image_key: the key of the encoded photo. None is "image/encoded".
+        label_key: the key of the label, an integer. None is "image/class/label".
+
+    Raises:
+        ValueError: `data_dir` is None, the files are no TFRecords, or a key is missing.
+        FileNotFoundError: no file has such a name.
+    """
+    if data_dir is None:
+        raise ValueError('name="tfrecord" needs data_dir, the folder of the TFRecord files.')
+    root = pathlib.Path(data_dir).expanduser()
+    paths = sorted(path for path in glob.glob(str(root / split)) if os.path.isfile(path))
+    if not paths:
+        raise FileNotFoundError(
+            f"{root} has no file {split!r}; the split of name='tfrecord' must be the name of a "
+            "file in data_dir, or a pattern such as 'train-*'."
+        )
+    files = tuple((path, 0, count_records(path)) for path in paths)
+    image_key, label_key = image_key or IMAGE_KEY, label_key or LABEL_KEY
+    _check_keys(paths[0], image_key, label_key)
+    features = {
+        image_key: tf.io.FixedLenFeature([], tf.string),
+        label_key: tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def parse(record):
+        values = tf.io.parse_single_example(record, features)
+        return {"image": values[image_key], "label": values[label_key]}
+
+    return Source(
+        name="tfrecord",
+        split=split,
+        num_examples=sum(count for _, _, count in files),
+        class_names=tuple(class_names),
+        multi_label=False,
+        read=functools.partial(read_records, files, parse),
+    )
+
+
+def count_records(path: str | os.PathLike[str]) -> int:
+    """Returns the number of records in a TFRecord file, from their lengths alone.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: the file is cut off, or is no TFRecord file.
+    """
+    size, position, count = os.path.getsize(path), 0, 0
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(_LENGTH_BYTES)
+            if len(header) < _LENGTH_BYTES:
+                position = size + 1
+                break
+            (length,) = struct.unpack("<Q", header)
+            position += _LENGTH_BYTES + _CHECKSUM_BYTES + length + _CHECKSUM_BYTES
+            count += 1
+    if position != size or not count:
+        raise ValueError(
+            f"{path} is no whole TFRecord file: its {count} records do not end where the file "
+            f"ends, at byte {size}. Copy it again, or name other files as the split."
+        )
+    return count
+
+
+def _check_keys(path, image_key, label_key):
+    record = next(iter(tf.data.TFRecordDataset(path))).numpy()
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except Exception as error:  # protobuf's DecodeError, which has no stable import path
+        raise ValueError(f"{path} has records that are no tf.train.Example ({error}).") from error
+    kinds = {key: feature.WhichOneof("kind") for key, feature in features.items()}
+    for option, key, kind in (
+        ("image_key", image_key, "bytes_list"),
+        ("label_key", label_key, "int64_list"),
+    ):
+        if kinds.get(key) != kind:
+            raise ValueError(
+                f"data.{option}={key!r} is not a {kind.removesuffix('_list')} feature of {path}; "
+                f"its features are {', '.join(f'{k} ({v})' for k, v in sorted(kinds.items()))}."
+            )

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.source import Source
+from noah_tf.datasets.source import Source, random_order
 
 
 def epoch_indices(
@@ -34,6 +34,39 @@ def epoch_indices(
     starts = np.arange(min(skip_batches, steps), steps)[:, None] * distinct
     indices = order[starts + offsets]
     return indices.ravel(), np.broadcast_to(copies, indices.shape).ravel()
+
+
+def balanced_order(labels: np.ndarray, seed: int, *purpose: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a random order of as many examples as there are, with all classes equally often.
+
+    An example of a frequent class may be missing. An example of a rare class is repeated, but only
+    once all others of its class were drawn as often.
+
+    Args:
+        labels: the label of each example.
+        seed: the order is a function of it and of `purpose`.
+        *purpose: further integers, such as the epoch.
+
+    Returns:
+        Two int64 vectors of the same length as `labels`: the index of each example, and how often
+        the example was drawn before.
+    """
+    classes = np.unique(labels)
+    # The first of these classes have one example more.
+    classes = classes[random_order(seed, *purpose, 1, size=len(classes))]
+    indices, repeats = [], []
+    for number, label in enumerate(classes):
+        count = len(labels) // len(classes) + (number < len(labels) % len(classes))
+        members = np.flatnonzero(labels == label)
+        rounds = -(-count // len(members))
+        drawn = [
+            members[random_order(seed, *purpose, 2, int(label), round_, size=len(members))]
+            for round_ in range(rounds)
+        ]
+        indices.append(np.concatenate(drawn)[:count] if drawn else members[:0])
+        repeats.append(np.repeat(np.arange(rounds), len(members))[:count])
+    order = random_order(seed, *purpose, 3, size=len(labels))
+    return np.concatenate(indices)[order], np.concatenate(repeats)[order]
 
 
 def shuffled(

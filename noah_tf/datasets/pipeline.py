@@ -9,11 +9,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import replacing_corrupt
-from noah_tf.datasets.order import epoch_indices, repeated, shuffled
+from noah_tf.datasets.order import balanced_order, epoch_indices, repeated, shuffled
 from noah_tf.datasets.source import Source, host_range, random_order
 from noah_tf.images import Augmentation, Preprocessing, TrainTransform, to_uint8
 from noah_tf.utils.seeds import derived_seed
@@ -32,6 +33,7 @@ def train_batches(
     skip_batches: int = 0,
     shard: tuple[int, int] = (0, 1),
     replicas: int = 1,
+    balanced: bool = False,
 ) -> tf.data.Dataset:
     """Returns the batches of one training epoch, or the rest of them.
 
@@ -61,6 +63,7 @@ def train_batches(
         replicas: number of replicas of the host. Its share of a batch is mixed as a whole, and then
             split into one batch per replica, in the order that
             `distribute_datasets_from_function` expects.
+        balanced: whether every class is drawn equally often, see `order.balanced_order`.
 
     Returns:
         A `tf.data.Dataset` of (images, targets, weights). images: float32 (B, H, W, 3). targets:
@@ -110,8 +113,17 @@ def train_batches(
         image = transform_photo(example["image"], tf.stack([pixel_seed, number]))
         return image, _label(example)
 
+    if balanced:
+        order = balanced_order(
+            source.known_labels(options.cache, "balanced sampling"), seed, epoch, _ORDER
+        )
+    elif options.cache or source.fetch is not None:
+        indices = random_order(seed, epoch, _ORDER, size=source.num_examples)
+        order = indices, np.zeros_like(indices)
+    else:
+        order = None
     dataset, load = _train_examples(
-        source, options, transform.repeats, seed, epoch, skip_batches, shard
+        source, options, transform.repeats, (seed, epoch), order, skip_batches, shard
     )
     mixes = transform.augmentation.mixes
     if options.on_corrupt == "skip":
@@ -137,28 +149,40 @@ def train_batches(
     return _with_runtime_options(dataset, options, replicas)
 
 
-def _train_examples(source, options, repeats, seed, epoch, skip_batches, shard):
+def _train_examples(source, options, repeats, seed_and_epoch, order, skip_batches, shard):
     """Returns one host's examples of an epoch in random order, not yet loaded.
+
+    Args:
+        source: see `train_batches`, as for the others without a line here.
+        options: see there.
+        repeats: number of copies of an example in a batch.
+        seed_and_epoch: both.
+        order: the index of each example in random order, and how often it occurred before; None if
+            the source can only be read in order.
+        skip_batches: see there.
+        shard: see there.
 
     Returns:
         A dataset, and the function from its elements to examples with "copy".
     """
     steps = source.num_examples // options.batch_size
-    if options.cache or source.fetch is not None:
-        order = random_order(seed, epoch, _ORDER, size=source.num_examples)
-        indices_and_copies = epoch_indices(
-            order, steps, options.batch_size, repeats, skip_batches, shard
+    if order is not None:
+        indices, occurrences = order
+        positions, copies = epoch_indices(
+            np.arange(source.num_examples), steps, options.batch_size, repeats, skip_batches, shard
         )
+        # Each occurrence and copy of an example has its own number, and so its own pixels.
+        copies = copies + repeats * occurrences[positions]
         fetch = _fetch_from_memory(source) if options.cache else source.fetch
         return (
-            tf.data.Dataset.from_tensor_slices(indices_and_copies),
+            tf.data.Dataset.from_tensor_slices((indices[positions], copies)),
             lambda index, copy: {**fetch(index), "copy": copy},
         )
     host_batch = options.batch_size // shard[1]
     distinct = -(-host_batch // repeats)  # each host repeats its own examples
     dataset = shuffled(
         source,
-        derived_seed(seed, epoch, _ORDER),
+        derived_seed(*seed_and_epoch, _ORDER),
         options.shuffle_buffer,
         skip=min(skip_batches, steps) * distinct,
         shard=shard,

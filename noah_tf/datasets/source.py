@@ -89,6 +89,25 @@ class Source:
         batches = list(self.examples().batch(1024))
         return {key: tf.concat([batch[key] for batch in batches], 0) for key in batches[0]}
 
+    def known_labels(self, cached: bool, purpose: str) -> np.ndarray:
+        """Returns the label of each example in natural order, without reading other photos.
+
+        Args:
+            cached: whether the encoded examples are kept in memory anyway.
+            purpose: the option that needs the labels, for the error message.
+
+        Raises:
+            ValueError: the labels are not known.
+        """
+        if self.labels is not None:
+            return self.labels
+        if cached:
+            return self.in_memory["label"].numpy()
+        raise ValueError(
+            f"{purpose} needs the labels of all examples, and {self.name!r} does not have them "
+            "apart from the photos: set data.cache=True, or use a folder or a label file."
+        )
+
     def label_names(self, label: Any) -> tuple[str, ...]:
         """Returns the class names of an example's label: exactly one unless `multi_label`."""
         label = np.asarray(label)

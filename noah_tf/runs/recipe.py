@@ -96,6 +96,7 @@ def _data() -> ml_collections.ConfigDict:
     data.split_seed = 0  # divides the photos of a folder among slices such as all[:80%]
     data.num_classes = config_dict.placeholder(int)  # must agree with the data; None: not checked
     data.num_examples = config_dict.placeholder(int)  # of the training split, likewise
+    data.balanced_sampling = False  # whether every class is drawn equally often in training
     data.cache = False  # whether to keep the encoded photos in memory
     data.shuffle_buffer = 10_000  # examples, used only if the photos are not in memory
     data.prefetch = config_dict.placeholder(int)  # batches made ahead; None: tf.data decides
@@ -180,10 +181,12 @@ def _train() -> ml_collections.ConfigDict:
     # One of `losses.LOSSES`; auto: binary for multi-label data, categorical for other data.
     train.loss = "auto"
     train.label_smoothing = 0.0
-    train.focal_gamma = 2.0  # of binary_focal_crossentropy
+    train.focal_gamma = 2.0  # of categorical_focal_crossentropy and binary_focal_crossentropy
     train.gamma_positive = 0.0  # like the next two, for `losses.asymmetric_losses`
     train.gamma_negative = 4.0
     train.probability_margin = 0.05
+    # Weights of the classes in the loss: balanced, or numbers such as 1,2,0.5; None: equal.
+    train.class_weights = config_dict.placeholder(str)
     train.frozen_epochs = 0  # first epochs, in which only the head is trained
     train.checkpoint_every = 0  # steps between checkpoints; 0: one per epoch
     train.checkpoint_minutes = 0.0  # minutes between checkpoints; 0: no checkpoints by time

@@ -133,7 +133,8 @@ class Trainer:
             progress=self.progress,
         )
         self.evaluator = Evaluator(state.model, plan.strategy, train_source.multi_label)
-        self._loss = training_loss(plan.loss, train_source.multi_label)
+        class_weights = plan.loss.weights_of_classes(train_source, plan.batches.cache)
+        self._loss = training_loss(plan.loss, train_source.multi_label, class_weights)
         self._train_steps: dict[tuple[int, ...], Callable] = {}
         self._stop, self._clock = stop, clock
         self._checkpoint_timer = Timer(plan.train.checkpoint_minutes, clock)

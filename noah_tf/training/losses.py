@@ -2,10 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from noah_tf.datasets import Source
 from noah_tf.evaluation import binary_targets, example_losses
 from noah_tf.training.settings import raise_joined, range_problems
 from noah_tf.utils.validation import check_rate, error_messages
@@ -14,10 +18,12 @@ LOSSES = (
     "auto",
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
+    "categorical_focal_crossentropy",
     "binary_crossentropy",
     "binary_focal_crossentropy",
     "asymmetric",
 )
+BALANCED = "balanced"
 # The losses that multi-label data can be trained with.
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "asymmetric")
 # The losses for multi-label data only; binary cross-entropy is also for single-label data.
@@ -31,7 +37,11 @@ class LossSettings:
     Attributes:
         loss: one of `LOSSES`.
         label_smoothing: in [0, 1).
-        focal_gamma: exponent of "binary_focal_crossentropy".
+        focal_gamma: exponent of "categorical_focal_crossentropy" and "binary_focal_crossentropy".
+        class_weights: weights of the classes for single-label data: numbers with commas between
+            them, in the order of the classes, such as "1,2,0.5"; or "balanced", with which the
+            weight of a class is inversely proportional to the number of its training examples. None
+            for equal weights.
         gamma_positive: option of "asymmetric", see `asymmetric_losses`.
         gamma_negative: likewise.
         probability_margin: likewise.
@@ -46,6 +56,7 @@ class LossSettings:
     gamma_positive: float = 0.0
     gamma_negative: float = 4.0
     probability_margin: float = 0.05
+    class_weights: str | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -57,16 +68,71 @@ class LossSettings:
         )
         gammas = ("focal_gamma", "gamma_positive", "gamma_negative")
         problems += range_problems("train", self, dict.fromkeys(gammas, 0))
+        if self.class_weights not in (None, BALANCED):
+            problems += error_messages(lambda: _parse_weights(self.class_weights))
         raise_joined(problems)
 
+    def weights_of_classes(self, source: Source, cached: bool) -> tuple[float, ...] | None:
+        """Returns the weights of the classes, or None for equal weights.
 
-def training_loss(settings: LossSettings, multi_label: bool) -> Callable:
+        Args:
+            source: the training examples.
+            cached: whether the training examples are kept in memory.
+
+        Raises:
+            ValueError: the number of weights is not that of the classes, or the source is
+                multi-label, or its labels are not known without reading it.
+        """
+        if self.class_weights is None:
+            return None
+        if source.multi_label:
+            raise ValueError(
+                f"train.class_weights={self.class_weights!r} is for one label per example, and "
+                f"{source.name} is multi-label: leave it out."
+            )
+        if self.class_weights == BALANCED:
+            from sklearn.utils.class_weight import compute_class_weight
+
+            labels = source.known_labels(cached, "train.class_weights='balanced'")
+            present = np.unique(labels)
+            balanced = np.ones(source.num_classes)
+            balanced[present] = compute_class_weight("balanced", classes=present, y=labels)
+            return tuple(balanced.tolist())
+        weights = _parse_weights(self.class_weights)
+        if len(weights) != source.num_classes:
+            raise ValueError(
+                f"train.class_weights={self.class_weights!r} has {len(weights)} weights, and "
+                f"{source.name} has {source.num_classes} classes: give one for each class, in the "
+                f"order {', '.join(source.class_names[:5])}"
+                f"{', ...' if source.num_classes > 5 else ''}."
+            )
+        return weights
+
+
+def _parse_weights(text: Any) -> tuple[float, ...]:
+    try:
+        weights = tuple(float(word) for word in text.split(","))
+    except (AttributeError, ValueError):
+        weights = ()
+    if not weights or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise ValueError(
+            f"train.class_weights must be 'balanced' or numbers from 0 with commas between them, "
+            f"such as '1,2,0.5', got {text!r}"
+        )
+    return weights
+
+
+def training_loss(
+    settings: LossSettings, multi_label: bool, class_weights: Sequence[float] | None = None
+) -> Callable:
     """Returns the loss that a recipe names, as a function of targets and logits.
 
     Args:
         settings: the loss and its options, a `LossSettings`.
         multi_label: whether an example can have several classes. "auto" is
             "binary_crossentropy" for multi-label data and "categorical_crossentropy" otherwise.
+        class_weights: the weight of each class, by which the losses of its examples are multiplied;
+            the result of `LossSettings.weights_of_classes`.
 
     Returns:
         A function that maps targets, which are class indices (B,) or the share of every class
@@ -77,6 +143,26 @@ def training_loss(settings: LossSettings, multi_label: bool) -> Callable:
     >>> loss = training_loss(LossSettings("asymmetric"), multi_label=True)
     >>> tf.reduce_mean(loss(targets, model(images)))
     """
+    losses = _unweighted_loss(settings, multi_label)
+    if class_weights is None:
+        return losses
+    weights = tf.constant(class_weights, tf.float32)
+
+    def weighted_losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        if targets.shape.rank == 1:
+            return tf.gather(weights, targets) * losses(targets, logits)
+        return tf.linalg.matvec(targets, weights) * losses(targets, logits)  # of mixed examples
+
+    return weighted_losses
+
+
+def _unweighted_loss(settings: LossSettings, multi_label: bool) -> Callable:
+    if settings.loss == "categorical_focal_crossentropy":
+        return functools.partial(
+            categorical_focal_losses,
+            gamma=settings.focal_gamma,
+            label_smoothing=settings.label_smoothing,
+        )
     if settings.loss == "asymmetric":
         options = (settings.gamma_positive, settings.gamma_negative, settings.probability_margin)
     elif settings.loss == "binary_focal_crossentropy":
@@ -95,6 +181,40 @@ def training_loss(settings: LossSettings, multi_label: bool) -> Callable:
         return asymmetric_losses(targets, logits, *options)
 
     return losses
+
+
+def categorical_focal_losses(
+    targets: tf.Tensor, logits: tf.Tensor, gamma: float = 2.0, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """Computes the focal loss of each example of a single-label batch.
+
+    With p the softmax of the logits and y the target, the loss is the sum over the classes of
+    -y * (1 - p) ** gamma * log(p). Examples that the model is sure of count less.
+
+    Args:
+        targets: class indices (B,), or a weight for every class (B, M).
+        logits: (B, M).
+        gamma: the exponent, at least 0. With 0 the loss is the cross-entropy.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+
+    Returns:
+        (B,), float32.
+
+    Example:
+
+    >>> categorical_focal_losses(tf.constant([0]), tf.constant([[2.0, 0.0]]))
+    <tf.Tensor: shape=(1,), dtype=float32, numpy=array([0.00180356], dtype=float32)>
+
+    Source: arXiv 1708.02002, section 3.
+    """
+    logits = tf.cast(logits, tf.float32)
+    if targets.shape.rank == 1:
+        targets = tf.one_hot(targets, logits.shape[-1])
+    targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+    log_p = tf.nn.log_softmax(logits)
+    # Rounding p to 1 would make the derivative of the power infinite for gammas below 1.
+    rest = -tf.math.expm1(tf.minimum(log_p, -1e-7))
+    return -tf.reduce_sum(targets * rest**gamma * log_p, axis=-1)
 
 
 def asymmetric_losses(

@@ -141,6 +141,7 @@ class TrainingPlan:
             self.batches,
             seed=self.seed,
             epoch=epoch,
+            balanced=self.config.data.balanced_sampling,
             skip_batches=step - epoch * self.steps_per_epoch(source.num_examples),
         )
 

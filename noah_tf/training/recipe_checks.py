@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import ml_collections
 
 from noah_tf.datasets import IMAGE_SUFFIXES, Source
-from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES
+from noah_tf.runs import from_section
+from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES, LossSettings
 from noah_tf.utils import distribute
+from noah_tf.utils.validation import error_messages
 
 
 def raise_problems(problems: list[str]) -> None:
@@ -109,6 +111,7 @@ def check_data(
             problems.append(
                 f"no image of {source.name} {source.split} has a label: choose another data.{key}"
             )
+    problems += _balance_problems(config, train_source)
     problems += _empty_class_problems(train_source)
     problems += _overlap_problems(train_source, eval_source)
     raise_problems(problems)
@@ -151,6 +154,19 @@ def _empty_class_problems(source: Source) -> Iterator[str]:
             f"{' and others' if empty[5:] else ''}: add some that end in "
             f"{', '.join(IMAGE_SUFFIXES)}, or remove the folder"
         )
+
+
+def _balance_problems(config: ml_collections.ConfigDict, source: Source) -> Iterator[str]:
+    """Yields a message if class weights or balanced sampling do not fit the data."""
+    loss, data = from_section(LossSettings, config.train), config.data
+    yield from error_messages(lambda: loss.weights_of_classes(source, data.cache))
+    if data.balanced_sampling and source.multi_label:
+        yield (
+            f"data.balanced_sampling is for one label per example, and {source.name} is "
+            "multi-label: leave it out"
+        )
+    elif data.balanced_sampling:
+        yield from error_messages(lambda: source.known_labels(data.cache, "data.balanced_sampling"))
 
 
 def _overlap_problems(train: Source, evaluation: Source) -> Iterator[str]:

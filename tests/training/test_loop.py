@@ -133,6 +133,25 @@ def test_killed_run_ends_as_a_whole_one(
     assert [row.split(",")[0] for row in epochs[0]] == [row.split(",")[0] for row in epochs[1]]
 
 
+def test_killed_run_with_balanced_classes_ends_as_a_whole_one(shapes, tmp_path, monkeypatch):
+    folder = shutil.copytree(shapes, tmp_path / "shapes")
+    for photo in sorted((folder / "train" / "ring").iterdir())[2:]:
+        photo.unlink()
+    config = small_recipe(folder)
+    config.data.balanced_sampling = True
+    config.train.class_weights = "balanced"
+    config.train.loss = "categorical_focal_crossentropy"
+    train(config, tmp_path / "whole")
+    train_and_kill(monkeypatch, 3, config, tmp_path / "killed")
+    train(config, tmp_path / "killed")
+    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "killed"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    config.train.class_weights = None
+    train(config, tmp_path / "equal")
+    pairs = zip(weights(tmp_path / "whole"), weights(tmp_path / "equal"), strict=True)
+    assert not all(np.array_equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.slow
 def test_another_seed_gives_other_weights(shapes, tmp_path, finished_run):
     config = small_recipe(shapes)

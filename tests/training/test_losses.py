@@ -157,3 +157,82 @@ def test_linear_layer_learns_with_each_loss(loss):
         kernel.assign_sub(20 * tape.gradient(value, kernel))
     scores = metrics.multi_label_metrics(targets, (inputs @ kernel).numpy())
     assert 0.05 < targets.mean() < 0.3 and scores["mAP"] > 0.9
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_categorical_focal_loss_is_that_of_keras(gamma, smoothing):
+    keras = tf.keras.losses.CategoricalFocalCrossentropy(
+        alpha=1.0, gamma=gamma, from_logits=True, label_smoothing=smoothing, reduction="none"
+    )
+    settings = losses.LossSettings(
+        "categorical_focal_crossentropy", label_smoothing=smoothing, focal_gamma=gamma
+    )
+    loss = losses.training_loss(settings, multi_label=False)
+    expected = keras(tf.one_hot(LABELS, 7), LOGITS)
+    np.testing.assert_allclose(loss(tf.constant(LABELS), LOGITS), expected, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(loss(tf.one_hot(LABELS, 7), LOGITS), expected, rtol=1e-4, atol=2e-6)
+
+
+def test_categorical_focal_loss_without_gamma_is_cross_entropy():
+    ours = losses.categorical_focal_losses(tf.constant(LABELS), tf.constant(LOGITS), gamma=0.0)
+    expected = metrics.example_losses(tf.constant(LABELS), LOGITS)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(gammas, st.floats(-200, 200, width=32))
+def test_categorical_focal_loss_has_finite_gradients(gamma, z):
+    logits = tf.constant([[z, 0.0, 1.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = losses.categorical_focal_losses(tf.constant([0]), logits, gamma)
+    gradient = tape.gradient(loss, logits)
+    assert np.isfinite(loss).all() and np.isfinite(gradient).all()
+    if z < -20:  # A class that is very wrong is learned, unlike with Keras's loss.
+        assert gradient[0, 0] < -0.9
+
+
+class _Labels:
+    """Stands for a source of training examples with known labels."""
+
+    name, multi_label, class_names, num_classes = "photos", False, ("a", "b", "c"), 3
+
+    @staticmethod
+    def known_labels(cached, purpose):
+        return np.array([0, 0, 0, 2])
+
+
+def test_class_weights():
+    def weights(text, source=_Labels):
+        return losses.LossSettings(class_weights=text).weights_of_classes(source, False)
+
+    assert weights(None) is None
+    assert weights("1, 2,0.5") == (1.0, 2.0, 0.5)
+    # 4 examples in 2 classes that occur, of which one has 3 and the other 1.
+    assert weights("balanced") == pytest.approx((4 / 6, 1.0, 2.0))
+    with pytest.raises(ValueError, match="'1,2' has 2 weights, and photos has 3 classes: .* a, b"):
+        weights("1,2")
+    for text in ("", "1,x", "1,-1,1", "0,0,0", "1,inf,1", "inverse"):
+        with pytest.raises(ValueError, match="class_weights must be 'balanced' or numbers from 0"):
+            losses.LossSettings(class_weights=text)
+
+    class Multi(_Labels):
+        multi_label = True
+
+    with pytest.raises(ValueError, match="class_weights='1,2,3' is for one label per example"):
+        weights("1,2,3", Multi)
+
+
+@pytest.mark.parametrize("name", ["auto", "categorical_focal_crossentropy", "binary_crossentropy"])
+def test_class_weights_multiply_the_losses(name):
+    weights = np.arange(7).astype(np.float32)
+    plain = losses.training_loss(losses.LossSettings(name), False)
+    weighted = losses.training_loss(losses.LossSettings(name), False, tuple(weights))
+    expected = weights[LABELS] * plain(tf.constant(LABELS), LOGITS)
+    np.testing.assert_allclose(weighted(tf.constant(LABELS), LOGITS), expected, rtol=1e-6)
+    mixed = 0.25 * tf.one_hot(LABELS, 7) + 0.75 * tf.one_hot(LABELS[::-1], 7)
+    factors = 0.25 * weights[LABELS] + 0.75 * weights[LABELS[::-1]]
+    np.testing.assert_allclose(
+        weighted(mixed, LOGITS), factors * plain(mixed, LOGITS), rtol=1e-5, atol=1e-6
+    )

@@ -4,11 +4,9 @@ import json
 import pathlib
 from typing import Any
 
-import tensorflow as tf
-
 from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.images import Preprocessing
-from noah_tf.utils.keras_compat import KERAS_NAME
+from noah_tf.models import load_keras_file
 
 
 def export_keras_file(
@@ -37,28 +35,6 @@ def export_keras_file(
     """
     parsed = None if preprocessing is None else parse_preprocessing(preprocessing)
     return export_savedmodel(load_keras_file(path), model_dir, parsed, **options)
-
-
-def load_keras_file(path: str | pathlib.PurePath) -> tf.keras.Model:
-    """Returns the model in a .keras file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: Keras cannot load the file.
-    """
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        # Compiling takes minutes for deep models on TensorFlow 2.15, and an export does not train.
-        return tf.keras.models.load_model(str(path), compile=False)
-    except (TypeError, ValueError, OSError) as error:
-        raise ValueError(
-            f"{KERAS_NAME} cannot load {path}: it must be a .keras file, written by the same major "
-            "version of Keras (2 or 3)."
-        ) from error
 
 
 def parse_preprocessing(text: str) -> Preprocessing:

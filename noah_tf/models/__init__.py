@@ -3,6 +3,12 @@
 from noah_tf.models.attach import attach_noah, feature_layer_name
 from noah_tf.models.feature_map import is_functional, layer_before, num_positions, weighted_layers
 from noah_tf.models.inference import for_inference
+from noah_tf.models.keras_file import (
+    load_keras_file,
+    model_from_json,
+    sha256_of,
+    with_input_shape,
+)
 from noah_tf.models.official import load_official_weights, save_official_weights
 from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.models.precision import in_precision
@@ -25,10 +31,14 @@ __all__ = [
     "is_functional",
     "layer_before",
     "list_models",
+    "load_keras_file",
     "load_official_weights",
     "load_weights_file",
+    "model_from_json",
     "num_positions",
     "preprocessing_for",
     "save_official_weights",
+    "sha256_of",
     "weighted_layers",
+    "with_input_shape",
 ]

@@ -167,7 +167,9 @@ def load_run(path: Any, weights: str = "last") -> Run:
         raise ValueError(f"{workdir.path} keeps no moving average (config.ema.decay is 0).")
     preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
     with dtype_policy(config.precision):
-        model = model_from_config(config.model, preprocessing.image_size, len(data.class_names))
+        model = model_from_config(
+            config.model, preprocessing.image_size, len(data.class_names), workdir.backbone()
+        )
     result = workdir.result()
     if weights == "best":
         step = workdir.best().get("step", 0)

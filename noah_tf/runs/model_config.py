@@ -3,12 +3,21 @@
 import dataclasses
 import difflib
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import tensorflow as tf
 
-from noah_tf.models import ARCHITECTURES, attach_noah, check_weights_options, create_model
+from noah_tf.models import (
+    ARCHITECTURES,
+    attach_noah,
+    check_weights_options,
+    create_model,
+    load_keras_file,
+    model_from_json,
+    sha256_of,
+    with_input_shape,
+)
 from noah_tf.models.backbones import small
 from noah_tf.runs.recipe import from_section
 from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
@@ -48,11 +57,31 @@ def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
         ) from error
 
 
+class SavedBackbone(NamedTuple):
+    """What a run keeps of a backbone in a `.keras` file, so that it needs the file no more.
+
+    Attributes:
+        sha256: the SHA-256 of the file.
+        config: the result of the backbone's `to_json` for the run's image size.
+    """
+
+    sha256: str
+    config: str
+
+
+def is_keras_file(backbone: str | None) -> bool:
+    """Returns whether a recipe's backbone is the path of a `.keras` file."""
+    return backbone is not None and backbone.endswith(".keras")
+
+
 def _check_backbone(name: str) -> None:
+    if is_keras_file(name):
+        return
     library, _, model = name.rpartition(".")
     if library not in LIBRARIES:
         raise ValueError(
-            f"backbone must be of {', '.join(LIBRARIES[:-1])} or {LIBRARIES[-1]}, got {name!r}."
+            f"backbone must be of {', '.join(LIBRARIES[:-1])} or {LIBRARIES[-1]}, or the path of a "
+            f".keras file, got {name!r}."
         )
     if not callable(getattr(_namespace(library), model, None)):
         raise ValueError(f"{library} has no model {model!r}.")
@@ -78,8 +107,9 @@ class ModelSpec:
         mlp_dropout: dropout rate of the MLP blocks, for an `architecture`.
         pre_logits: whether DeiT has its `pre_logits` layer, for an `architecture`; None for the
             paper's choice.
-        backbone: a name for `library_backbone`.
-        backbone_args: the arguments of the backbone.
+        backbone: a name for `library_backbone`, or the path of a `.keras` file, whose weights are
+            the initial ones.
+        backbone_args: the arguments of a backbone of a library; a file does not use them.
         head: "noah", or "gap" for global average pooling and a linear layer.
         num_groups: number of groups N of the NOAH head; None for the default.
         key_ratio: key ratio r of the NOAH head; None for the default.
@@ -132,12 +162,40 @@ class ModelSpec:
         """Returns the spec of a recipe's `model` section; runs of earlier versions lack keys."""
         return from_section(cls, section)
 
-    def build(self, image_size: tuple[int, int], num_classes: int) -> tf.keras.Model:
-        """Returns the classifier with random weights.
+    @property
+    def start(self) -> str:
+        """What a new run starts from: a file or run, or "random weights"."""
+        backbone = self.backbone if is_keras_file(self.backbone) else None
+        return self.weights or backbone or "random weights"
+
+    def save_backbone(self, image_size: tuple[int, int]) -> SavedBackbone | None:
+        """Returns what a run keeps of its backbone's file, or None if the backbone has no file.
+
+        Args:
+            image_size: (height, width) in pixels.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            ValueError: Keras cannot load the file, or it takes no images of this size.
+        """
+        if not is_keras_file(self.backbone):
+            return None
+        backbone = with_input_shape(load_keras_file(str(self.backbone)), (*image_size, 3))
+        return SavedBackbone(sha256_of(str(self.backbone)), backbone.to_json())
+
+    def build(
+        self,
+        image_size: tuple[int, int],
+        num_classes: int,
+        saved_backbone: SavedBackbone | None = None,
+    ) -> tf.keras.Model:
+        """Returns the classifier with random weights, or those of the backbone's file.
 
         Args:
             image_size: (height, width) in pixels.
             num_classes: number of classes M.
+            saved_backbone: what a run kept of its backbone's file; the backbone then has random
+                weights. None to read the file.
 
         Returns:
             A Keras model, (B, height, width, 3) to logits (B, M).
@@ -157,9 +215,14 @@ class ModelSpec:
                 pre_logits=self.pre_logits,
                 kernel_initializer=self.kernel_initializer,
             )
-        backbone = library_backbone(
-            str(self.backbone), input_shape=input_shape, **self.backbone_args
-        )
+        if saved_backbone is not None:
+            backbone = model_from_json(saved_backbone.config)
+        elif is_keras_file(self.backbone):
+            backbone = with_input_shape(load_keras_file(str(self.backbone)), input_shape)
+        else:
+            backbone = library_backbone(
+                str(self.backbone), input_shape=input_shape, **self.backbone_args
+            )
         return attach_noah(
             backbone,
             num_classes=num_classes,
@@ -246,14 +309,18 @@ def _check_initializer(name: str, head: str) -> None:
 
 
 def model_from_config(
-    section: ml_collections.ConfigDict, image_size: tuple[int, int], num_classes: int
+    section: ml_collections.ConfigDict,
+    image_size: tuple[int, int],
+    num_classes: int,
+    saved_backbone: SavedBackbone | None = None,
 ) -> tf.keras.Model:
-    """Returns the classifier that the `model` section of a recipe describes, with random weights.
+    """Returns the classifier that the `model` section of a recipe describes, see `ModelSpec.build`.
 
     Args:
         section: the section, with the keys of `ModelSpec`.
         image_size: (height, width) in pixels.
         num_classes: number of classes M.
+        saved_backbone: what a run kept of its backbone's file, or None.
 
     Returns:
         A Keras model, (B, height, width, 3) to logits (B, M).
@@ -261,7 +328,7 @@ def model_from_config(
     Raises:
         ValueError: values of the section contradict each other.
     """
-    return ModelSpec.from_config(section).build(image_size, num_classes)
+    return ModelSpec.from_config(section).build(image_size, num_classes, saved_backbone)
 
 
 def with_head(

@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
+from noah_tf.runs.model_config import SavedBackbone
 from noah_tf.utils.files import save_atomically, write_text_atomically
 
 
@@ -27,7 +28,8 @@ class Workdir:
 
     Files:
         config.json has the config of the run; data.json the class names and the number of
-        examples; epochs.csv one row per epoch; checkpoints/ the state of the run; events/ the
+        examples; backbone.json the config of a backbone that was read from a `.keras` file, and the
+        file's SHA-256; epochs.csv one row per epoch; checkpoints/ the state of the run; events/ the
         metrics for TensorBoard; best.weights.h5 the weights of the best evaluation, and best.json
         its metrics. A complete run also has model.keras, the trained model for this version of
         Keras; model.weights.h5, its weights for Keras 2 and 3; ema.weights.h5, their moving average
@@ -126,6 +128,17 @@ class Workdir:
         # The config is written last, because its file marks that the run was begun.
         text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
         write_text_atomically(self.path / "config.json", text)
+
+    def save_backbone(self, backbone: SavedBackbone) -> None:
+        """Writes what the run keeps of its backbone's file."""
+        if self.writer:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_result(backbone._asdict(), "backbone.json")
+
+    def backbone(self) -> SavedBackbone | None:
+        """Returns what the run kept of its backbone's file, or None if there was no file."""
+        path = self.path / "backbone.json"
+        return SavedBackbone(**_read_json(path)) if path.exists() else None
 
     def has_progress(self) -> bool:
         """Returns whether the folder has a checkpoint or the result of a run."""

@@ -4,15 +4,41 @@ import pathlib
 
 import tensorflow as tf
 
-from noah_tf.models import load_weights_file
-from noah_tf.runs import ModelSpec, load_run
+from noah_tf.models import load_weights_file, sha256_of
+from noah_tf.runs import ModelSpec, SavedBackbone, Workdir, is_keras_file, load_run
 from noah_tf.training.param_groups import backbone_layers, weight_path
+from noah_tf.training.plan import TrainingPlan
 
 
 def check_initial_weights(spec: ModelSpec) -> None:
     """Raises FileNotFoundError if the weights that a recipe names do not exist."""
     if spec.weights and not pathlib.Path(spec.weights).expanduser().exists():
         raise FileNotFoundError(f"There are no weights at model.weights={spec.weights}.")
+
+
+def backbone_of_run(plan: TrainingPlan, workdir: Workdir) -> SavedBackbone | None:
+    """Returns what a new or resumed run keeps of its backbone's file, or None without a file.
+
+    Args:
+        plan: the plan of the run.
+        workdir: the folder of the run.
+
+    Raises:
+        FileNotFoundError: a new run needs the file, and it does not exist.
+        ValueError: Keras cannot load the file, or the run was begun with another file.
+    """
+    path = plan.model.backbone
+    if not is_keras_file(path):
+        return None
+    saved = workdir.backbone() if workdir.has_progress() else None
+    if saved is None:
+        return plan.model.save_backbone(plan.preprocessing.image_size)
+    if pathlib.Path(path).expanduser().is_file() and sha256_of(path) != saved.sha256:
+        raise ValueError(
+            f"{workdir.path} was begun with another file {path}: its SHA-256 was {saved.sha256}. "
+            "Restore that file or remove it, or give another --workdir."
+        )
+    return saved
 
 
 def load_initial_weights(model: tf.keras.Model, spec: ModelSpec) -> None:

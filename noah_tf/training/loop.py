@@ -13,7 +13,11 @@ from noah_tf.datasets import Source, naming_corrupt_examples, source_from_config
 from noah_tf.evaluation import Evaluator, metrics
 from noah_tf.runs import Checkpoints, Workdir, check_stack, model_config, recipe
 from noah_tf.training import recipe_checks
-from noah_tf.training.initial_weights import check_initial_weights, load_initial_weights
+from noah_tf.training.initial_weights import (
+    backbone_of_run,
+    check_initial_weights,
+    load_initial_weights,
+)
 from noah_tf.training.interrupt import Interrupted, StopRequest, stop_requests
 from noah_tf.training.losses import training_loss
 from noah_tf.training.plan import TrainingPlan
@@ -74,8 +78,12 @@ def train(
     train_source = source_from_config(config.data, config.data.train_split)
     eval_source = source_from_config(config.data, config.data.eval_split)
     recipe_checks.check_data(config, train_source, eval_source)
+    saved_backbone = backbone_of_run(plan, workdir)
     state = build_state(
-        plan, train_source.num_classes, plan.steps_per_epoch(train_source.num_examples)
+        plan,
+        train_source.num_classes,
+        plan.steps_per_epoch(train_source.num_examples),
+        saved_backbone if workdir.has_progress() else None,
     )
     with workdir.locked(), stop_requests() as stop, _lost_workers_named(plan.strategy, workdir):
         data = {
@@ -85,6 +93,8 @@ def train(
             "stack": KERAS_NAME,
         }
         workdir.begin(model_config.with_head(config, state.model), data, recipe.RESUMABLE_KEYS)
+        if saved_backbone is not None and not workdir.has_progress():
+            workdir.save_backbone(saved_backbone)
         if workdir.result() is not None:
             print(f"{workdir.path} is already complete.", flush=True)
             return workdir.result()
@@ -161,7 +171,7 @@ class Trainer:
                 load_initial_weights(model, self.plan.model)
             if self.state.average is not None:
                 self.state.average.reset()
-        start = "its checkpoint" if self.step else self.plan.model.weights or "random weights"
+        start = "its checkpoint" if self.step else self.plan.model.start
         print(
             f"{model.name}: {model.count_params():,} parameters, head on "
             f"{model.noah_feature_layer!r}; {self.step} of {self.total_steps} steps done, "

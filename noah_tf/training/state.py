@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from noah_tf.runs import MovingAverage
+from noah_tf.runs import MovingAverage, SavedBackbone
 from noah_tf.training.optimizer import Optimizer, make_optimizer
 from noah_tf.training.param_groups import backbone_layers
 from noah_tf.training.plan import TrainingPlan
@@ -55,18 +55,26 @@ class TrainState:
         return indices
 
 
-def build_state(plan: TrainingPlan, num_classes: int, steps_per_epoch: int) -> TrainState:
+def build_state(
+    plan: TrainingPlan,
+    num_classes: int,
+    steps_per_epoch: int,
+    saved_backbone: SavedBackbone | None = None,
+) -> TrainState:
     """Returns the state that a run starts from, with random weights by the recipe's seed.
+
+    A backbone that is read from a file has the file's weights.
 
     Args:
         plan: the plan of the run.
         num_classes: number of classes M of the data.
         steps_per_epoch: steps of one epoch.
+        saved_backbone: what a resumed run kept of its backbone's file, or None.
     """
     seed_layers(plan.seed)
     frozen_steps = plan.train.frozen_epochs * steps_per_epoch
     with distribute.dtype_policy(plan.precision), plan.strategy.scope():
-        model = plan.model.build(plan.preprocessing.image_size, num_classes)
+        model = plan.model.build(plan.preprocessing.image_size, num_classes, saved_backbone)
         optimizer = make_optimizer(
             plan.optimizer,
             plan.schedule.for_steps(steps_per_epoch),

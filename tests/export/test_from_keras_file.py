@@ -2,8 +2,9 @@
 
 import pytest
 
-from noah_tf.export.from_keras_file import export_keras_file, load_keras_file, parse_preprocessing
+from noah_tf.export.from_keras_file import export_keras_file, parse_preprocessing
 from noah_tf.images.preprocessing import Preprocessing
+from noah_tf.models import load_keras_file
 
 
 def test_preprocessing_is_parsed_from_json():

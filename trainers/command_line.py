@@ -9,7 +9,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -66,6 +66,23 @@ def run(
             return 128 + signal.SIGINT
 
     app.run(guarded, flags_parser=_parse)
+
+
+def check_flags_of_source(flags_of_source: Mapping[str, Sequence[str]]) -> str:
+    """Returns the flag that names the model, and checks that the others apply to it.
+
+    Args:
+        flags_of_source: the flags that name a model, of which one is given, and the flags that work
+            only with that one.
+
+    Raises:
+        ValueError: a flag does not apply.
+    """
+    (source,) = (name for name in flags_of_source if flags.FLAGS[name].value)
+    for flag in set().union(*flags_of_source.values()).difference(flags_of_source[source]):
+        if flags.FLAGS[flag].present:
+            raise ValueError(f"--{flag} does not apply together with --{source}: leave it out.")
+    return source
 
 
 def class_names(path: str | None) -> list[str] | None:

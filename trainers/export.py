@@ -104,10 +104,7 @@ _FLAGS_OF_SOURCE = {
 def main(_: list[str]) -> None:
     # SIGTERM raises KeyboardInterrupt like Ctrl+C, so that the unfinished version is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    (source,) = (name for name in _FLAGS_OF_SOURCE if flags.FLAGS[name].value)
-    for flag in set().union(*_FLAGS_OF_SOURCE.values()).difference(_FLAGS_OF_SOURCE[source]):
-        if flags.FLAGS[flag].present:
-            raise ValueError(f"--{flag} does not apply to an export with --{source}: leave it out.")
+    command_line.check_flags_of_source(_FLAGS_OF_SOURCE)
     if _MODEL.value and not _CHECKPOINT.value:
         raise ValueError(f"--model={_MODEL.value} needs --checkpoint, the file of its weights.")
     name = _default_name() if _NAME.value is None else _NAME.value

@@ -1,13 +1,14 @@
 """Photos that cannot be decoded: named in an error, or replaced and counted."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.datasets.source import Source
-from noah_tf.images import decode
+from noah_tf.images import decode, headers
 
 
 def corrupt_examples(source: Source, limit: int = 10) -> list[tuple[int, str]]:
@@ -63,6 +64,23 @@ def naming_corrupt_examples(source: Source) -> Iterator[None]:
         raise ValueError(
             "Some photos cannot be decoded; replace or remove them:\n" + "\n".join(lines)
         ) from error
+
+
+def reading_problem(path: str) -> str:
+    """Returns why the photo in a file cannot be read or decoded, or that it can.
+
+    Args:
+        path: the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            image_bytes = file.read()
+        problem = headers.problem(image_bytes, sys.maxsize).numpy().decode()
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    except tf.errors.InvalidArgumentError:
+        return headers.UNDECODABLE
+    return problem or _decoder_message(image_bytes)
 
 
 def _decoder_message(image_bytes):

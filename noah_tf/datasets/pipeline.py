@@ -6,7 +6,7 @@ timing.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -257,6 +257,30 @@ def eval_batches(
     elif replicas > 1:
         dataset = dataset.rebatch(host_batch // replicas, drop_remainder=True)
     return _with_runtime_options(dataset, options, replicas)
+
+
+def photo_batches(
+    files: Sequence[str], preprocessing: Preprocessing, batch_size: int
+) -> tf.data.Dataset:
+    """Returns the photos of files as `eval_batches` preprocesses them, without those that fail.
+
+    Args:
+        files: the paths of the photos.
+        preprocessing: how photos are decoded, cropped and normalized.
+        batch_size: the largest number of photos in a batch.
+
+    Returns:
+        A `tf.data.Dataset` of (indices, images) in the order of the files. indices: int64 (B,).
+        images: float32 (B, H, W, 3). A file that cannot be read or decoded is left out.
+    """
+    preprocess_photo = _traced_preprocessing(preprocessing, None)
+    paths = tf.constant(list(files), tf.string)
+
+    def load(index):
+        return index, preprocess_photo(tf.io.read_file(paths[index]), index)
+
+    photos = _map(tf.data.Dataset.range(len(files)), load).ignore_errors()
+    return photos.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 # Each epoch builds a new pipeline, and tracing RandAugment takes seconds. The functions below are

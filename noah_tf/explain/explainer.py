@@ -153,6 +153,29 @@ class Explainer:
         elements = features, tf.convert_to_tensor(classes)
         return tf.map_fn(example_maps, elements, fn_output_signature=spec)
 
+    def attention_of(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Returns the attention of one class of each image, with TensorFlow ops only.
+
+        Args:
+            features: the feature map that `forward` returns, (B, H, W, C) or (B, L, C).
+            classes: int (B,).
+
+        Returns:
+            float32 (B, H * W) or (B, L), the average over the groups, which sums to 1.
+
+        Raises:
+            ValueError: the model has a pooled head.
+        """
+        self._check("attention", False)
+
+        def example_attention(example):
+            example_features, label = example
+            attention = self._head.attention(example_features[None], classes=label[None])
+            return tf.cast(tf.reshape(attention, [-1]), tf.float32)
+
+        spec = tf.TensorSpec([None], tf.float32)
+        return tf.map_fn(example_attention, (features, classes), fn_output_signature=spec)
+
     def _check(self, method: str, per_group: bool) -> None:
         if method not in self.methods:
             kind = "pooled" if isinstance(self._head, PooledHead) else "NOAH"

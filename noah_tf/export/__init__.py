@@ -2,16 +2,17 @@
 
 from noah_tf.export.agreement import VARIANTS
 from noah_tf.export.from_checkpoint import export_official, import_official
-from noah_tf.export.from_keras_file import export_keras_file
+from noah_tf.export.from_keras_file import export_keras_file, parse_preprocessing
 from noah_tf.export.from_run import export_run
 from noah_tf.export.model_card import read_card, running_versions
 from noah_tf.export.options import MAX_PIXELS, PRECISIONS
 from noah_tf.export.photos import photos_in_folder
 from noah_tf.export.savedmodel import describe_version, export_savedmodel
-from noah_tf.export.signatures import OK
+from noah_tf.export.signatures import LABELS_FILE, OK
 from noah_tf.export.versions import latest_version, model_folder
 
 __all__ = [
+    "LABELS_FILE",
     "MAX_PIXELS",
     "OK",
     "PRECISIONS",
@@ -24,6 +25,7 @@ __all__ = [
     "import_official",
     "latest_version",
     "model_folder",
+    "parse_preprocessing",
     "photos_in_folder",
     "read_card",
     "running_versions",

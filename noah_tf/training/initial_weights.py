@@ -27,9 +27,9 @@ def backbone_of_run(plan: TrainingPlan, workdir: Workdir) -> SavedBackbone | Non
         FileNotFoundError: a new run needs the file, and it does not exist.
         ValueError: Keras cannot load the file, or the run was begun with another file.
     """
-    path = plan.model.backbone
-    if not is_keras_file(path):
+    if not is_keras_file(plan.model.backbone):
         return None
+    path = str(plan.model.backbone)
     saved = workdir.backbone() if workdir.has_progress() else None
     if saved is None:
         return plan.model.save_backbone(plan.preprocessing.image_size)

@@ -78,7 +78,7 @@ def test_keras_file_with_its_preprocessing(photos, tmp_path):
         "--preprocessing=x": "The preprocessing must be a JSON object",
         "--keras_file=names.txt": "cannot load names.txt: it must be a .keras file",
         "--keras_file=nothing.keras": "There is no file nothing.keras.",
-        "--weights=ema": "--weights does not apply to an export with --keras_file: leave it out.",
+        "--weights=ema": "--weights does not apply together with --keras_file: leave it out.",
         "--name=..": "must consist of letters, digits, '_', '-' and '.', got '..'",
         f"--photos={tmp_path / 'none'}": "none to take photos from.",
         "--variants=onx": "each of variants must be one of tflite_dynamic, tflite_int8, onnx, got",

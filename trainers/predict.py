@@ -1,0 +1,152 @@
+"""Predicts the classes of photos, with a training run, an export or a .keras file.
+
+    python trainers/predict.py --workdir runs/photos holiday/ garden.jpg --output answers.csv
+    python trainers/predict.py --model_dir saved_models/photos holiday/ --output answers.jsonl
+    python trainers/predict.py --keras_file flowers.keras --class_names names.txt \\
+        --preprocessing '{"image_size": [224, 224]}' photos/
+
+Folders are searched for photos at any depth. A photo that cannot be read becomes a row with its
+reason, or an error with --strict. Without --output the CSV is printed. --logits and --embeddings
+also write arrays to NPZ files.
+"""
+
+import contextlib
+import pathlib
+import sys
+
+import command_line
+import numpy as np
+import tqdm
+from absl import flags
+
+from noah_tf.evaluation import (
+    AnswerOptions,
+    ExportPredictor,
+    KerasPredictor,
+    Prediction,
+    answer_rows,
+    find_files,
+    write_answers,
+)
+from noah_tf.export import parse_preprocessing
+from noah_tf.images import Preprocessing
+from noah_tf.models import load_keras_file
+from noah_tf.runs import WEIGHTS, load_run
+from noah_tf.utils.files import save_atomically
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
+_WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the run to use.")
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the versions of an exported model.")
+_KERAS_FILE = flags.DEFINE_string("keras_file", None, "A .keras file.")
+_CLASS_NAMES = flags.DEFINE_string(
+    "class_names", None, "Names of the .keras file's classes: a text file with one name per line."
+)
+_PREPROCESSING = flags.DEFINE_string(
+    "preprocessing", None, "Preprocessing of the .keras file, as for trainers/export.py."
+)
+_MULTI_LABEL = flags.DEFINE_bool(
+    "multi_label", False, "A photo can have several classes of the .keras file."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "CSV file, or JSON lines if it ends in .jsonl.")
+_LOGITS = flags.DEFINE_string("logits", None, "NPZ file to write with `files` and `logits`.")
+_EMBEDDINGS = flags.DEFINE_string(
+    "embeddings", None, "NPZ file to write with `files`, `pooled` and, for NOAH, `attended`."
+)
+_TOP_K = flags.DEFINE_integer("top_k", 5, "Classes per photo of a single-label model.")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", 0.5, "Lowest probability of a class of a multi-label model."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Photos per batch.", lower_bound=1)
+_STRICT = flags.DEFINE_bool("strict", False, "Stop at a photo that cannot be read.")
+
+# The flags that name the model, and the flags that work only with that one.
+_FLAGS_OF_SOURCE = {
+    "workdir": ("weights", "embeddings"),
+    "model_dir": (),
+    "keras_file": ("class_names", "preprocessing", "multi_label", "embeddings"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    command_line.check_flags_of_source(_FLAGS_OF_SOURCE)
+    if len(arguments) < 2:
+        raise ValueError("Photos are missing: name files or folders after the flags.")
+    for name in ("logits", "embeddings"):
+        path = flags.FLAGS[name].value
+        if path and not path.endswith(".npz"):
+            raise ValueError(f"--{name} must end in .npz, got {path}.")
+    options = AnswerOptions(_TOP_K.value, _THRESHOLD.value)
+    files = find_files(arguments[1:])
+    predictor = _predictor()
+    predictions: list[Prediction] = []
+
+    def progress():
+        for prediction in tqdm.tqdm(
+            predictor(files, _BATCH_SIZE.value), total=len(files), unit="photo"
+        ):
+            if prediction.error and _STRICT.value:
+                raise ValueError(f"{prediction.file}: {prediction.error}.")
+            predictions.append(prediction)
+            yield prediction
+
+    rows = answer_rows(progress(), predictor.class_names, predictor.multi_label, options)
+    as_json = (_OUTPUT.value or "").endswith(".jsonl")
+    with _text_file() as file:
+        write_answers(rows, file, as_json)
+    for path, names in ((_LOGITS.value, ("logits",)), (_EMBEDDINGS.value, ("pooled", "attended"))):
+        if path:
+            _write_arrays(path, names, predictions)
+    num_failed = sum(bool(prediction.error) for prediction in predictions)
+    failed = f", {num_failed} of them cannot be read" if num_failed else ""
+    print(f"Predicted {len(predictions)} photos{failed}.", file=sys.stderr)
+
+
+def _predictor() -> KerasPredictor | ExportPredictor:
+    if _MODEL_DIR.value:
+        return ExportPredictor(_MODEL_DIR.value)
+    if _WORKDIR.value:
+        return KerasPredictor.from_run(
+            load_run(_WORKDIR.value, _WEIGHTS.value), bool(_EMBEDDINGS.value)
+        )
+    model = load_keras_file(_KERAS_FILE.value)
+    if _PREPROCESSING.value:
+        preprocessing = parse_preprocessing(_PREPROCESSING.value)
+    else:
+        preprocessing = Preprocessing(tuple(model.input_shape[1:3]))
+    names = command_line.class_names(_CLASS_NAMES.value)
+    names = names or [str(number) for number in range(model.output_shape[-1])]
+    return KerasPredictor(model, preprocessing, names, _MULTI_LABEL.value, bool(_EMBEDDINGS.value))
+
+
+@contextlib.contextmanager
+def _text_file():
+    """Opens the output, which appears once it is complete."""
+    if not _OUTPUT.value:
+        yield sys.stdout
+        return
+    path = pathlib.Path(_OUTPUT.value).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_arrays(path: str, names: tuple[str, ...], predictions: list[Prediction]) -> None:
+    """Writes values of the photos that could be read."""
+    good = [prediction for prediction in predictions if not prediction.error]
+    arrays = {"files": np.array([prediction.file for prediction in good])}
+    for name in names:
+        values = [getattr(prediction, name) for prediction in good]
+        if good and values[0] is not None:
+            arrays[name] = np.stack(values)
+    target = pathlib.Path(path).expanduser()
+    save_atomically(lambda file: np.savez(file, **arrays), target)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_mutual_exclusive(list(_FLAGS_OF_SOURCE), required=True)
+    command_line.run(main, positional=True)

@@ -3,6 +3,7 @@
 python trainers/explain.py --workdir runs/noah --images 8
 python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap --arrays maps.npz
 python trainers/explain.py --workdir runs/noah --classes 3,8 --per_group
+python trainers/explain.py --workdir runs/noah --photos holiday/ --photos garden.jpg
 python trainers/explain.py --workdir runs/noah --compare_workdir runs/gap \\
         --measure localization,faithfulness
 """
@@ -18,6 +19,9 @@ _COMPARE = flags.DEFINE_string("compare_workdir", None, "Folder of another run t
 _OUTPUT = flags.DEFINE_string("output", None, "PNG to write; default: WORKDIR/explain.png.")
 _ARRAYS = flags.DEFINE_string("arrays", None, "An .npz file to write photos and maps to.")
 _SPLIT = flags.DEFINE_string("split", None, "Split; default: the run's own.")
+_PHOTOS = flags.DEFINE_multi_string(
+    "photos", [], "Photo, or folder of photos, to draw instead of a split."
+)
 _IMAGES = flags.DEFINE_integer(
     "images", None, "Number of images; default: 6, or 256 for faithfulness.", lower_bound=1
 )
@@ -37,8 +41,11 @@ def main(_):
         weights=_WEIGHTS.value,
         split=_SPLIT.value,
         methods=_MAPS.value,
+        photos=_PHOTOS.value,
         seed=_SEED.value,
     )
+    if _MEASURE.value and _PHOTOS.value:
+        raise ValueError("--measure needs labels, which --photos have not: leave one out.")
     if _MEASURE.value:
         results, path = measures.measure_run(
             _WORKDIR.value, _MEASURE.value, _IMAGES.value or 256, options=options

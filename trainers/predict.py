@@ -19,13 +19,13 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from noah_tf.datasets import find_files
 from noah_tf.evaluation import (
     AnswerOptions,
     ExportPredictor,
     KerasPredictor,
     Prediction,
     answer_rows,
-    find_files,
     write_answers,
 )
 from noah_tf.export import parse_preprocessing

@@ -1,7 +1,6 @@
 """Photos that cannot be decoded: named in an error, or replaced and counted."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +8,8 @@ import tensorflow as tf
 
 from noah_tf.datasets.source import Source
 from noah_tf.images import decode, headers
+
+_ANY_SIZE = 2**40  # pixels
 
 
 def corrupt_examples(source: Source, limit: int = 10) -> list[tuple[int, str]]:
@@ -67,7 +68,7 @@ def naming_corrupt_examples(source: Source) -> Iterator[None]:
 
 
 def reading_problem(path: str) -> str:
-    """Returns why the photo in a file cannot be read or decoded, or that it can.
+    """Returns why the photo in a file cannot be read or decoded; an empty string if it can.
 
     Args:
         path: the file.
@@ -75,7 +76,7 @@ def reading_problem(path: str) -> str:
     try:
         with open(path, "rb") as file:
             image_bytes = file.read()
-        problem = headers.problem(image_bytes, sys.maxsize).numpy().decode()
+        problem = headers.problem(image_bytes, _ANY_SIZE).numpy().decode()
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     except tf.errors.InvalidArgumentError:
@@ -84,11 +85,12 @@ def reading_problem(path: str) -> str:
 
 
 def _decoder_message(image_bytes):
+    """Returns the decoder's message, or an empty string if the photo can be decoded."""
     try:
         decode(image_bytes)
     except tf.errors.InvalidArgumentError as error:
         return error.message.split("} ")[-1].split(" [Op:")[0]
-    return "it can be decoded"
+    return ""
 
 
 def replacing_corrupt(

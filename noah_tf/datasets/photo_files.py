@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # The suffixes of photos, in lower case. A photo is decoded by its content, whatever its suffix is.
@@ -59,6 +60,31 @@ def find_photos(folder: str | os.PathLike[str]) -> PhotoFiles:
             file = os.path.join(path, name)
             (photos if not is_ignored(name) and _is_photo(file) else ignored).append(file)
     return PhotoFiles(tuple(sorted(photos)), tuple(sorted(ignored)))
+
+
+def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Returns the photos that paths name: files as they are, and the photos below folders.
+
+    Args:
+        paths: files and folders.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or there are no photos.
+    """
+    files: list[str] = []
+    for path in map(pathlib.Path, paths):
+        path = path.expanduser()
+        if path.is_dir():
+            files += find_photos(path).photos
+        elif path.exists():
+            files.append(str(path))
+        else:
+            raise FileNotFoundError(f"There is no photo or folder {path}.")
+    if not files:
+        raise FileNotFoundError(
+            f"There are no photos in {', '.join(map(str, paths)) or 'nothing'}."
+        )
+    return list(dict.fromkeys(files))
 
 
 def _is_photo(path: str) -> bool:

@@ -162,6 +162,17 @@ def read_by_index(
     return indices.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
+def photos_source(files: Sequence[str], class_names: Sequence[str]) -> Source:
+    """Returns a source of photos without labels, named "photos".
+
+    Args:
+        files: the paths of the photos, in natural order.
+        class_names: the names of the classes, of which no photo has any.
+    """
+    labels = np.zeros((len(files), len(class_names)), np.float32)
+    return files_source("photos", "", files, labels, class_names, multi_label=True)
+
+
 def files_source(
     name: str,
     split: str,

@@ -4,7 +4,7 @@ from noah_tf.evaluation.answers import AnswerOptions, answer_rows, write_answers
 from noah_tf.evaluation.evaluator import Evaluator, evaluate_run
 from noah_tf.evaluation.metrics import binary_targets, example_losses, primary_metric
 from noah_tf.evaluation.options import STRATEGIES, EvaluationOptions
-from noah_tf.evaluation.prediction import ExportPredictor, KerasPredictor, Prediction, find_files
+from noah_tf.evaluation.prediction import ExportPredictor, KerasPredictor, Prediction
 
 __all__ = [
     "AnswerOptions",
@@ -18,7 +18,6 @@ __all__ = [
     "binary_targets",
     "evaluate_run",
     "example_losses",
-    "find_files",
     "primary_metric",
     "write_answers",
 ]

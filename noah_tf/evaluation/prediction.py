@@ -1,6 +1,5 @@
 """Predictions of a model for photos in files: logits and embeddings."""
 
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets import find_photos, photo_batches, reading_problem
+from noah_tf.datasets import photo_batches, reading_problem
 from noah_tf.explain import Explainer
 from noah_tf.export import LABELS_FILE, OK, latest_version, read_card
 from noah_tf.images import Preprocessing
@@ -162,28 +161,3 @@ def _embeddings(explainer: Explainer) -> Callable[[tf.Tensor], tuple[tf.Tensor, 
         return logits, pooled, tf.einsum("bp,bpc->bc", attention, positions)
 
     return compute
-
-
-def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Returns the photos that paths name: files as they are, and the photos below folders.
-
-    Args:
-        paths: files and folders.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or there are no photos.
-    """
-    files: list[str] = []
-    for path in map(pathlib.Path, paths):
-        path = path.expanduser()
-        if path.is_dir():
-            files += find_photos(path).photos
-        elif path.exists():
-            files.append(str(path))
-        else:
-            raise FileNotFoundError(f"There is no photo or folder {path}.")
-    if not files:
-        raise FileNotFoundError(
-            f"There are no photos in {', '.join(map(str, paths)) or 'nothing'}."
-        )
-    return list(dict.fromkeys(files))

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from noah_tf.datasets import Source, source_from_config
+from noah_tf.datasets import Source, find_files, photos_source, source_from_config
 from noah_tf.runs import WEIGHTS, Run, load_runs
 from noah_tf.utils.validation import check_choice, check_int
 
@@ -19,6 +19,8 @@ class MapOptions:
         weights: "last", "ema" or "best", see `checkpoint.load_run`.
         split: split of the data set; None for the split the run was evaluated on.
         methods: any of `explainer.METHODS`; None for the default of the function.
+        photos: paths of photos, and of folders with photos, to draw instead of a split; their true
+            classes are unknown.
         seed: seed that selects the examples, and of the noise that maps are compared with.
 
     Raises:
@@ -29,12 +31,15 @@ class MapOptions:
     weights: str = "last"
     split: str | None = None
     methods: Sequence[str] | None = None
+    photos: Sequence[str | os.PathLike] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
         check_choice("weights", self.weights, WEIGHTS)
         check_int("seed", self.seed, 0)
+        if self.photos and self.split:
+            raise ValueError(f"photos and split={self.split!r} exclude each other: give one.")
 
     def load(self, workdir: str | os.PathLike) -> tuple[list[Run], Source]:
         """Loads the run and the one to compare it with, and opens the split.
@@ -43,13 +48,15 @@ class MapOptions:
             workdir: the folder of the first run.
 
         Returns:
-            List of one or two `Run`, and the `Source` of the first run's data.
+            List of one or two `Run`, and the `Source` of the photos or of the first run's data.
 
         Raises:
             ValueError: the runs have different classes.
-            FileNotFoundError: a folder holds no run.
+            FileNotFoundError: a folder holds no run, or a photo does not exist.
         """
         workdirs = [workdir, *([self.compare_workdir] if self.compare_workdir else [])]
         runs = load_runs([(path, self.weights) for path in workdirs])
+        if self.photos:
+            return runs, photos_source(find_files(self.photos), runs[0].class_names)
         config = runs[0].config.data
         return runs, source_from_config(config, self.split or config.eval_split)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from noah_tf.datasets import Source, random_order
+from noah_tf.datasets import Source, random_order, reading_problem
 from noah_tf.explain.boxes import box_areas, boxes_in_view, has_boxes
 from noah_tf.explain.explainer import METHOD_TITLES, METHODS, SIGNED, Explainer
 from noah_tf.explain.options import MapOptions
@@ -30,7 +31,8 @@ class _Maps:
         examples: the B examples.
         photos: uint8 (B, height, width, 3), as the models see them.
         boxes: (B, M, 4), the box of each class, or None.
-        true_names: for each example, the names of its true classes.
+        captions: for each example, a line with its true classes, or with its file if they are
+            unknown.
         classes: for each example, the indices of the K classes that are mapped.
         logits: for each run, (B, M).
         maps: for each run, a dict from a method to maps (B, H, W, K), or (B, H, W, N, K).
@@ -41,7 +43,7 @@ class _Maps:
     examples: Sequence[Mapping[str, Any]]
     photos: np.ndarray
     boxes: np.ndarray | None
-    true_names: list[tuple[str, ...]]
+    captions: list[str]
     classes: list[list[int]]
     logits: list[np.ndarray]
     maps: list[dict[str, np.ndarray]]
@@ -128,15 +130,24 @@ def _compute_maps(
     explainers = [Explainer(run.model) for run in runs]
     methods = select_methods(explainers, options.methods, only_first=not is_comparison)
     indices = None if classes is None else [_class_index(class_names, name) for name in classes]
-    examples = source.examples_at(random_order(options.seed, size=source.num_examples)[:count])
+    if options.photos:
+        examples = _readable_examples(source, count)
+    else:
+        order = random_order(options.seed, size=source.num_examples)
+        examples = source.examples_at(order[:count])
     photos, images, boxes = _views(runs, source, examples)
     true_names = [source.label_names(example["label"]) for example in examples]
+    captions = [f"true: {', '.join(names) or 'none'}" for names in true_names]
+    if options.photos:
+        captions = [pathlib.PurePath(source.files[int(e["index"])]).name for e in examples]
     logits = [
         explainer.forward(batch)[1].numpy()
         for explainer, batch in zip(explainers, images, strict=True)
     ]
 
-    predicted_and_true = indices is None and not is_comparison and not per_group
+    predicted_and_true = (
+        indices is None and not is_comparison and not per_group and not options.photos
+    )
     mapped_classes = []
     for names, scores in zip(true_names, logits[0], strict=True):
         predicted = int(scores.argmax())
@@ -151,12 +162,28 @@ def _compute_maps(
         examples,
         photos,
         boxes,
-        true_names,
+        captions,
         mapped_classes,
         logits,
         maps,
         predicted_and_true,
     )
+
+
+def _readable_examples(source: Source, count: int) -> list[dict[str, Any]]:
+    """Returns the first photos that can be read, and logs those that cannot."""
+    examples: list[dict[str, Any]] = []
+    for file, example in zip(source.files, source.examples(), strict=True):
+        problem = reading_problem(file)
+        if problem:
+            logging.warning("%s is left out: %s.", file, problem)
+        else:
+            examples.append(example)
+        if len(examples) == count:
+            break
+    if not examples:
+        raise ValueError(f"None of the {len(source.files)} photos can be read: {file}: {problem}.")
+    return examples
 
 
 def select_methods(
@@ -225,8 +252,7 @@ def _titles(maps: _Maps) -> list[list[str]]:
     is_comparison = len(maps.runs) > 1
     folders = short_names([run.workdir.path for run in maps.runs])
     titles = []
-    for row, names in enumerate(maps.true_names):
-        true = f"true: {', '.join(names) or 'none'}"
+    for row, true in enumerate(maps.captions):
         predicted = f"predicted: {maps.runs[0].class_names[maps.logits[0][row].argmax()]}"
         if maps.predicted_and_true:
             titles.append(["photo"])

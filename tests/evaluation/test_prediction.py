@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from noah_tf.datasets import open_source
-from noah_tf.evaluation import Evaluator, ExportPredictor, KerasPredictor, find_files
+from noah_tf.datasets import find_files, open_source
+from noah_tf.evaluation import Evaluator, ExportPredictor, KerasPredictor
 from noah_tf.export import export_run
 from noah_tf.runs import load_run
 

@@ -70,7 +70,11 @@ def balanced_order(labels: np.ndarray, seed: int, *purpose: int) -> tuple[np.nda
 
 
 def shuffled(
-    source: Source, seed: int, window: int, skip: int, shard: tuple[int, int]
+    source: Source,
+    seed: int | tf.Tensor,
+    window: int,
+    skip: int | tf.Tensor,
+    shard: tuple[int, int],
 ) -> tf.data.Dataset:
     """Returns the examples of a source that can only be read in order, shuffled.
 
@@ -79,19 +83,21 @@ def shuffled(
 
     Args:
         source: the source.
-        seed: the files and the examples are shuffled by it.
+        seed: the files and the examples are shuffled by it; an int or a scalar int64 tensor, like
+            `skip`.
         window: number of consecutive examples that are shuffled together.
         skip: number of examples to skip at the start of the shuffled order.
         shard: (index, count) of the host.
     """
-    skipped_windows, skipped_examples = divmod(skip, window)
+    skipped_windows, skipped_examples = skip // window, skip % window
 
     def shuffle_window(number, examples):
         size = tf.shape(examples["index"])[0]
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(size), tf.stack([seed, number]), alg="philox"
+            tf.range(size), tf.stack([tf.cast(seed, tf.int64), number]), alg="philox"
         )
-        order = order[tf.where(number == skipped_windows, skipped_examples, 0) :]
+        is_first = number == tf.cast(skipped_windows, tf.int64)
+        order = order[tf.where(is_first, tf.cast(skipped_examples, tf.int64), 0) :]
         rows = tf.data.Dataset.from_tensor_slices(order)
         return rows.map(lambda row: {key: values[row] for key, values in examples.items()})
 

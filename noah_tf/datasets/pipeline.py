@@ -15,9 +15,10 @@ import tensorflow as tf
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import replacing_corrupt
 from noah_tf.datasets.order import balanced_order, epoch_indices, repeated, shuffled
-from noah_tf.datasets.source import Source, host_range, random_order
+from noah_tf.datasets.source import Source, from_numpy, host_range, random_order
 from noah_tf.images import Augmentation, Preprocessing, TrainTransform, to_uint8
 from noah_tf.utils.seeds import derived_seed
+from noah_tf.utils.validation import check_positive_int
 
 # (seed, epoch) is used for several purposes, and each has random numbers of its own.
 _ORDER, _PIXELS, _MIX = 0, 1, 2
@@ -30,12 +31,13 @@ def train_batches(
     *,
     seed: int,
     epoch: int,
+    num_epochs: int = 1,
     skip_batches: int = 0,
     shard: tuple[int, int] = (0, 1),
     replicas: int = 1,
     balanced: bool = False,
 ) -> tf.data.Dataset:
-    """Returns the batches of one training epoch, or the rest of them.
+    """Returns the batches of training epochs, without those that were trained on already.
 
     Every host makes its share of each batch. If the source can fetch any example (`cache`, folders,
     "fake"), the shares of all hosts together are the batch that a single host would make. Otherwise
@@ -55,9 +57,12 @@ def train_batches(
         options: batch size, caching, and handling of corrupt photos. Examples that do not fill a
             batch are dropped; each epoch drops others.
         seed: the seed of the run, 0 or more.
-        epoch: the epoch, from 0. Each epoch has its own order and its own crops.
-        skip_batches: number of batches to skip; the others are the same as in a whole epoch.
-            Skipped photos are not decoded, and as far as possible not read (see `Source.examples`).
+        epoch: the first epoch, from 0. Each epoch has its own order and its own crops.
+        num_epochs: number of epochs. A single pipeline makes their batches, one epoch after the
+            other, so that the batches of an epoch are prefetched while the last one is evaluated.
+        skip_batches: number of batches of the first epoch to skip; the others are the same as in a
+            whole epoch. Skipped photos are not decoded, and as far as possible not read (see
+            `Source.examples`).
         shard: (index, count) of the host: `input_pipeline_id` and `num_input_pipelines` of a
             `tf.distribute.InputContext`.
         replicas: number of replicas of the host. Its share of a batch is mixed as a whole, and then
@@ -77,7 +82,7 @@ def train_batches(
     Example:
         transform = TrainTransform(Preprocessing(64))
         for images, targets, weights in train_batches(
-            source, transform, BatchOptions(128), seed=0, epoch=0
+            source, transform, BatchOptions(128), seed=0, epoch=0, num_epochs=90
         ):
             ...
 
@@ -104,26 +109,20 @@ def train_batches(
             "seed, epoch and skip_batches must be 0 or more, "
             f"got {seed}, {epoch} and {skip_batches}."
         )
-    pixel_seed = derived_seed(seed, epoch, _PIXELS)
+    check_positive_int("num_epochs", num_epochs)
+    epochs = range(epoch, epoch + num_epochs)
+    pixel_seeds = tf.constant([derived_seed(seed, number, _PIXELS) for number in epochs], tf.int64)
     transform_photo = _traced_transform(transform)
 
     def transform_example(example):
         # Each example and copy has its own number, so that no hashing is needed.
         number = example["index"] + example["copy"] * source.num_examples
+        pixel_seed = pixel_seeds[example["epoch"] - epoch]
         image = transform_photo(example["image"], tf.stack([pixel_seed, number]))
         return image, _label(example)
 
-    if balanced:
-        order = balanced_order(
-            source.known_labels(options.cache, "balanced sampling"), seed, epoch, _ORDER
-        )
-    elif options.cache or source.fetch is not None:
-        indices = random_order(seed, epoch, _ORDER, size=source.num_examples)
-        order = indices, np.zeros_like(indices)
-    else:
-        order = None
     dataset, load = _train_examples(
-        source, options, transform.repeats, (seed, epoch), order, skip_batches, shard
+        source, options, transform.repeats, seed, epochs, skip_batches, shard, balanced
     )
     mixes = transform.augmentation.mixes
     if options.on_corrupt == "skip":
@@ -133,14 +132,18 @@ def train_batches(
         dataset = _map(dataset, lambda *element: (*transform_example(load(*element)), 1.0))
         dataset = _batch(dataset, host_batch if mixes else host_batch // replicas)
     if mixes:
-        mix_seed = derived_seed(seed, epoch, _MIX, shard[0])
+        mix_seeds = tf.constant(
+            [derived_seed(seed, number, _MIX, shard[0]) for number in epochs], tf.int64
+        )
+        steps = source.num_examples // options.batch_size
         mix_images = _traced_mix(transform.augmentation)
 
         def mix(step, batch):
             images, targets, weights = batch
             if not source.multi_label:
                 targets = tf.one_hot(targets, source.num_classes)
-            images, targets = mix_images(images, targets, tf.stack([mix_seed, step]))
+            mix_seed = tf.stack([mix_seeds[step // steps], step % steps])
+            images, targets = mix_images(images, targets, mix_seed)
             return images, targets, weights
 
         dataset = _map(dataset.enumerate(skip_batches), mix)
@@ -149,45 +152,70 @@ def train_batches(
     return _with_runtime_options(dataset, options, replicas)
 
 
-def _train_examples(source, options, repeats, seed_and_epoch, order, skip_batches, shard):
-    """Returns one host's examples of an epoch in random order, not yet loaded.
+def _train_examples(source, options, repeats, seed, epochs, skip_batches, shard, balanced):
+    """Returns one host's examples of the epochs in random order, not yet loaded.
 
     Args:
         source: see `train_batches`, as for the others without a line here.
         options: see there.
         repeats: number of copies of an example in a batch.
-        seed_and_epoch: both.
-        order: the index of each example in random order, and how often it occurred before; None if
-            the source can only be read in order.
+        seed: see there.
+        epochs: the range of the epochs.
         skip_batches: see there.
         shard: see there.
+        balanced: see there.
 
     Returns:
-        A dataset, and the function from its elements to examples with "copy".
+        A dataset, and the function from its elements to examples with "copy" and "epoch".
     """
     steps = source.num_examples // options.batch_size
-    if order is not None:
-        indices, occurrences = order
+    numbers = tf.data.Dataset.range(epochs.start, epochs.stop)
+    if not balanced and not options.cache and source.fetch is None:
+        host_batch = options.batch_size // shard[1]
+        distinct = -(-host_batch // repeats)  # each host repeats its own examples
+        order_seeds = tf.constant([derived_seed(seed, number, _ORDER) for number in epochs])
+
+        def read_epoch(number):
+            skipped = tf.where(number == epochs.start, min(skip_batches, steps), 0)
+            skipped = tf.cast(skipped, tf.int64)
+            examples = shuffled(
+                source,
+                order_seeds[number - epochs.start],
+                options.shuffle_buffer,
+                skip=skipped * distinct,
+                shard=shard,
+            ).take((steps - skipped) * distinct)
+            return repeated(examples, host_batch, distinct).map(
+                lambda example: {**example, "epoch": number}
+            )
+
+        return numbers.flat_map(read_epoch), _identity
+
+    labels = source.known_labels(options.cache, "balanced sampling") if balanced else None
+    fetch = _fetch_from_memory(source) if options.cache else source.fetch
+
+    def epoch_order(number):
+        if labels is None:
+            indices = random_order(seed, number, _ORDER, size=source.num_examples)
+            occurrences = np.zeros_like(indices)
+        else:
+            indices, occurrences = balanced_order(labels, seed, number, _ORDER)
+        skipped = skip_batches if number == epochs.start else 0
         positions, copies = epoch_indices(
-            np.arange(source.num_examples), steps, options.batch_size, repeats, skip_batches, shard
+            np.arange(source.num_examples), steps, options.batch_size, repeats, skipped, shard
         )
         # Each occurrence and copy of an example has its own number, and so its own pixels.
-        copies = copies + repeats * occurrences[positions]
-        fetch = _fetch_from_memory(source) if options.cache else source.fetch
-        return (
-            tf.data.Dataset.from_tensor_slices((indices[positions], copies)),
-            lambda index, copy: {**fetch(index), "copy": copy},
-        )
-    host_batch = options.batch_size // shard[1]
-    distinct = -(-host_batch // repeats)  # each host repeats its own examples
-    dataset = shuffled(
-        source,
-        derived_seed(*seed_and_epoch, _ORDER),
-        options.shuffle_buffer,
-        skip=min(skip_batches, steps) * distinct,
-        shard=shard,
-    ).take(max(steps - skip_batches, 0) * distinct)
-    return repeated(dataset, host_batch, distinct), _identity
+        return indices[positions], copies + repeats * occurrences[positions]
+
+    def list_epoch(number):
+        indices, copies = from_numpy(epoch_order, [number], [tf.TensorSpec([None], tf.int64)] * 2)
+        rows = tf.data.Dataset.from_tensor_slices((indices, copies))
+        return rows.map(lambda index, copy: (index, copy, number))
+
+    def load(index, copy, number):
+        return {**fetch(index), "copy": copy, "epoch": number}
+
+    return numbers.flat_map(list_epoch), load
 
 
 def eval_batches(
@@ -283,9 +311,8 @@ def photo_batches(
     return photos.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-# Each epoch builds a new pipeline, and tracing RandAugment takes seconds. The functions below are
-# therefore traced once for their options and take the seeds of an epoch as tensors. They need no
-# AutoGraph, which would double that time.
+# Tracing RandAugment takes seconds. The functions below are therefore traced once for their options
+# and take the seeds of an epoch as tensors. They need no AutoGraph, which would double that time.
 
 
 @functools.lru_cache(maxsize=8)

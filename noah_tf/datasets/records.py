@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets.source import host_range, random_order
+from noah_tf.datasets.source import from_numpy, host_range, random_order
 
 _INTERLEAVED_FILES = 16
 _BLOCK = 16  # consecutive records from one file
@@ -28,14 +28,20 @@ class FileRange(NamedTuple):
     start: int
 
 
+# The arrays that `_file_groups` returns: (groups, files of a group), and the last one (groups,).
+_GROUPS = (
+    tf.TensorSpec([None, None], tf.string),
+    *[tf.TensorSpec([None, None], tf.int64)] * 3,
+    tf.TensorSpec([None], tf.int64),
+)
 _EMPTY_RANGE = FileRange("", 0, 0, 0)  # The file is never opened, because nothing is taken.
 
 
 def read_records(
     files: Sequence[tuple[str, int, int]],
     parse: Callable[[tf.Tensor], dict[str, Any]],
-    shuffle_seed: int | None,
-    skip: int = 0,
+    shuffle_seed: int | tf.Tensor | None,
+    skip: int | tf.Tensor = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Returns the records of TFRecord files, in an order that is a function of the seed.
@@ -50,29 +56,22 @@ def read_records(
     Args:
         files: sequence of (path, records to skip, records to take).
         parse: a function from a serialized record to a dict.
-        shuffle_seed: an int, or None for the natural order.
-        skip: number of the host's records to skip. Groups of files before this position are not
-            opened; within a group, the records are read but not parsed.
+        shuffle_seed: an int or a scalar tensor, or None for the natural order.
+        skip: number of the host's records to skip, an int or a scalar tensor. Groups of files
+            before this position are not opened; within a group, the records are read but not
+            parsed.
         shard: (index, count) of the host, see `host_range`.
 
     Returns:
         A dataset of the results of `parse`, with the index in natural order as "index".
     """
-    ranges = host_files(files, shuffle_seed, shard)
-    width = 1 if shuffle_seed is None else _INTERLEAVED_FILES
-    groups, skip = _skip_groups(ranges, width, skip)
-    if not groups:
-        groups = [[_EMPTY_RANGE]]
+    width = 1 if shuffle_seed is None else min(_INTERLEAVED_FILES, len(files))
 
-    # A tensor needs groups of the same length: empty ranges fill up the last one.
-    width = max(map(len, groups))
-    padded = [group + [_EMPTY_RANGE] * (width - len(group)) for group in groups]
-    paths = np.array([[file.path for file in group] for group in padded])
-    record_skips, takes, starts = (
-        np.array([[getattr(file, field) for file in group] for group in padded], np.int64)
-        for field in ("skip", "take", "start")
-    )
-    group_skips = np.array([skip] + [0] * (len(groups) - 1), np.int64)
+    def file_groups(skip, seed=None):
+        return _file_groups(host_files(files, seed, shard), width, skip)
+
+    arguments = (skip,) if shuffle_seed is None else (skip, shuffle_seed)
+    groups = from_numpy(file_groups, arguments, _GROUPS)
 
     def read_file(path, record_skip, take, start):
         return tf.data.TFRecordDataset(path).skip(record_skip).take(take).enumerate(start)
@@ -90,7 +89,7 @@ def read_records(
         return interleaved.skip(group_skip)
 
     return (
-        tf.data.Dataset.from_tensor_slices((paths, record_skips, takes, starts, group_skips))
+        tf.data.Dataset.from_tensor_slices(tuple(groups))
         .flat_map(read_group)
         .map(
             lambda index, record: {**parse(record), "index": index},
@@ -129,10 +128,28 @@ def host_files(
     return ranges
 
 
-def _skip_groups(ranges, width, skip):
-    """Returns groups of `width` ranges without the skipped ones, and how much is left to skip."""
+def _file_groups(ranges, width, skip):
+    """Returns groups of `width` ranges without those that are skipped.
+
+    Args:
+        ranges: a list of `FileRange`.
+        width: the number of files in a group. Empty ranges fill up the last one.
+        skip: number of records to skip.
+
+    Returns:
+        Arrays as in `_GROUPS`: the four fields of the ranges, and how many records to skip in each
+        group.
+    """
     groups = [ranges[i : i + width] for i in range(0, len(ranges), width)]
     while groups and skip >= (size := sum(file.take for file in groups[0])):
         skip -= size
         groups.pop(0)
-    return groups, skip
+    if not groups:
+        groups, skip = [[_EMPTY_RANGE]], 0
+    padded = [group + [_EMPTY_RANGE] * (width - len(group)) for group in groups]
+    paths = np.array([[file.path for file in group] for group in padded], object)
+    numbers = (
+        np.array([[getattr(file, field) for file in group] for group in padded], np.int64)
+        for field in ("skip", "take", "start")
+    )
+    return paths, *numbers, np.array([skip] + [0] * (len(groups) - 1), np.int64)

@@ -47,14 +47,18 @@ class Source:
         return len(self.class_names)
 
     def examples(
-        self, shuffle_seed: int | None = None, skip: int = 0, shard: tuple[int, int] = (0, 1)
+        self,
+        shuffle_seed: int | tf.Tensor | None = None,
+        skip: int | tf.Tensor = 0,
+        shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Returns the examples as a `tf.data.Dataset` of dicts.
 
         Args:
             shuffle_seed: None for the natural order. An int shuffles by this seed: the photos of a
                 folder, but only the files of a TFDS set, several of which are read alternately. The
-                examples of a TFDS set therefore need further shuffling.
+                examples of a TFDS set therefore need further shuffling. Within the function of a
+                dataset, such as `flat_map`, the seed and `skip` may be tensors.
             skip: number of examples to skip at the start. Files of a TFDS set that are skipped as a
                 whole are not opened.
             shard: (index, count): read only the part of host `index` of `count`, see `host_range`.
@@ -143,8 +147,8 @@ def host_range(size: int, shard: tuple[int, int], even: bool) -> tuple[int, int]
 def read_by_index(
     fetch: Callable[[Any], dict[str, Any]],
     size: int,
-    shuffle_seed: int | None,
-    skip: int,
+    shuffle_seed: int | tf.Tensor | None,
+    skip: int | tf.Tensor,
     shard: tuple[int, int],
 ) -> tf.data.Dataset:
     """Implements `Source.read` for a source of `size` examples that can fetch any of them.
@@ -156,10 +160,42 @@ def read_by_index(
         skip: see there.
         shard: see there.
     """
-    order = np.arange(size) if shuffle_seed is None else random_order(shuffle_seed, size=size)
     start, stop = host_range(size, shard, even=shuffle_seed is not None)
-    indices = tf.data.Dataset.from_tensor_slices(order[start:stop][skip:])
+
+    def host_indices(seed, skip):
+        return (random_order(seed, size=size)[start:stop][skip:],)
+
+    if shuffle_seed is None:
+        order = np.arange(start, stop)[skip:]
+    else:
+        (order,) = from_numpy(host_indices, (shuffle_seed, skip), [tf.TensorSpec([None], tf.int64)])
+    indices = tf.data.Dataset.from_tensor_slices(order)
     return indices.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def from_numpy(
+    function: Callable[..., tuple[np.ndarray, ...]],
+    arguments: Sequence[int | tf.Tensor],
+    signature: Sequence[tf.TensorSpec],
+) -> Sequence[Any]:
+    """Calls a NumPy function of ints, at once or, if they are tensors, in TensorFlow's graph.
+
+    Args:
+        function: a function from ints to a tuple of arrays.
+        arguments: ints or scalar integer tensors.
+        signature: the shapes and dtypes of the arrays.
+
+    Returns:
+        The arrays or tensors.
+    """
+    if all(isinstance(argument, int) for argument in arguments):
+        return function(*arguments)
+    tensors = tf.numpy_function(
+        lambda *values: function(*map(int, values)), arguments, [spec.dtype for spec in signature]
+    )
+    for tensor, spec in zip(tensors, signature, strict=True):
+        tensor.set_shape(spec.shape)
+    return tensors
 
 
 def photos_source(files: Sequence[str], class_names: Sequence[str]) -> Source:

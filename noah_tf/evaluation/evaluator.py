@@ -1,5 +1,6 @@
 """Evaluates a model on a data set, counting every example exactly once."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,9 @@ class Evaluator:
     ) -> None:
         strategy = strategy or tf.distribute.get_strategy()
         self._strategy, self._multi_label = strategy, multi_label
+        self._pipeline: tuple[tuple[Any, ...], Any] | None = (
+            None  # the last one, its arguments first
+        )
 
         def replica_sums(images, labels, mask):
             logits = model(images, training=False)
@@ -133,18 +137,17 @@ class Evaluator:
     def _batches(
         self, source, preprocessing, options, pixel_transform=None, check=lambda: None
     ) -> Iterator[Any]:
-        def make_batches(shard, replicas):
-            return eval_batches(
-                source,
-                preprocessing,
-                options,
-                shard=shard,
-                replicas=replicas,
-                pixel_transform=pixel_transform,
+        arguments = source, preprocessing, options, pixel_transform
+        # Every evaluation of a run uses the same pipeline: a new one for each would need more and
+        # more memory.
+        if self._pipeline is None or self._pipeline[0] != arguments:
+            make_batches = functools.partial(
+                eval_batches, source, preprocessing, options, pixel_transform=pixel_transform
             )
-
+            batches = distribute.distribute_batches(self._strategy, make_batches)
+            self._pipeline = arguments, batches
         with naming_corrupt_examples(source):
-            for batch in distribute.distribute_batches(self._strategy, make_batches):
+            for batch in self._pipeline[1]:
                 check()
                 yield batch
 

@@ -90,7 +90,7 @@ def _try_steps(plan: TrainingPlan, state: TrainState, num_classes: int, start: i
     loss = training_loss(plan.loss, multi_label=False)
     train_step = make_train_step(plan, state, loss, state.freeze_until_start(start))
     losses = []
-    for batch in distribute.distribute_batches(plan.strategy, plan.epoch_batches(source, 0, 0)):
+    for batch in distribute.distribute_batches(plan.strategy, plan.train_batches(source, 0)):
         started = time.monotonic()
         sums = dict(zip(SUMS, train_step(batch).numpy(), strict=True))
         seconds = time.monotonic() - started

@@ -146,6 +146,7 @@ class Trainer:
         class_weights = plan.loss.weights_of_classes(train_source, plan.batches.cache)
         self._loss = training_loss(plan.loss, train_source.multi_label, class_weights)
         self._train_steps: dict[tuple[int, ...], Callable] = {}
+        self._batches: Iterator[Any] = iter(())
         self._stop, self._clock = stop, clock
         self._checkpoint_timer = Timer(plan.train.checkpoint_minutes, clock)
         self._any_worker = distribute.any_worker(plan.strategy)
@@ -154,6 +155,9 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Trains from where the run is to its end, and returns its result."""
         self.restore()
+        if self.step < self.total_steps:
+            make_batches = self.plan.train_batches(self.train_source, self.step)
+            self._batches = iter(distribute.distribute_batches(self.plan.strategy, make_batches))
         for epoch in range(self.progress.epochs_done, self.plan.train.epochs):
             self.train_epoch(epoch)
             # The checkpoint is older than the evaluation, so a run that is killed from here on
@@ -185,14 +189,10 @@ class Trainer:
         first, end = epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch
         train_step = self._train_step(first)
         self.progress.begin_epoch(epoch)
-        if self.step == end:
-            return
-        make_batches = self.plan.epoch_batches(self.train_source, epoch, self.step)
-        batches = iter(distribute.distribute_batches(self.plan.strategy, make_batches))
         while self.step < end:
             started = self._clock()
             with naming_corrupt_examples(self.train_source):
-                batch = next(batches)
+                batch = next(self._batches)
             wait_seconds = self._clock() - started
             self.progress.add(train_step(batch), wait_seconds)
             self.step += 1

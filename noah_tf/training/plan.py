@@ -124,16 +124,16 @@ class TrainingPlan:
         """Returns the number of whole batches of the training examples."""
         return num_examples // self.batches.batch_size
 
-    def epoch_batches(self, source: Source, epoch: int, step: int) -> Callable:
-        """Returns a function that makes the rest of an epoch's batches.
+    def train_batches(self, source: Source, step: int) -> Callable:
+        """Returns a function that makes the batches of the rest of the run.
 
         `distribute.distribute_batches` takes the function.
 
         Args:
             source: the source of training examples.
-            epoch: the epoch, from 0.
-            step: steps of the run that are done.
+            step: steps of the run that are done. At least one must be left.
         """
+        epoch, skip_batches = divmod(step, self.steps_per_epoch(source.num_examples))
         return functools.partial(
             train_batches,
             source,
@@ -141,8 +141,9 @@ class TrainingPlan:
             self.batches,
             seed=self.seed,
             epoch=epoch,
+            num_epochs=self.train.epochs - epoch,
+            skip_batches=skip_batches,
             balanced=self.config.data.balanced_sampling,
-            skip_batches=step - epoch * self.steps_per_epoch(source.num_examples),
         )
 
 

@@ -27,7 +27,7 @@ def make_train_step(
 
     Returns:
         A function of one distributed batch (images, targets, weights) of
-        `TrainingPlan.epoch_batches`. It returns `SUMS` as a float32 tensor (5,).
+        `TrainingPlan.train_batches`. It returns `SUMS` as a float32 tensor (5,).
     """
     batch_size, accumulate = plan.train.batch_size, plan.train.accumulate
     shares = plan.strategy.num_replicas_in_sync * accumulate

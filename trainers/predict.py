@@ -61,9 +61,9 @@ _STRICT = flags.DEFINE_bool("strict", False, "Stop at a photo that cannot be rea
 
 # The flags that name the model, and the flags that work only with that one.
 _FLAGS_OF_SOURCE = {
-    "workdir": ("weights", "embeddings"),
+    "workdir": ("weights",),
     "model_dir": (),
-    "keras_file": ("class_names", "preprocessing", "multi_label", "embeddings"),
+    "keras_file": ("class_names", "preprocessing", "multi_label"),
 }
 
 
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> None:
 
 def _predictor() -> KerasPredictor | ExportPredictor:
     if _MODEL_DIR.value:
-        return ExportPredictor(_MODEL_DIR.value)
+        return ExportPredictor(_MODEL_DIR.value, bool(_EMBEDDINGS.value))
     if _WORKDIR.value:
         return KerasPredictor.from_run(
             load_run(_WORKDIR.value, _WEIGHTS.value), bool(_EMBEDDINGS.value)

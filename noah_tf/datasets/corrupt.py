@@ -1,6 +1,7 @@
 """Photos that cannot be decoded: named in an error, or replaced and counted."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +13,14 @@ from noah_tf.images import decode, headers
 _ANY_SIZE = 2**40  # pixels
 
 
-def corrupt_examples(source: Source, limit: int = 10) -> list[tuple[int, str]]:
+def corrupt_examples(
+    source: Source, limit: int = 10, decode_photo: Callable[[tf.Tensor], tf.Tensor] = decode
+) -> list[tuple[int, str]]:
     """Returns the examples whose photo cannot be decoded, by decoding the whole split.
 
     Args:
         source: the examples.
+        decode_photo: the decoder.
         limit: the largest number of examples to return.
 
     Returns:
@@ -24,7 +28,7 @@ def corrupt_examples(source: Source, limit: int = 10) -> list[tuple[int, str]]:
     """
 
     def decoded(example):
-        return example["index"], tf.shape(decode(example["image"]))
+        return example["index"], tf.shape(decode_photo(example["image"]))
 
     examples = source.examples().map(decoded, tf.data.AUTOTUNE, deterministic=True)
     # The error of a decoder does not name the photo, so the missing indices are the corrupt ones.
@@ -33,19 +37,22 @@ def corrupt_examples(source: Source, limit: int = 10) -> list[tuple[int, str]]:
     if not corrupt:
         return []
     return [
-        (int(example["index"]), _decoder_message(example["image"]))
+        (int(example["index"]), _decoder_message(example["image"], decode_photo))
         for example in source.examples_at(corrupt)
     ]
 
 
 @contextlib.contextmanager
-def naming_corrupt_examples(source: Source) -> Iterator[None]:
+def naming_corrupt_examples(
+    source: Source, decode_photo: Callable[[tf.Tensor], tf.Tensor] = decode
+) -> Iterator[None]:
     """Replaces the error about a photo that cannot be decoded by one that names the photo.
 
     It costs nothing until a batch fails. It then decodes the whole split once to find the photo.
 
     Args:
         source: the `Source` that is read in the block.
+        decode_photo: the decoder that is used in the block, such as `Preprocessing.decode`.
 
     Raises:
         ValueError: a photo cannot be decoded.
@@ -58,7 +65,7 @@ def naming_corrupt_examples(source: Source) -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        corrupt = corrupt_examples(source)
+        corrupt = corrupt_examples(source, decode_photo=decode_photo)
         if not corrupt:
             raise
         lines = [f"{source.describe(index)}: {message}" for index, message in corrupt]
@@ -67,11 +74,12 @@ def naming_corrupt_examples(source: Source) -> Iterator[None]:
         ) from error
 
 
-def reading_problem(path: str) -> str:
+def reading_problem(path: str, decode_photo: Callable[[tf.Tensor], tf.Tensor] = decode) -> str:
     """Returns why the photo in a file cannot be read or decoded; an empty string if it can.
 
     Args:
         path: the file.
+        decode_photo: the decoder, such as `Preprocessing.decode`.
     """
     try:
         with open(path, "rb") as file:
@@ -81,15 +89,18 @@ def reading_problem(path: str) -> str:
         return f"it cannot be read: {error.strerror}"
     except tf.errors.InvalidArgumentError:
         return headers.UNDECODABLE
-    return problem or _decoder_message(image_bytes)
+    return problem or _decoder_message(image_bytes, decode_photo)
 
 
-def _decoder_message(image_bytes):
+def _decoder_message(image_bytes, decode_photo):
     """Returns the decoder's message, or an empty string if the photo can be decoded."""
     try:
-        decode(image_bytes)
+        decode_photo(image_bytes)
     except tf.errors.InvalidArgumentError as error:
-        return error.message.split("} ")[-1].split(" [Op:")[0]
+        message = error.message.split("} ")[-1].split(" [Op:")[0]
+        # An assertion quotes its texts behind these words.
+        _, _, data = message.partition("Summarized data: ")
+        return " ".join(re.findall("b'(.*?)'", data)) or message
     return ""
 
 

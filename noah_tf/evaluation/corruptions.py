@@ -74,12 +74,15 @@ class Corruption:
         """Corrupts an image.
 
         Args:
-            image: uint8 (H, W, 3) with a static shape: the image that evaluation sees.
+            image: uint8 (H, W, 3) with a static shape: the image that evaluation sees; or
+                (H, W, 4), whose alpha channel is kept.
             index: int scalar, the index of the example in the set.
 
         Returns:
-            uint8 (H, W, 3).
+            uint8, of the shape of the image.
         """
+        if image.shape[-1] == 4:
+            return tf.concat([self(image[..., :3], index), image[..., 3:]], axis=-1)
         value = self.value(min(image.shape[:2]))
         if self.kind == "jpeg":
             encoded = tf.io.encode_jpeg(image, quality=round(value))

@@ -146,7 +146,7 @@ class Evaluator:
             )
             batches = distribute.distribute_batches(self._strategy, make_batches)
             self._pipeline = arguments, batches
-        with naming_corrupt_examples(source):
+        with naming_corrupt_examples(source, preprocessing.decode):
             for batch in self._pipeline[1]:
                 check()
                 yield batch

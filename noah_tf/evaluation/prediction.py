@@ -88,10 +88,13 @@ class KerasPredictor:
         for indices, images in photo_batches(files, self._preprocessing, batch_size):
             outputs = [np.asarray(output) for output in self._compute(images)]
             for index, *values in zip(indices.numpy().tolist(), *outputs, strict=True):
-                yield from (_failed(file) for file in files[done:index])
+                yield from (self._failed(file) for file in files[done:index])
                 yield Prediction(files[index], "", *values)
                 done = index + 1
-        yield from (_failed(file) for file in files[done:])
+        yield from (self._failed(file) for file in files[done:])
+
+    def _failed(self, file: str) -> Prediction:
+        return Prediction(file, reading_problem(file, self._preprocessing.decode))
 
 
 class ExportPredictor:
@@ -100,18 +103,28 @@ class ExportPredictor:
     Args:
         model_dir: the folder of the model's versions, such as saved_models/NAME; the newest version
             is used.
+        with_embeddings: whether predictions have `pooled` and `attended`.
 
     Raises:
         FileNotFoundError: there is no version in the folder.
+        ValueError: the export has no signature `embed`, and embeddings are asked for.
     """
 
-    def __init__(self, model_dir: str | pathlib.PurePath) -> None:
+    def __init__(self, model_dir: str | pathlib.PurePath, with_embeddings: bool = False) -> None:
         path = latest_version(model_dir)
         self._model = tf.saved_model.load(str(path))
-        self._signature = self._model.signatures["serving_default"]
+        name = "embed" if with_embeddings else "serving_default"
+        if name not in self._model.signatures:
+            raise ValueError(
+                f"{path} has no signature {name!r}: export the model again with this version, and "
+                "with a NOAH head or a pooled one."
+            )
+        self._signature = self._model.signatures[name]
         names = (path / "assets" / LABELS_FILE).read_text("utf-8").removesuffix("\n")
         self.class_names = tuple(names.split("\n"))
-        self.multi_label = read_card(path)["answers"]["kind"] == "multi_label"
+        card = read_card(path)
+        self.multi_label = card["answers"]["kind"] == "multi_label"
+        self._decode = Preprocessing.from_dict(card["preprocessing"]).decode
 
     def __call__(self, files: Sequence[str], batch_size: int) -> Iterator[Prediction]:
         """Yields the prediction of each file, in their order; see `KerasPredictor`."""
@@ -125,22 +138,20 @@ class ExportPredictor:
                     try:
                         yield from self._predict([file])
                     except (OSError, tf.errors.OpError):
-                        yield _failed(file)
+                        yield Prediction(file, reading_problem(file, self._decode))
 
     def _predict(self, files: Sequence[str]) -> list[Prediction]:
         contents = [pathlib.Path(file).read_bytes() for file in files]
         outputs = self._signature(image_bytes=tf.constant(contents))
         statuses = outputs["status"].numpy() if "status" in outputs else [OK.encode()] * len(files)
+        names = [name for name in ("logits", "pooled", "attended") if name in outputs]
+        rows = zip(*(outputs[name].numpy() for name in names), strict=True)
         return [
-            Prediction(file, "", logits)
+            Prediction(file, "", *values)
             if status == OK.encode()
             else Prediction(file, status.decode())
-            for file, logits, status in zip(files, outputs["logits"].numpy(), statuses, strict=True)
+            for file, values, status in zip(files, rows, statuses, strict=True)
         ]
-
-
-def _failed(file: str) -> Prediction:
-    return Prediction(file, reading_problem(file))
 
 
 def _logits(model: tf.keras.Model) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
@@ -152,12 +163,6 @@ def _embeddings(explainer: Explainer) -> Callable[[tf.Tensor], tuple[tf.Tensor, 
 
     def compute(images: tf.Tensor) -> tuple[tf.Tensor, ...]:
         features, logits = explainer.forward(images)
-        features, logits = (tf.cast(x, tf.float32) for x in (features, logits))
-        positions = tf.reshape(features, (tf.shape(features)[0], -1, features.shape[-1]))
-        pooled = tf.reduce_mean(positions, axis=1)
-        if "attention" not in explainer.methods:
-            return logits, pooled
-        attention = explainer.attention_of(features, tf.argmax(logits, axis=-1))
-        return logits, pooled, tf.einsum("bp,bpc->bc", attention, positions)
+        return tf.cast(logits, tf.float32), *explainer.embeddings(features, logits).values()
 
     return compute

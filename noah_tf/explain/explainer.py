@@ -153,20 +153,28 @@ class Explainer:
         elements = features, tf.convert_to_tensor(classes)
         return tf.map_fn(example_maps, elements, fn_output_signature=spec)
 
-    def attention_of(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        """Returns the attention of one class of each image, with TensorFlow ops only.
+    def embeddings(self, features: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns one vector for each image: its features, averaged in two ways.
 
         Args:
             features: the feature map that `forward` returns, (B, H, W, C) or (B, L, C).
-            classes: int (B,).
+            logits: the logits that `forward` returns.
 
         Returns:
-            float32 (B, H * W) or (B, L), the average over the groups, which sums to 1.
-
-        Raises:
-            ValueError: the model has a pooled head.
+            A dict of float32 (B, C), computed with TensorFlow ops only. "pooled" is the average
+            over the positions. "attended", which models with a NOAH head have, is the average
+            weighted by the attention for the class with the largest logit.
         """
-        self._check("attention", False)
+        features = tf.cast(features, tf.float32)
+        positions = tf.reshape(features, (tf.shape(features)[0], -1, features.shape[-1]))
+        embeddings = {"pooled": tf.reduce_mean(positions, axis=1)}
+        if "attention" in self.methods:
+            attention = self._attention_of(features, tf.argmax(logits, axis=-1))
+            embeddings["attended"] = tf.einsum("bp,bpc->bc", attention, positions)
+        return embeddings
+
+    def _attention_of(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Returns the attention of one class of each image, averaged over the groups, (B, L)."""
 
         def example_attention(example):
             example_features, label = example

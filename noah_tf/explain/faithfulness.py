@@ -146,7 +146,7 @@ def areas_under(curves: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 def _load_images(source: Source, preprocessing: Preprocessing, indices: np.ndarray) -> np.ndarray:
     """Returns preprocessed images (E, H, W, 3) of the examples with these indices."""
-    with naming_corrupt_examples(source):
+    with naming_corrupt_examples(source, preprocessing.decode):
         return np.stack(
             [
                 preprocessing.evaluation(preprocessing.decode(example["image"])).numpy()

@@ -51,7 +51,7 @@ def localize(
     methods = methods or explainer.methods
     names = [f"{method}_{measure}" for method in methods for measure in ("pointing", "energy")]
     sums, num_boxes = dict.fromkeys(["chance", *names], 0.0), 0
-    with naming_corrupt_examples(source):
+    with naming_corrupt_examples(source, preprocessing.decode):
         for images, boxes in _batches(source, preprocessing, batch_size):
             rows, classes = np.nonzero(box_areas(boxes) > 0)
             if not len(rows):

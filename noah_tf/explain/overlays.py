@@ -26,7 +26,7 @@ def attention_grid(
     negative.
 
     Args:
-        photos: (B, height, width, 3), uint8.
+        photos: uint8 (B, height, width, 3), or with a fourth channel, which is not shown.
         maps: (B, H, W, K), or a list of K maps (B, H, W) whose sizes may differ.
         titles: for each image, K + 1 strings over the photo and its maps. Lines that are too long
             are cut.
@@ -41,6 +41,7 @@ def attention_grid(
 
     maps = maps if isinstance(maps, (list, tuple)) else np.moveaxis(maps, -1, 0)
     signed = signed or [False] * len(maps)
+    photos = np.asarray(photos)[..., :3]
     rows, columns = len(photos), len(maps) + 1
     figure = Figure(figsize=(2.1 * columns, 2.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

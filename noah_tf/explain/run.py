@@ -17,6 +17,7 @@ from noah_tf.explain.boxes import box_areas, boxes_in_view, has_boxes
 from noah_tf.explain.explainer import METHOD_TITLES, METHODS, SIGNED, Explainer
 from noah_tf.explain.options import MapOptions
 from noah_tf.explain.overlays import attention_grid
+from noah_tf.images import Preprocessing
 from noah_tf.runs import Run, short_names
 from noah_tf.utils.files import save_atomically
 from noah_tf.utils.validation import check_choice, check_positive_int
@@ -131,7 +132,7 @@ def _compute_maps(
     methods = select_methods(explainers, options.methods, only_first=not is_comparison)
     indices = None if classes is None else [_class_index(class_names, name) for name in classes]
     if options.photos:
-        examples = _readable_examples(source, count)
+        examples = _readable_examples(source, count, runs[0].preprocessing)
     else:
         order = random_order(options.seed, size=source.num_examples)
         examples = source.examples_at(order[:count])
@@ -170,11 +171,13 @@ def _compute_maps(
     )
 
 
-def _readable_examples(source: Source, count: int) -> list[dict[str, Any]]:
+def _readable_examples(
+    source: Source, count: int, preprocessing: Preprocessing
+) -> list[dict[str, Any]]:
     """Returns the first photos that can be read, and logs those that cannot."""
     examples: list[dict[str, Any]] = []
     for file, example in zip(source.files, source.examples(), strict=True):
-        problem = reading_problem(file)
+        problem = reading_problem(file, preprocessing.decode)
         if problem:
             logging.warning("%s is left out: %s.", file, problem)
         else:
@@ -315,8 +318,10 @@ def _class_index(class_names: tuple[str, ...], name_or_index: str | int) -> int:
 def _check_same_crops(runs: Sequence[Run]) -> None:
     """Raises ValueError unless all runs see the same crop of a photo."""
     first, last = (
-        dataclasses.replace(run.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
-        for run in (runs[0], runs[-1])
+        dataclasses.replace(preprocessing, mean=(0.0,) * channels, std=(1.0,) * channels)
+        for preprocessing, channels in (
+            (run.preprocessing, run.preprocessing.crop_shape[-1]) for run in (runs[0], runs[-1])
+        )
     )
     if first != last:
         raise ValueError(

@@ -88,7 +88,15 @@ def _usage(card: Mapping[str, Any]) -> list[str]:
         paragraphs.append(_returned_classes(card["answers"]))
     if "serve_tensor" in signatures:
         paragraphs.append(
-            "`serve_tensor` takes decoded images instead: `images`, uint8 (B, H, W, 3)."
+            "`serve_tensor` takes decoded images instead: `images`, uint8 (B, H, W, 3), or "
+            "(B, H, W, 4) if the model has four channels."
+        )
+    if "embed" in signatures:
+        paragraphs.append(
+            "`embed` takes the same input as `serving_default`. It also returns the features "
+            "under the head, one vector per photo: `pooled` is their average over the positions, "
+            "and `attended`, which models with a NOAH head have, is their average weighted by the "
+            "attention for the best class."
         )
     if "explain" in signatures:
         paragraphs.append(
@@ -127,6 +135,7 @@ def _preprocessing(values: Mapping[str, Any]) -> str:
         f"{values['resize_size']} pixels",
         f"crops the central {height} x {width} pixels",
         "scales the pixel values to 0..1",
+        *(["takes the luminance"] if len(values["mean"]) == 1 else []),
         f"subtracts {values['mean']}",
     ]
     return (

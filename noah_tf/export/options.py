@@ -158,7 +158,7 @@ class ExportOptions:
                 f"{num_classes} classes, in the order of the logits, got {len(class_names)} names."
             )
         input_shape = tuple(self.model.input_shape[1:])
-        image_shape = (*self.serving.preprocessing.image_size, 3)
+        image_shape = self.serving.preprocessing.input_shape
         if len(input_shape) != 3 or any(
             expected not in (None, actual)
             for expected, actual in zip(input_shape, image_shape, strict=True)

@@ -24,7 +24,6 @@ from noah_tf.export.photos import Photo
 from noah_tf.export.signatures import ServedModel
 from noah_tf.export.variants import Agreement
 from noah_tf.export.versions import new_version
-from noah_tf.head import InferenceHead
 from noah_tf.images import Preprocessing
 from noah_tf.models import for_inference, in_precision
 
@@ -54,7 +53,8 @@ def export_savedmodel(
     Signatures:
         `serving_default` takes `image_bytes`, string (B,): image files of any size. The formats are
         JPEG (also grayscale and CMYK), PNG, BMP, GIF (the first frame) and, if TensorFlow decodes
-        it, still WebP. `serve_tensor` takes `images`, uint8 (B, H, W, 3).
+        it, still WebP. `serve_tensor` takes `images`, uint8 (B, H, W, 3), or
+        (B, H, W, 4) if the preprocessing has four channels, which need PNG files.
 
         Both return `classes` int32 (B, k), the indices of the best classes, their `labels` (B, k)
         and `probabilities` (B, k), and the `logits` (B, M) of all classes. A multi-label model
@@ -65,6 +65,11 @@ def export_savedmodel(
         over the positions, and `region` (B, 4): top, left, bottom and right of the part of the
         photo that the map covers, as fractions of the photo's height and width. Only models with a
         NOAH head over a feature map, or over a grid of square patches, have this signature.
+
+        `embed` takes `image_bytes`. It also returns `pooled` (B, C), the features under the head,
+        averaged over the positions, and `attended` (B, C), the features weighted by the attention
+        for the best class. Models with a NOAH head have it, and models with a pooled head have it
+        without `attended`.
 
     Args:
         model: a functional Keras model, images to logits.
@@ -158,7 +163,7 @@ def describe_version(path: str | pathlib.PurePath) -> str:
 def _write_version(options: ExportOptions) -> pathlib.Path:
     serving = options.serving
     model = for_inference(in_precision(options.model, options.precision))
-    explainer = _explainer(model, serving.preprocessing.image_size)
+    explainer = _explainer(model)
     served = ServedModel(model, serving, explainer)
     _check_finite(served, serving.preprocessing)
     name = options.model_dir.resolve().name
@@ -215,9 +220,9 @@ def _check_finite(served: ServedModel, preprocessing: Preprocessing) -> None:
             )
 
 
-def _explainer(model: tf.keras.Model, image_size: tuple[int, int]) -> Explainer | None:
-    """Returns the model's `Explainer`, or None if its attention has no positions to show."""
-    if not any(isinstance(layer, InferenceHead) for layer in model.layers):
+def _explainer(model: tf.keras.Model) -> Explainer | None:
+    """Returns the model's `Explainer`, or None if it has neither a NOAH head nor a pooled one."""
+    try:
+        return Explainer(model)
+    except ValueError:
         return None
-    explainer = Explainer(model)
-    return explainer if explainer.has_maps(image_size) else None

@@ -23,7 +23,8 @@ class ServedModel(tf.Module):
     Args:
         model: a functional Keras model, images to logits, as `for_inference` returns it.
         options: the `ServingOptions`.
-        explainer: the model's `Explainer`, for the signature `explain`. None leaves `explain` out.
+        explainer: the model's `Explainer`, for the signatures `embed` and `explain`. None leaves
+            them out, and `explain` is also left out if the explainer has no attention maps.
 
     Attributes:
         functions: dict of a signature's name to its `tf.function`, for `tf.saved_model.save`.
@@ -87,11 +88,28 @@ class ServedModel(tf.Module):
             is_returned = tf.cast(classes >= 0, tf.float32)[:, None, None, :]
             return {**outputs, "attention": maps * is_returned, "region": regions}
 
+        def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            assert explainer is not None
+            images, _, status = self._read_photos(image_bytes)
+            with inlined_grouped_convolutions(model):
+                features, logits = explainer.forward(images)
+                outputs = self._outputs(tf.cast(logits, tf.float32), status)
+                embeddings = explainer.embeddings(features, logits)
+            if status is not None:
+                is_readable = (status == OK)[:, None]
+                embeddings = {
+                    name: tf.where(is_readable, values, 0.0) for name, values in embeddings.items()
+                }
+            return {**outputs, **embeddings}
+
         photos_spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        pixels_spec = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
+        channels = self._options.preprocessing.crop_shape[-1]
+        pixels_spec = tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")
         specs = {serving_default: photos_spec, serve_tensor: pixels_spec}
         if explainer is not None:
-            specs[explain] = photos_spec
+            specs[embed] = photos_spec
+            if "attention" in explainer.methods and explainer.has_maps(image_size):
+                specs[explain] = photos_spec
         return {
             function.__name__: tf.function(function, input_signature=[spec], autograph=False)
             for function, spec in specs.items()
@@ -133,10 +151,10 @@ class ServedModel(tf.Module):
         )
 
     def _image_spec(self) -> tf.TensorSpec:
-        return tf.TensorSpec((*self._options.preprocessing.image_size, 3), tf.float32)
+        return tf.TensorSpec(self._options.preprocessing.input_shape, tf.float32)
 
     def _read_photos(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        """Returns images (B, height, width, 3), regions (B, 4), and statuses (B,) or None."""
+        """Returns images (B, height, width, C), regions (B, 4), and statuses (B,) or None."""
         image_bytes = _assert(image_bytes, tf.size(image_bytes) > 0, ["image_bytes is empty"])
         if self._options.tolerant:
             return self._read_tolerantly(image_bytes)

@@ -74,12 +74,12 @@ def write_tflite(
                 "quantization='int8' needs representative photos, images= as uint8 "
                 "(N, height, width, 3), preferably a hundred or more; got none."
             )
-        images = _pixels(images, preprocessing.image_size)
+        images = _pixels(images, preprocessing.crop_shape)
     elif images is not None:
         raise ValueError(
             f"images are an option of quantization='int8' only, got quantization={quantization!r}."
         )
-    shape = (1, *preprocessing.image_size, 3)
+    shape = (1, *preprocessing.crop_shape)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         _write_savedmodel(in_precision(model, "float32"), preprocessing, shape, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
@@ -108,7 +108,7 @@ def predict_tflite(path: str | pathlib.PurePath, images: np.ndarray) -> np.ndarr
         ValueError: the images do not have the shape or the values that the file takes.
     """
     run = _interpreter(_existing(path)).get_signature_runner()
-    images = _pixels(images, tuple(run.get_input_details()["images"]["shape"][1:3]))
+    images = _pixels(images, tuple(run.get_input_details()["images"]["shape"][1:]))
     return np.concatenate([run(images=image[None])["logits"] for image in images])
 
 
@@ -128,7 +128,7 @@ def write_onnx(
         ValueError: ONNX lacks an op of the model.
     """
     require_onnx()
-    images = tf.TensorSpec((None, *preprocessing.image_size, 3), tf.uint8, name="images")
+    images = tf.TensorSpec((None, *preprocessing.crop_shape), tf.uint8, name="images")
     model = for_inference(in_precision(model, "float32"), branches=False)
     function = tf.function(_signature(model, preprocessing), input_signature=[images])
     with _quiet():
@@ -163,7 +163,7 @@ def predict_onnx(path: str | pathlib.PurePath, images: np.ndarray) -> np.ndarray
     session = _import_extra("onnxruntime").InferenceSession(
         str(_existing(path)), providers=["CPUExecutionProvider"]
     )
-    images = _pixels(images, tuple(session.get_inputs()[0].shape[1:3]))
+    images = _pixels(images, tuple(session.get_inputs()[0].shape[1:]))
     return session.run(["logits"], {"images": images})[0]
 
 
@@ -275,14 +275,12 @@ def _import_extra(package: str) -> Any:
         ) from error
 
 
-def _pixels(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Returns images as uint8 (N, height, width, 3) after checking them; nothing is rounded."""
+def _pixels(images: np.ndarray, crop_shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns images as uint8 (N, *crop_shape) after checking them; nothing is rounded."""
     images = np.asarray(images)
-    height, width = image_size
-    if images.ndim != 4 or images.shape[1:] != (height, width, 3) or not len(images):
-        raise ValueError(
-            f"images must have the shape (N, {height}, {width}, 3), got {images.shape}."
-        )
+    if images.ndim != 4 or images.shape[1:] != tuple(crop_shape) or not len(images):
+        expected = ", ".join(map(str, crop_shape))
+        raise ValueError(f"images must have the shape (N, {expected}), got {images.shape}.")
     with np.errstate(invalid="ignore"):
         pixels = images.astype(np.uint8)
     if images.dtype != np.uint8 and not (pixels == images).all():

@@ -55,18 +55,20 @@ def sample_requests(
 
 
 def sample_photo(preprocessing: Preprocessing) -> bytes:
-    """Returns a JPEG file that, like most photos, has to be resized and cropped.
+    """Returns a photo that, like most, has to be resized and cropped: a JPEG, or a PNG with alpha.
 
     Args:
         preprocessing: the model's `Preprocessing`.
     """
-    return tf.io.encode_jpeg(_sample_pixels(preprocessing)).numpy()
+    pixels = _sample_pixels(preprocessing)
+    encode = tf.io.encode_png if pixels.shape[-1] == 4 else tf.io.encode_jpeg
+    return encode(pixels).numpy()
 
 
 def _sample_pixels(preprocessing: Preprocessing) -> np.ndarray:
     height, width = (side + 32 for side in preprocessing.image_size)
-    ramp = np.linspace(0, 255, height * width * 3).astype(np.uint8)
-    return ramp.reshape(height, width, 3)
+    shape = height, width, preprocessing.crop_shape[-1]
+    return np.linspace(0, 255, np.prod(shape)).astype(np.uint8).reshape(shape)
 
 
 def write_requests(

@@ -10,7 +10,7 @@ _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 _PLAIN_RESIZE = {"bilinear": tf.raw_ops.ResizeBilinear, "bicubic": tf.raw_ops.ResizeBicubic}
 
 
-def decode(image_bytes: tf.Tensor) -> tf.Tensor:
+def decode(image_bytes: tf.Tensor, channels: int = 3) -> tf.Tensor:
     """Decodes a photo.
 
     It reads JPEG (also grayscale and CMYK), PNG (also 16 bits, palettes, and alpha, which is
@@ -19,14 +19,20 @@ def decode(image_bytes: tf.Tensor) -> tf.Tensor:
 
     Args:
         image_bytes: string scalar.
+        channels: 3, or 4 for red, green, blue and alpha, which only PNG files have.
 
     Returns:
-        uint8 (H, W, 3).
+        uint8 (H, W, channels).
 
     Raises:
         tf.errors.InvalidArgumentError: when it runs, if the bytes are corrupt or no such file.
     """
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+    if channels == 4:
+        is_png = starts_with(image_bytes, b"\x89PNG")
+        message = "Four channels need PNG files, and this file is none."
+        with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
+            return tf.ensure_shape(tf.io.decode_png(image_bytes, channels=4), (None, None, 4))
     start = tf.strings.substr(image_bytes, 0, 1)
     image = tf.cond(
         (start == b"\xff") | (start == b"\x89"),  # JPEG or PNG
@@ -40,13 +46,13 @@ def orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns and mirrors a photo so that it is upright.
 
     Args:
-        image: (H, W, 3), as stored.
+        image: (H, W, C), as stored.
         orientation: int scalar, the EXIF orientation from `exif.orientation`. 1: upright; 2:
             mirrored left-right; 3: upside down; 4: mirrored top-bottom; 5 to 8: the same four with
             rows and columns swapped. A photo of orientation 6 is turned right, one of 8 left.
 
     Returns:
-        (H, W, 3), or (W, H, 3) for an orientation of 5 or more.
+        (H, W, C), or (W, H, C) for an orientation of 5 or more.
     """
     orientation = tf.convert_to_tensor(orientation)
     image = tf.cond(orientation > 4, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
@@ -85,12 +91,12 @@ def resize(image: tf.Tensor, size: tf.Tensor | tuple[int, int], interpolation: s
     The result is that of `tf.image.resize(..., antialias=True)` to the last bit.
 
     Args:
-        image: (H, W, 3), values 0..255.
+        image: (H, W, C), values 0..255.
         size: (height, width) of the output.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        float32 (height, width, 3), values 0..255; bilinear ones up to rounding errors.
+        float32 (height, width, C), values 0..255; bilinear ones up to rounding errors.
     """
     size = tf.convert_to_tensor(size, tf.int32)
     # The op vectorizes the interpolation of rows but not of columns, which takes four times as
@@ -107,23 +113,23 @@ def plain_resize(image: tf.Tensor, size: tuple[int, int], interpolation: str) ->
     Up to this factor, bilinear interpolation uses every pixel of the image.
 
     Args:
-        image: uint8 (H, W, 3).
+        image: uint8 (H, W, C).
         size: (height, width) of the output.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        float32 (height, width, 3), values 0..255.
+        float32 (height, width, C), values 0..255.
     """
     # The op reads bytes directly, while tf.image.resize would convert the image to floats first.
     resized = _PLAIN_RESIZE[interpolation](
         images=tf.expand_dims(image, 0), size=size, half_pixel_centers=True
     )
-    resized = tf.reshape(resized, (*size, 3))
+    resized = tf.reshape(resized, (*size, image.shape[-1]))
     return tf.clip_by_value(resized, 0.0, 255.0) if interpolation == "bicubic" else resized
 
 
 def _resize_rows(image, height, interpolation):
-    """Resizes (h, w, 3) to float32 (height, w, 3)."""
+    """Resizes (h, w, C) to float32 (height, w, C)."""
     shape = tf.shape(image)
     rows = tf.reshape(image, [1, shape[0], 1, -1])
     resized = tf.raw_ops.ScaleAndTranslate(
@@ -134,7 +140,7 @@ def _resize_rows(image, height, interpolation):
         kernel_type=_KERNELS[interpolation],
         antialias=True,
     )
-    return tf.reshape(resized, tf.stack([height, shape[1], 3]))
+    return tf.reshape(resized, tf.stack([height, shape[1], shape[2]]))
 
 
 def _mirrored_axes(orientation):

@@ -25,6 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAX_ELONGATION = 16
 _MAX_ENLARGEMENT = 16  # the largest allowed resize_size / min(image_size), which limits the memory
 _DEFAULT_CROP = RandomCrop()
+_LUMINANCE = (19595.0, 38470.0, 7471.0)  # 65,536 times the weights 0.299, 0.587, 0.114, as in PIL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,11 @@ class Preprocessing:
             side of `image_size`. If `image_size` is not square, the photo is resized to cover
             `image_size` enlarged by `resize_size / min(image_size)`.
         interpolation: "bilinear" or "bicubic".
-        mean: three numbers on the 0..1 scale, subtracted from the red, green and blue channels.
-        std: three numbers on the 0..1 scale, by which the channels are divided afterwards.
+        mean: a number on the 0..1 scale for each of the model's channels, which is subtracted.
+            Three numbers are for red, green and blue. One number is for a model with a single
+            channel, which sees the luminance of the photo. Four numbers are for red, green, blue
+            and alpha; all photos must be PNG files then.
+        std: as many numbers, by which the channels are divided afterwards.
         exif_rotation: turn JPEGs upright according to their EXIF data (off in the paper's recipes).
             Random crops are then crops of the upright photo.
         stretch: resize the whole photo to the shape of `image_size`, changing its aspect ratio.
@@ -62,8 +66,8 @@ class Preprocessing:
     image_size: Any = (224, 224)
     resize_size: Any = None
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     exif_rotation: bool = False
     stretch: bool = False
 
@@ -77,9 +81,27 @@ class Preprocessing:
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         object.__setattr__(self, "mean", _check_channels("mean", self.mean, 0.0))
         object.__setattr__(self, "std", _check_channels("std", self.std, 1e-6))
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                "mean and std must have one number for each channel, got "
+                f"{len(self.mean)} and {len(self.std)} numbers."
+            )
         for name in ("exif_rotation", "stretch"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of the model's input: height, width, and 1, 3 or 4 channels."""
+        return *self.image_size, len(self.mean)
+
+    @property
+    def crop_shape(self) -> tuple[int, int, int]:
+        """The shape of a crop before `normalize`: height, width, and 3 or 4 channels.
+
+        The crops for a model with one channel have three, so that every augmentation works.
+        """
+        return *self.image_size, max(3, len(self.mean))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the arguments as plain data for JSON: lists, numbers and strings."""
@@ -110,40 +132,55 @@ class Preprocessing:
             image_bytes: string scalar, the encoded photo.
 
         Returns:
-            uint8 (H, W, 3).
+            uint8 (H, W, 3), or (H, W, 4) if there are four channels.
         """
-        image = decode(image_bytes)
+        image = decode(image_bytes, self.crop_shape[-1])
         return orient(image, orientation(image_bytes)) if self.exif_rotation else image
 
     def evaluation(self, image: tf.Tensor) -> tf.Tensor:
         """Returns the normalized center crop of a photo.
 
         Args:
-            image: uint8 (H, W, 3), the result of `decode`.
+            image: uint8 (H, W, 3 or 4), the result of `decode`.
 
         Returns:
-            float32 (height, width, 3).
+            float32, of the shape `input_shape`.
         """
         return self.normalize(self.center_crop(image))
 
     def normalize(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns (images / 255 - mean) / std in float32, for images of any shape (..., 3)."""
+        """Returns (images / 255 - mean) / std in float32.
+
+        Args:
+            images: (..., 3 or 4), values 0..255.
+
+        Returns:
+            float32 (..., channels). A single channel is the luminance (ITU-R 601).
+        """
         # A product gives the same bits everywhere: graph mode would turn a division into one, but
         # eager mode would not.
         scale = tf.constant([1 / (255 * std) for std in self.std], tf.float32)
         offset = tf.constant([m / s for m, s in zip(self.mean, self.std, strict=True)], tf.float32)
         images = tf.cast(images, tf.float32)
+        if len(self.mean) == 1 and images.shape[-1] == 3:
+            # These sums of whole numbers are exact, so that the luminance of a gray is that gray.
+            images = tf.reduce_sum(images * _LUMINANCE, axis=-1, keepdims=True) / 65536
         shape = images.shape
         if not shape.is_fully_defined() or shape.rank < 2:
             return images * scale - offset
         # Broadcasting a whole row is much faster than broadcasting the three numbers of a pixel.
         width = shape[-2]
-        rows = tf.reshape(images, [-1, width * 3])
+        rows = tf.reshape(images, [-1, width * len(self.mean)])
         return tf.reshape(rows * tf.tile(scale, [width]) - tf.tile(offset, [width]), shape)
 
     def denormalize(self, images: tf.Tensor) -> tf.Tensor:
-        """Inverts `normalize` and rounds to uint8, to show the images that a model saw."""
+        """Inverts `normalize` and rounds to uint8, to show the images that a model saw.
+
+        A single channel is returned as three equal ones.
+        """
         pixels = images * tf.constant(self.std, tf.float32) + tf.constant(self.mean, tf.float32)
+        if len(self.mean) == 1:
+            pixels = tf.image.grayscale_to_rgb(pixels)
         return tf.image.convert_image_dtype(pixels, tf.uint8, saturate=True)
 
     def center_crop(self, image: tf.Tensor) -> tf.Tensor:
@@ -152,18 +189,18 @@ class Preprocessing:
         With `stretch`, the photo is resized to exactly the size that it otherwise has to cover.
 
         Args:
-            image: uint8 or float (H, W, 3), values 0..255.
+            image: uint8 or float (H, W, 3 or 4), values 0..255.
 
         Returns:
-            float32 (height, width, 3), values 0..255.
+            float32, of the shape `crop_shape`, values 0..255.
         """
         covered = self._covered_size()
 
         def resize_and_crop():
             begin, middle, size, top_left = self._center_geometry(tf.shape(image)[:2])
-            window = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([middle, [3]], 0))
+            window = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([middle, [-1]], 0))
             resized = resize(window, size, self.interpolation)
-            cropped = tf.slice(resized, tf.concat([top_left, [0]], 0), (*self.image_size, 3))
+            cropped = tf.slice(resized, tf.concat([top_left, [0]], 0), self.crop_shape)
             return tf.clip_by_value(cropped, 0.0, 255.0)
 
         if covered != self.image_size:
@@ -171,7 +208,7 @@ class Preprocessing:
         # Small photos are often stored at the model's size, and then need no computation.
         fits = tf.reduce_all(tf.shape(image)[:2] == covered)
         cropped = tf.cond(fits, lambda: tf.cast(image, tf.float32), resize_and_crop)
-        return tf.ensure_shape(cropped, (*self.image_size, 3))
+        return tf.ensure_shape(cropped, self.crop_shape)
 
     def region(self, size: tf.Tensor) -> tf.Tensor:
         """Returns the region of a photo that `center_crop` shows.
@@ -201,14 +238,16 @@ class Preprocessing:
             crop: the options.
 
         Returns:
-            float32 (height, width, 3), values 0..255 up to rounding errors.
+            float32, of the shape `crop_shape`, values 0..255 up to rounding errors.
         """
         draws = crop_draws(seed)
         if crop.crop_scale is None:
             image = mirror(self.center_crop(self.decode(image_bytes)), draws[0], crop.flip)
         else:
             target_size = None if crop.crop_antialias else self.image_size
-            window = decode_random_window(image_bytes, draws, crop, target_size, self.exif_rotation)
+            window = decode_random_window(
+                image_bytes, draws, crop, target_size, self.exif_rotation, self.crop_shape[-1]
+            )
             # Mirroring bytes costs a quarter of mirroring the floats after resizing.
             window = mirror(window, draws[0], crop.flip)
             resize_window = resize if crop.crop_antialias else plain_resize
@@ -222,7 +261,7 @@ class Preprocessing:
                 image = resize_window(window, self.image_size, self.interpolation)
         if crop.pad:
             image = self._shift(image, crop.pad, draws[1:3])
-        return tf.ensure_shape(image, (*self.image_size, 3))
+        return tf.ensure_shape(image, self.crop_shape)
 
     def _covered_size(self):
         """Returns the (height, width) that the resized photo has to cover."""
@@ -251,7 +290,7 @@ class Preprocessing:
     def _shift(self, image, pad, draws):
         padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
         top_left = tf.cast(draws * (2 * pad + 1), tf.int32)
-        return tf.slice(padded, tf.concat([top_left, [0]], 0), (*self.image_size, 3))
+        return tf.slice(padded, tf.concat([top_left, [0]], 0), self.crop_shape)
 
 
 def _covering_size(size, covered):
@@ -289,9 +328,11 @@ def _check_resize_size(value, image_size):
 
 def _check_channels(name, value, smallest):
     numbers = tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(numbers) != 3 or any(not is_number(x) or not smallest <= x <= 1 for x in numbers):
+    if len(numbers) not in (1, 3, 4) or any(
+        not is_number(x) or not smallest <= x <= 1 for x in numbers
+    ):
         raise ValueError(
-            f"{name} must be three numbers on the 0..1 scale"
+            f"{name} must be three numbers on the 0..1 scale (one for grayscale, four with alpha)"
             f"{', none of them 0' if smallest else ''} (divide by 255 if they are on the 0..255 "
             f"scale), got {value!r}."
         )

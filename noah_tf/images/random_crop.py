@@ -75,6 +75,7 @@ def decode_random_window(
     crop: RandomCrop,
     target_size: tuple[int, int] | None = None,
     exif_rotation: bool = False,
+    channels: int = 3,
 ) -> tf.Tensor:
     """Decodes a random window of a photo. Other parts of a JPEG are not decoded.
 
@@ -87,9 +88,10 @@ def decode_random_window(
             4 or 8 while it is decoded, which antialiases and costs less than decoding all of it;
             the window of another file to exactly `target_size`.
         exif_rotation: whether the window is one of the upright photo, see `Preprocessing`.
+        channels: 3 or 4, see `ops.decode`.
 
     Returns:
-        uint8 (h, w, 3).
+        uint8 (h, w, channels).
     """
 
     def decode_jpeg_window(window, ratio=1):
@@ -117,10 +119,11 @@ def decode_random_window(
         )
 
     def from_other_format():
-        image = decode(image_bytes)
+        image = decode(image_bytes, channels)
         window = random_window(tf.shape(image)[:2], draws, crop)
         begin, size = tf.split(window, 2)
-        pixels = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0))
+        pixels = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([size, [-1]], 0))
+        pixels = tf.ensure_shape(pixels, (None, None, channels))
         if target_size is None:
             return pixels
         return tf.cond(
@@ -129,6 +132,8 @@ def decode_random_window(
             lambda: tf.saturate_cast(tf.round(resize(pixels, target_size, "bilinear")), tf.uint8),
         )
 
+    if channels == 4:
+        return from_other_format()
     return tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other_format)
 
 

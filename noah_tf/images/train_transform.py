@@ -53,6 +53,13 @@ class TrainTransform:
         check_positive_int("repeats", self.repeats)
         if self.augmentation.erasing and not self.normalize:
             raise ValueError("Random erasing needs normalized images: use normalize=True.")
+        for name in ("color_jitter", "rand_augment"):
+            value = getattr(self.augmentation, name)
+            if value is not None and self.preprocessing.crop_shape[-1] == 4:
+                raise ValueError(
+                    f"{name} is for photos with three channels, and the preprocessing has four: "
+                    f"leave it out, got {value!r}."
+                )
 
     @classmethod
     def from_config(
@@ -101,7 +108,8 @@ class TrainTransform:
             seed: int (2,); the view is a function of it.
 
         Returns:
-            float32 (H, W, 3), normalized, or values 0..255 if `normalize` is off.
+            float32, normalized and of the shape `preprocessing.input_shape`; or, if `normalize` is
+            off, values 0..255 and of the shape `preprocessing.crop_shape`.
         """
         image = self.preprocessing.random_crop(image_bytes, seed, self.crop)
         fill = [255 * mean for mean in self.preprocessing.mean]

@@ -168,7 +168,7 @@ def load_run(path: Any, weights: str = "last") -> Run:
     preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
     with dtype_policy(config.precision):
         model = model_from_config(
-            config.model, preprocessing.image_size, len(data.class_names), workdir.backbone()
+            config.model, preprocessing.input_shape, len(data.class_names), workdir.backbone()
         )
     result = workdir.result()
     if weights == "best":

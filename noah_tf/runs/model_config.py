@@ -168,39 +168,38 @@ class ModelSpec:
         backbone = self.backbone if is_keras_file(self.backbone) else None
         return self.weights or backbone or "random weights"
 
-    def save_backbone(self, image_size: tuple[int, int]) -> SavedBackbone | None:
+    def save_backbone(self, input_shape: tuple[int, int, int]) -> SavedBackbone | None:
         """Returns what a run keeps of its backbone's file, or None if the backbone has no file.
 
         Args:
-            image_size: (height, width) in pixels.
+            input_shape: (height, width, channels).
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ValueError: Keras cannot load the file, or it takes no images of this size.
+            ValueError: Keras cannot load the file, or it takes no images of this shape.
         """
         if not is_keras_file(self.backbone):
             return None
-        backbone = with_input_shape(load_keras_file(str(self.backbone)), (*image_size, 3))
+        backbone = with_input_shape(load_keras_file(str(self.backbone)), input_shape)
         return SavedBackbone(sha256_of(str(self.backbone)), backbone.to_json())
 
     def build(
         self,
-        image_size: tuple[int, int],
+        input_shape: tuple[int, int, int],
         num_classes: int,
         saved_backbone: SavedBackbone | None = None,
     ) -> tf.keras.Model:
         """Returns the classifier with random weights, or those of the backbone's file.
 
         Args:
-            image_size: (height, width) in pixels.
+            input_shape: (height, width, channels).
             num_classes: number of classes M.
             saved_backbone: what a run kept of its backbone's file; the backbone then has random
                 weights. None to read the file.
 
         Returns:
-            A Keras model, (B, height, width, 3) to logits (B, M).
+            A Keras model, (B, height, width, channels) to logits (B, M).
         """
-        input_shape = (*image_size, 3)
         if self.architecture is not None:
             prefix = "noah_" if self.head == "noah" else ""
             return create_model(
@@ -310,7 +309,7 @@ def _check_initializer(name: str, head: str) -> None:
 
 def model_from_config(
     section: ml_collections.ConfigDict,
-    image_size: tuple[int, int],
+    input_shape: tuple[int, int, int],
     num_classes: int,
     saved_backbone: SavedBackbone | None = None,
 ) -> tf.keras.Model:
@@ -318,17 +317,17 @@ def model_from_config(
 
     Args:
         section: the section, with the keys of `ModelSpec`.
-        image_size: (height, width) in pixels.
+        input_shape: (height, width, channels).
         num_classes: number of classes M.
         saved_backbone: what a run kept of its backbone's file, or None.
 
     Returns:
-        A Keras model, (B, height, width, 3) to logits (B, M).
+        A Keras model, (B, height, width, channels) to logits (B, M).
 
     Raises:
         ValueError: values of the section contradict each other.
     """
-    return ModelSpec.from_config(section).build(image_size, num_classes, saved_backbone)
+    return ModelSpec.from_config(section).build(input_shape, num_classes, saved_backbone)
 
 
 def with_head(

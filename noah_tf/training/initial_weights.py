@@ -32,7 +32,7 @@ def backbone_of_run(plan: TrainingPlan, workdir: Workdir) -> SavedBackbone | Non
     path = str(plan.model.backbone)
     saved = workdir.backbone() if workdir.has_progress() else None
     if saved is None:
-        return plan.model.save_backbone(plan.preprocessing.image_size)
+        return plan.model.save_backbone(plan.preprocessing.input_shape)
     if pathlib.Path(path).expanduser().is_file() and sha256_of(path) != saved.sha256:
         raise ValueError(
             f"{workdir.path} was begun with another file {path}: its SHA-256 was {saved.sha256}. "

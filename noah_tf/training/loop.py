@@ -191,7 +191,7 @@ class Trainer:
         self.progress.begin_epoch(epoch)
         while self.step < end:
             started = self._clock()
-            with naming_corrupt_examples(self.train_source):
+            with naming_corrupt_examples(self.train_source, self.plan.preprocessing.decode):
                 batch = next(self._batches)
             wait_seconds = self._clock() - started
             self.progress.add(train_step(batch), wait_seconds)

@@ -74,7 +74,7 @@ def build_state(
     seed_layers(plan.seed)
     frozen_steps = plan.train.frozen_epochs * steps_per_epoch
     with distribute.dtype_policy(plan.precision), plan.strategy.scope():
-        model = plan.model.build(plan.preprocessing.image_size, num_classes, saved_backbone)
+        model = plan.model.build(plan.preprocessing.input_shape, num_classes, saved_backbone)
         optimizer = make_optimizer(
             plan.optimizer,
             plan.schedule.for_steps(steps_per_epoch),

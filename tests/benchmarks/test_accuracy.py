@@ -77,13 +77,13 @@ def test_the_search_does_not_use_the_test_split(name):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_last_map_has_at_least_4x4_positions(name):
     config = make_recipe(Run(name, "heads", "noah", 0, 0.01))
-    model = model_from_config(config.model, config.preprocess.image_size, 10)
+    model = model_from_config(config.model, (*config.preprocess.image_size, 3), 10)
     assert np.prod(model.get_layer("noah_head").input.shape[1:-1]) >= 16
 
 
 @functools.cache
 def head_config(run):
-    model = model_from_config(make_recipe(run).model, (64, 64), 10)
+    model = model_from_config(make_recipe(run).model, (64, 64, 3), 10)
     return model.get_layer("noah_head").get_config()
 
 
@@ -92,7 +92,7 @@ def test_the_papers_head_is_the_default_unless_the_setting_has_both(name):
     def head(options):
         config = make_recipe(Run(name, "heads", "noah", 0, 0.01), "data")
         config.model.update(options)
-        size = config.preprocess.image_size
+        size = (*config.preprocess.image_size, 3)
         return model_from_config(config.model, size, 10).get_layer("noah_head")
 
     papers = accuracy_settings.model_options(Run(name, "heads", "noah_reference", 0, 0.01))
@@ -124,7 +124,7 @@ def test_a_cause_changes_only_its_own_options(variant):
     expected = make_recipe(run._replace(part="heads", variant=baseline), "data")
     expected.update_from_flattened_dict({f"model.{k}": v for k, v in changes[variant].items()})
     assert config.to_dict() == expected.to_dict()
-    model = model_from_config(config.model, (32, 32), 10)
+    model = model_from_config(config.model, (32, 32, 3), 10)
     size = 2 if "map 2x2" in variant else 4
     head = model.get_layer("gap_pool" if "pooling" in variant else "noah_head")
     if head.name == "noah_head":

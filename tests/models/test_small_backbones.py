@@ -28,7 +28,7 @@ def test_the_feature_map_of_32_pixels(backbone, options, shape):
 @pytest.mark.parametrize("argument", ["resnet", "mobilenet_v2,gap", "vit", "noah,vit", "gap"])
 def test_the_cifar_recipe_has_at_least_16_positions(argument):
     config = recipe("cifar", argument)
-    model = model_from_config(config.model, (32, 32), 10)
+    model = model_from_config(config.model, (32, 32, 3), 10)
     name = "gap_pool" if "gap" in argument else "noah_head"
     assert config.model.head == ("gap" if "gap" in argument else "noah")
     positions = np.prod(model.get_layer(name).input.shape[1:-1])

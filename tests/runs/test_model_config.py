@@ -10,7 +10,7 @@ from noah_tf.runs import model_config
 def test_recipe_becomes_a_model_with_its_head():
     config = quickstart().model
     config.dropout = 0.25
-    model = model_config.model_from_config(config, (64, 64), num_classes=7)
+    model = model_config.model_from_config(config, (64, 64, 3), num_classes=7)
     assert model.input_shape == (None, 64, 64, 3)
     assert model.output_shape == (None, 7)
     (head,) = [layer for layer in model.layers if isinstance(layer, NOAHHead)]
@@ -19,7 +19,7 @@ def test_recipe_becomes_a_model_with_its_head():
 
 def test_both_heads_have_the_same_backbone():
     noah, gap = (
-        model_config.model_from_config(quickstart(head).model, (64, 64), 10)
+        model_config.model_from_config(quickstart(head).model, (64, 64, 3), 10)
         for head in ("noah", "gap")
     )
     assert noah.count_params() - gap.count_params() == (2 * 8 - 1) * 10
@@ -52,12 +52,12 @@ def test_architecture_of_the_paper_with_either_head():
     config = quickstart().model
     config.architecture = "mobilenetv2_035"
     config.drop_path = 0.1
-    model = model_config.model_from_config(config, (64, 64), num_classes=7)
+    model = model_config.model_from_config(config, (64, 64, 3), num_classes=7)
     assert model.name == "noah_mobilenetv2_035"
     assert model.output_shape == (None, 7)
     assert any(layer.name.endswith("drop_path") for layer in model.layers)
     config.head = "gap"
-    assert model_config.model_from_config(config, (64, 64), 7).name == "mobilenetv2_035"
+    assert model_config.model_from_config(config, (64, 64, 3), 7).name == "mobilenetv2_035"
 
 
 @pytest.mark.parametrize(
@@ -87,32 +87,32 @@ def test_invalid_model_section_raises(change, message):
     config = quickstart().model
     config.update(change)
     with pytest.raises(ValueError, match=message):
-        model_config.model_from_config(config, (64, 64), 7)
+        model_config.model_from_config(config, (64, 64, 3), 7)
 
 
 def test_default_dropout_is_the_papers():
     config = quickstart().model
-    plain = model_config.model_from_config(config, (64, 64), 7)
+    plain = model_config.model_from_config(config, (64, 64, 3), 7)
     assert plain.get_layer("noah_head").dropout == 0
     config.architecture = "resnet18"
-    paper = model_config.model_from_config(config, (64, 64), 7)
+    paper = model_config.model_from_config(config, (64, 64, 3), 7)
     assert paper.get_layer("noah_head").dropout == 0.1
 
 
 def test_options_reach_deit():
     config = quickstart().model
     config.architecture, config.mlp_dropout = "deit_tiny_050_patch16_224", 0.25
-    names = [layer.name for layer in model_config.model_from_config(config, (32, 32), 7).layers]
+    names = [layer.name for layer in model_config.model_from_config(config, (32, 32, 3), 7).layers]
     assert "blocks.0.mlp.drop1" in names and "pre_logits.fc" in names
     config.pre_logits = False
-    names = [layer.name for layer in model_config.model_from_config(config, (32, 32), 7).layers]
+    names = [layer.name for layer in model_config.model_from_config(config, (32, 32, 3), 7).layers]
     assert "pre_logits.fc" not in names
 
 
 def test_options_for_ablations_reach_the_head():
     config = quickstart().model
     config.split_groups, config.uniform_attention = False, True
-    head = model_config.model_from_config(config, (64, 64), 7).get_layer("noah_head")
+    head = model_config.model_from_config(config, (64, 64, 3), 7).get_layer("noah_head")
     assert not head.split_groups and head.uniform_attention and head.split_key_value
 
 
@@ -120,7 +120,7 @@ def test_options_for_ablations_reach_the_head():
 def test_kernel_initializer_reaches_the_head(head, layer):
     config = quickstart().model
     config.head, config.kernel_initializer = head, "ones"
-    weights = model_config.model_from_config(config, (64, 64), 7).get_layer(layer).weights
+    weights = model_config.model_from_config(config, (64, 64, 3), 7).get_layer(layer).weights
     kernels = [weight.numpy() for weight in weights if "kernel" in weight.name]
     assert kernels and all((kernel == 1).all() for kernel in kernels)
 
@@ -130,13 +130,13 @@ def test_the_references_initial_kernels_are_an_option():
     config.kernel_initializer = "reference"
     for architecture in (None, "resnet18"):
         config.architecture = architecture
-        model = model_config.model_from_config(config, (64, 64), 7)
+        model = model_config.model_from_config(config, (64, 64, 3), 7)
         assert model.get_layer("noah_head").kernel_initializer.get_config()["scale"] == 2
 
 
 def test_a_run_records_the_groups_and_the_key_ratio_of_its_head():
     config = quickstart()
-    model = model_config.model_from_config(config.model, (64, 64), 7)
+    model = model_config.model_from_config(config.model, (64, 64, 3), 7)
     recorded = model_config.with_head(config, model)
     head = model.get_layer("noah_head")
     assert config.model.num_groups is config.model.key_ratio is None
@@ -145,7 +145,7 @@ def test_a_run_records_the_groups_and_the_key_ratio_of_its_head():
     recorded.model.num_groups = recorded.model.key_ratio = None
     assert recorded == config
     config.model.head = "gap"
-    model = model_config.model_from_config(config.model, (64, 64), 7)
+    model = model_config.model_from_config(config.model, (64, 64, 3), 7)
     assert model_config.with_head(config, model) == config
 
 
@@ -153,5 +153,5 @@ def test_run_from_before_these_options_loads():
     config = quickstart().model
     for name in ("kernel_initializer", "split_groups", "split_key_value", "uniform_attention"):
         del config[name]
-    head = model_config.model_from_config(config, (64, 64), 7).get_layer("noah_head")
+    head = model_config.model_from_config(config, (64, 64, 3), 7).get_layer("noah_head")
     assert head.split_groups and head.split_key_value and not head.uniform_attention

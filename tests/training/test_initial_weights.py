@@ -12,7 +12,7 @@ from noah_tf.training.param_groups import backbone_layers
 
 
 def model_of(config, num_classes):
-    return model_from_config(config, (32, 32), num_classes)
+    return model_from_config(config, (32, 32, 3), num_classes)
 
 
 def backbone(model):

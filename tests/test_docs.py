@@ -23,6 +23,7 @@ import importlib
 import io
 import re
 import runpy
+import shutil
 
 import numpy as np
 import pages
@@ -52,6 +53,16 @@ REPLACED = {
     ".pth.tar": ".safetensors",  # needs PyTorch, which has an environment of its own
     ".pth": ".safetensors",
 }
+# Flags that make the training of configs/finetune.py small.
+TINY_FINETUNING = (
+    "--config.model.backbone_args.weights=None",
+    "--config.preprocess.image_size=(64, 64)",
+    "--config.preprocess.resize_size=72",
+    "--config.train.batch_size=8",
+    "--config.train.epochs=1",
+    "--config.train.frozen_epochs=0",
+    "--config.schedule.warmup_epochs=0.0",
+)
 # These pages build models of Keras applications or of the paper.
 PAGES_WITH_LARGE_MODELS = ("README.md", "docs/models.md")
 PYTHON_PAGES = [page for page in pages.PAGES if pages.blocks(page, "python")]
@@ -193,12 +204,19 @@ def test_demo_page_commands_parse(tmp_path, monkeypatch, capsys):
 
 # On Keras 2, test_command_lines.py runs the same programs.
 @slow_on_one_stack.with_args(minutes=2)
-def test_commands_run(tfds_dir, tmp_path):
+def test_commands_run(tfds_dir, shapes, tmp_path):
     for name in ("trainers", "configs"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    data = f"--config.data.data_dir={tfds_dir}"
+    shutil.copytree(shapes / "train", tmp_path / "photos")
+    shutil.copytree(shapes / "test", tmp_path / "new_photos")
     tiny = {
-        "trainers/train.py": (*SMALL, data, "--config.train.epochs=1"),
+        "configs/finetune.py": TINY_FINETUNING,
+        "configs/quickstart.py": (
+            *SMALL,
+            f"--config.data.data_dir={tfds_dir}",
+            "--config.train.epochs=1",
+        ),
+        "trainers/predict.py": (),
         "trainers/evaluate.py": ("--mistakes=1",),
         "trainers/explain.py": ("--images=4",),
         "trainers/export.py": ("--warmup_batch_sizes=1",),
@@ -207,10 +225,15 @@ def test_commands_run(tfds_dir, tmp_path):
     for page, words in commands("run"):
         if words not in [known for _, known in unique]:
             unique.append((page, words))
+
+    def key(words):
+        is_training = words[1] == "trainers/train.py"
+        return words[words.index("--config") + 1].split(":")[0] if is_training else words[1]
+
     # The test split has 200 images.
     processes = run_forked(
         [
-            (tmp_path, *(word.replace("[:300]", "[:100]") for word in words[1:]), *tiny[words[1]])
+            (tmp_path, *(word.replace("[:300]", "[:100]") for word in words[1:]), *tiny[key(words)])
             for _, words in unique
         ],
         timeout=900,
@@ -222,7 +245,7 @@ def test_commands_run(tfds_dir, tmp_path):
     for block in pages.blocks("docs/evaluation.md", "text"):
         assert pages.shape(block.code) <= pages.shape(printed[block.page])
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
-    assert {"maps.npz", "groups.png", "runs/noah/explain.png"} <= written
+    assert {"maps.npz", "groups.png", "runs/noah/explain.png", "answers.csv"} <= written
     assert "saved_models/digits/1/saved_model.pb" in written
 
 

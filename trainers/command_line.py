@@ -4,6 +4,7 @@ A command line imports this module before TensorFlow, which reads its log level 
 """
 
 import difflib
+import logging as standard_logging
 import os
 import pathlib
 import re
@@ -39,6 +40,7 @@ def run(
         if not flags.FLAGS["verbosity"].present:
             # app.run sets INFO, and TFDS logs warnings about its own deprecations.
             logging.set_verbosity(logging.ERROR)
+            standard_logging.getLogger("noah_tf").setLevel(standard_logging.INFO)
         if len(arguments) > 1 and not positional:
             raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
         from tensorflow import errors

@@ -33,7 +33,7 @@ _CORRUPTIONS = flags.DEFINE_list(
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the report.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", None, "Split; default: the run's own.")
-_DATA = flags.DEFINE_string("data", None, "Another TFDS data set, such as imagenet2012_real.")
+_DATA = flags.DEFINE_string("data", None, "Another data set, such as imagenet2012_real or folder.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of other data; default: the run's own.")
 _LABEL_KEY = flags.DEFINE_string("label_key", None, "Label of other data that has several.")
 _THRESHOLD = flags.DEFINE_float(

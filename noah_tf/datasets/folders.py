@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 
 from noah_tf.datasets.photo_files import IMAGE_SUFFIXES, find_photos, is_ignored, subfolders
 from noah_tf.datasets.slices import Slice, stratified_indices
@@ -12,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 # The split of photos that are in DATA_DIR/CLASS/, without a folder for the split.
 ALL = "all"
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
 _LAYOUT = (
     f"DATA_DIR/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}, or DATA_DIR/CLASS/ with the splits "
     f"'{ALL}[:80%]' and '{ALL}[80%:]'"
@@ -23,6 +25,7 @@ def open_folder(
     data_dir: str | os.PathLike | None,
     labels_from: str | None = None,
     split_seed: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> Source:
     """Opens one split of a folder of photos, for `registry.open_source`.
 
@@ -33,6 +36,7 @@ def open_folder(
         labels_from: the split that has all classes. None is "train" if it exists, otherwise the
             split itself.
         split_seed: the seed by which slices divide the photos.
+        class_names: the names of the classes, instead of `labels_from`.
 
     Raises:
         ValueError: `data_dir` is None, or the split or its photos do not exist, or a class is
@@ -46,13 +50,15 @@ def open_folder(
         raise FileNotFoundError(f"{root} does not exist; photos go to {_LAYOUT}.")
     part = Slice.parse(split)
     folder = _split_folder(root, part.name)
-    labels_folder = _labels_folder(root, folder, labels_from)
-    class_names = subfolders(labels_folder)
+    known = "data.class_names"
+    if class_names is None:
+        known = _labels_folder(root, folder, labels_from)
+        class_names = subfolders(known)
     unknown = sorted(set(subfolders(folder)) - set(class_names))
     if unknown:
         raise ValueError(
-            f"{folder} has classes that {labels_folder} does not have: {', '.join(unknown)}; "
-            "rename or remove them."
+            f"{folder} has classes that {known} does not have: {', '.join(unknown)}; rename or "
+            "remove them."
         )
     files, labels = _list_photos(folder, class_names)
     indices = stratified_indices(labels, part, split_seed) if files else ()
@@ -71,9 +77,14 @@ def open_folder(
 def _split_folder(root, name):
     if (root / name).is_dir():
         return root / name
-    if name == ALL:
-        return root
     splits = subfolders(root)
+    if name == ALL:
+        if splits and {split.lower() for split in splits} <= _SPLIT_NAMES:
+            raise ValueError(
+                f"{root} has the folders {', '.join(splits)}, which are splits and not classes: "
+                "name one of them as data.train_split and another as data.eval_split."
+            )
+        return root
     raise ValueError(
         f"{root} has no split {name!r}; it has {', '.join(splits) or 'no folders'}. "
         f"Photos go to {_LAYOUT}."
@@ -92,6 +103,8 @@ def _list_photos(folder, class_names):
         entry.path for entry in os.scandir(folder) if is_ignored(entry.name) or entry.is_file()
     ]
     for label, name in enumerate(class_names):
+        if not (folder / name).is_dir():
+            continue
         found = find_photos(folder / name)
         files += found.photos
         labels += [label] * len(found.photos)

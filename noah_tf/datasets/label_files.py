@@ -39,7 +39,7 @@ def open_label_file(
     split: str,
     data_dir: str | os.PathLike | None,
     labels_from: str | None = None,
-    class_names: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Source:
     """Opens the photos of one label file, for `registry.open_source`.
 
@@ -50,13 +50,12 @@ def open_label_file(
             of "labels" means no class.
         data_dir: the folder of the label files.
         labels_from: the label file that has all classes, which are sorted by name. None is `split`.
-        class_names: a text file in `data_dir` with one class name per line, instead of
-            `labels_from`.
+        class_names: the names of the classes, instead of `labels_from`.
 
     Raises:
         ValueError: `data_dir` is None, or the file has other columns, or lines are wrong: the
             message names all of them.
-        FileNotFoundError: a label file or the file of class names does not exist.
+        FileNotFoundError: a label file does not exist.
     """
     if data_dir is None:
         raise ValueError(f'name="files" needs data_dir, the folder of {_LAYOUT}.')
@@ -64,7 +63,7 @@ def open_label_file(
     path = root / split
     content = _read(path)
     if class_names is not None:
-        names = read_class_names(root, class_names)
+        names = tuple(class_names)
     else:
         others = content if labels_from in (None, split) else _read(root / str(labels_from))
         names = tuple(sorted({name for row in others.rows for name in row.names}))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from noah_tf.datasets.fake import open_fake
@@ -14,7 +14,7 @@ from noah_tf.utils.validation import is_int
 
 # The options that only some sources have. A TFDS set has the options of "tfds".
 _OPTIONS = {
-    "folder": ("split_seed",),
+    "folder": ("class_names", "split_seed"),
     "files": ("class_names",),
     "tfrecord": ("class_names", "image_key", "label_key", "num_classes"),
     "fake": ("num_classes", "num_examples"),
@@ -47,7 +47,8 @@ class DataSet:
         download: whether to download and prepare a TFDS set that is not prepared yet.
         manual_dir: the folder of the archives of a TFDS set that has to be downloaded by hand, such
             as "imagenet2012" (default: `data_dir/downloads/manual`).
-        class_names: a text file with one class name per line, for "files" and "tfrecord".
+        class_names: the names of the classes in the order of their labels, or a text file in
+            `data_dir` with one name per line; for "folder", "files" and "tfrecord".
         split_seed: the seed by which slices of folders divide the photos.
         num_classes: number of classes, for "fake", and for "tfrecord" without `class_names`.
         num_examples: number of examples, for "fake".
@@ -67,7 +68,7 @@ class DataSet:
     label_key: str | None = None
     download: bool = True
     manual_dir: str | os.PathLike | None = None
-    class_names: str | os.PathLike | None = None
+    class_names: str | os.PathLike | Sequence[str] | None = None
     split_seed: int = 0
     num_classes: int | None = None
     num_examples: int | None = None
@@ -129,22 +130,29 @@ class DataSet:
         return openers.get(self.name, self._open_tfds)(split)
 
     def _open_folder(self, split: str) -> Source:
-        return open_folder(split, self.data_dir, self.train_split, self.split_seed)
+        return open_folder(
+            split, self.data_dir, self.train_split, self.split_seed, self._class_names()
+        )
 
     def _open_files(self, split: str) -> Source:
-        return open_label_file(split, self.data_dir, self.train_split, self.class_names)
+        return open_label_file(split, self.data_dir, self.train_split, self._class_names())
 
     def _open_tfrecord(self, split: str) -> Source:
-        if self.class_names is not None:
-            names = read_class_names(self.data_dir, self.class_names)
-        elif self.num_classes is not None:
+        names = self._class_names()
+        if names is None and self.num_classes is not None:
             names = tuple(str(number) for number in range(self.num_classes))
-        else:
+        if names is None:
             raise ValueError(
                 "name='tfrecord' needs data.class_names, a text file with one class name per line, "
                 "or data.num_classes: TFRecords do not have the names of their classes."
             )
         return open_tfrecord(split, self.data_dir, names, self.image_key, self.label_key)
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        """Returns the names of the classes if they are given."""
+        if isinstance(self.class_names, (str, os.PathLike)):
+            return read_class_names(self.data_dir, self.class_names)
+        return None if self.class_names is None else tuple(self.class_names)
 
     def _open_tfds(self, split: str) -> Source:
         from noah_tf.datasets import tfds_sources  # TensorFlow Datasets is slow to import

@@ -223,8 +223,8 @@ def open_set(
         config: the `data` section of the run's config.
         class_names: the run's classes.
         split: split of the data set.
-        data: name of another data set with the same classes, such as "imagenet_v2" or
-            "imagenet2012_real"; None for the run's own.
+        data: name of another data set with the same classes, such as "imagenet_v2",
+            "imagenet2012_real", "folder" or "files"; None for the run's own.
         data_dir: folder of the other data set; None for the run's own or the default of TFDS.
         label_key: which label of the other data set to use, if it has several.
 
@@ -237,7 +237,11 @@ def open_set(
     if data is None:
         source = source_from_config(config, split)
     else:
-        source = open_source(data, split, data_dir=data_dir or config.data_dir, label_key=label_key)
+        options = {"data_dir": data_dir or config.data_dir, "label_key": label_key}
+        if data in ("files", "folder", "tfrecord"):
+            # Such a set may lack photos of some classes.
+            options["class_names"] = class_names
+        source = open_source(data, split, **options)
     if tuple(source.class_names) != tuple(class_names):
         raise ValueError(
             f"{source.name} has {describe_classes(source.class_names)} and the run has "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from noah_tf.datasets import Source, random_order, reading_problem
 from noah_tf.explain.boxes import box_areas, boxes_in_view, has_boxes
@@ -21,6 +21,8 @@ from noah_tf.images import Preprocessing
 from noah_tf.runs import Run, short_names
 from noah_tf.utils.files import save_atomically
 from noah_tf.utils.validation import check_choice, check_positive_int
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _readable_examples(
     for file, example in zip(source.files, source.examples(), strict=True):
         problem = reading_problem(file, preprocessing.decode)
         if problem:
-            logging.warning("%s is left out: %s.", file, problem)
+            logger.warning("%s is left out: %s.", file, problem)
         else:
             examples.append(example)
         if len(examples) == count:

@@ -101,7 +101,8 @@ class Client:
 
         Args:
             images: list of bytes, one encoded photo each, which are sent unchanged.
-            signature: name of a signature that takes encoded photos: "serving_default", "explain".
+            signature: name of a signature that takes encoded photos: "serving_default", "explain"
+                or "embed".
 
         Returns:
             List of one dict per photo: the signature's outputs, as numbers, strings and lists.

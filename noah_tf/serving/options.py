@@ -26,7 +26,10 @@ def add_server_options(
     version.add_argument("--version", type=positive_int, help="version to ask (the newest)")
     version.add_argument("--label", help="label of the version to ask, such as stable or canary")
     parser.add_argument(
-        "--signature", default="serving_default", help="or explain (%(default)s)", metavar="NAME"
+        "--signature",
+        default="serving_default",
+        help="or explain, embed (%(default)s)",
+        metavar="NAME",
     )
     parser.add_argument(
         "--batch-size",

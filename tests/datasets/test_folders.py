@@ -65,6 +65,11 @@ def test_what_file_managers_and_archives_add_is_ignored_and_counted(photos, capl
     assert "ignored 7 files and folders, such as" in line
 
 
+def test_splits_are_not_taken_for_classes(shapes):
+    with pytest.raises(ValueError, match="the folders test, train, which are splits and not class"):
+        open_source("folder", "all[:80%]", data_dir=shapes)
+
+
 def test_slices_have_the_same_share_of_each_class(photos):
     splits = [f"all[{start}%:{start + 20}%]" for start in range(0, 100, 20)]
     sources = [open_source("folder", split, data_dir=photos) for split in splits]

@@ -82,7 +82,7 @@ def test_folder_errors(folder, tmp_path_factory):
         (ValueError, "must increase from 0 to 100", "train[20%:101%]", folder, {}),
         (ValueError, "no photos in the split 'train[:1%]'", "train[:1%]", folder, {}),
         (ValueError, "split_seed must be an integer from 0, got -1", "train", folder, bad_seed),
-        (ValueError, "class_names is for files and tfrecord; leave", "train", folder, names),
+        (FileNotFoundError, "a does not exist; data.class_names", "train", folder, names),
         (FileNotFoundError, "nowhere does not exist", "train", folder / "nowhere", {}),
         (ValueError, "no split 'test'; it has train, val.", "test", folder, {}),
         (ValueError, "has no photos in the split 'train'", "train", empty, {}),

@@ -129,8 +129,8 @@ def test_finetune_on_class_folders(shapes, tmp_path):
         (
             "train",
             f"--config={REPOSITORY / 'configs' / 'finetune.py'}",
-            "--config.data.name=folder",
             "--config.data.data_dir=photos",
+            "--config.data.train_split=train",
             "--config.data.eval_split=val",
             "--config.model.backbone_args.weights=None",
             "--config.preprocess.image_size=(64, 64)",

@@ -9,8 +9,8 @@ from recipes import small_recipe
 
 from noah_tf.datasets import find_files
 from noah_tf.evaluation import ExportPredictor, KerasPredictor, evaluate_run
-from noah_tf.explain.run import explain_run
 from noah_tf.explain.options import MapOptions
+from noah_tf.explain.run import explain_run
 from noah_tf.export import export_run, read_card
 from noah_tf.export.warmup import read_requests
 from noah_tf.runs import load_run

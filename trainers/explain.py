@@ -45,7 +45,7 @@ def main(_):
         seed=_SEED.value,
     )
     if _MEASURE.value and _PHOTOS.value:
-        raise ValueError("--measure needs labels, which --photos have not: leave one out.")
+        raise ValueError("--measure needs labels, which --photos do not have: leave one out.")
     if _MEASURE.value:
         results, path = measures.measure_run(
             _WORKDIR.value, _MEASURE.value, _IMAGES.value or 256, options=options

@@ -13,6 +13,7 @@ also write arrays to NPZ files.
 import contextlib
 import pathlib
 import sys
+from typing import Any
 
 import command_line
 import numpy as np
@@ -24,12 +25,10 @@ from noah_tf.evaluation import (
     AnswerOptions,
     ExportPredictor,
     KerasPredictor,
-    Prediction,
     answer_rows,
     write_answers,
 )
-from noah_tf.export import parse_preprocessing
-from noah_tf.images import Preprocessing
+from noah_tf.export import parse_preprocessing, serving_options
 from noah_tf.models import load_keras_file
 from noah_tf.runs import WEIGHTS, load_run
 from noah_tf.utils.files import save_atomically
@@ -78,27 +77,33 @@ def main(arguments: list[str]) -> None:
     options = AnswerOptions(_TOP_K.value, _THRESHOLD.value)
     files = find_files(arguments[1:])
     predictor = _predictor()
-    predictions: list[Prediction] = []
+    names = ("logits",) * bool(_LOGITS.value) + ("pooled", "attended") * bool(_EMBEDDINGS.value)
+    arrays: dict[str, list[Any]] = {name: [] for name in ("files", *names)}
+    num_failed = 0
 
     def progress():
-        for prediction in tqdm.tqdm(
-            predictor(files, _BATCH_SIZE.value), total=len(files), unit="photo"
-        ):
+        nonlocal num_failed
+        predictions = predictor(files, _BATCH_SIZE.value)
+        for prediction in tqdm.tqdm(predictions, total=len(files), unit="photo"):
             if prediction.error and _STRICT.value:
                 raise ValueError(f"{prediction.file}: {prediction.error}.")
-            predictions.append(prediction)
             yield prediction
+            num_failed += bool(prediction.error)
+            if names and not prediction.error:
+                arrays["files"].append(prediction.file)
+                for name in names:
+                    arrays[name].append(getattr(prediction, name))
 
     rows = answer_rows(progress(), predictor.class_names, predictor.multi_label, options)
     as_json = (_OUTPUT.value or "").endswith(".jsonl")
     with _text_file() as file:
         write_answers(rows, file, as_json)
-    for path, names in ((_LOGITS.value, ("logits",)), (_EMBEDDINGS.value, ("pooled", "attended"))):
-        if path:
-            _write_arrays(path, names, predictions)
-    num_failed = sum(bool(prediction.error) for prediction in predictions)
+    if _LOGITS.value:
+        _write_arrays(_LOGITS.value, arrays, ("files", "logits"))
+    if _EMBEDDINGS.value:
+        _write_arrays(_EMBEDDINGS.value, arrays, ("files", "pooled", "attended"))
     failed = f", {num_failed} of them cannot be read" if num_failed else ""
-    print(f"Predicted {len(predictions)} photos{failed}.", file=sys.stderr)
+    print(f"Predicted {len(files)} photos{failed}.", file=sys.stderr)
 
 
 def _predictor() -> KerasPredictor | ExportPredictor:
@@ -109,42 +114,45 @@ def _predictor() -> KerasPredictor | ExportPredictor:
             load_run(_WORKDIR.value, _WEIGHTS.value), bool(_EMBEDDINGS.value)
         )
     model = load_keras_file(_KERAS_FILE.value)
-    if _PREPROCESSING.value:
-        preprocessing = parse_preprocessing(_PREPROCESSING.value)
-    else:
-        preprocessing = Preprocessing(tuple(model.input_shape[1:3]))
-    names = command_line.class_names(_CLASS_NAMES.value)
-    names = names or [str(number) for number in range(model.output_shape[-1])]
-    return KerasPredictor(model, preprocessing, names, _MULTI_LABEL.value, bool(_EMBEDDINGS.value))
+    given = parse_preprocessing(_PREPROCESSING.value) if _PREPROCESSING.value else None
+    # The defaults are those of an export.
+    serving = serving_options(model, given, command_line.class_names(_CLASS_NAMES.value))
+    return KerasPredictor(
+        model,
+        serving.preprocessing,
+        serving.class_names,
+        _MULTI_LABEL.value,
+        bool(_EMBEDDINGS.value),
+    )
 
 
 @contextlib.contextmanager
 def _text_file():
     """Opens the output, which appears once it is complete."""
     if not _OUTPUT.value:
+        # A file name may not be UTF-8.
+        sys.stdout.reconfigure(errors="surrogateescape")
         yield sys.stdout
         return
     path = pathlib.Path(_OUTPUT.value).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _write_arrays(path: str, names: tuple[str, ...], predictions: list[Prediction]) -> None:
-    """Writes values of the photos that could be read."""
-    good = [prediction for prediction in predictions if not prediction.error]
-    arrays = {"files": np.array([prediction.file for prediction in good])}
-    for name in names:
-        values = [getattr(prediction, name) for prediction in good]
-        if good and values[0] is not None:
-            arrays[name] = np.stack(values)
-    target = pathlib.Path(path).expanduser()
-    save_atomically(lambda file: np.savez(file, **arrays), target)
+def _write_arrays(path: str, arrays: dict[str, list[Any]], names: tuple[str, ...]) -> None:
+    """Writes values of the photos that could be read. A pooled head has no `attended`."""
+    stacked = {
+        name: np.array(arrays[name])
+        for name in names
+        if not arrays[name] or arrays[name][0] is not None
+    }
+    save_atomically(lambda file: np.savez(file, **stacked), pathlib.Path(path).expanduser())
 
 
 if __name__ == "__main__":

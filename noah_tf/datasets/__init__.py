@@ -2,6 +2,7 @@
 
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import naming_corrupt_examples, reading_problem
+from noah_tf.datasets.fake import with_alpha
 from noah_tf.datasets.photo_files import IMAGE_SUFFIXES, find_files, find_photos
 from noah_tf.datasets.pipeline import eval_batches, photo_batches, train_batches
 from noah_tf.datasets.registry import open_source, source_from_config
@@ -22,4 +23,5 @@ __all__ = [
     "reading_problem",
     "source_from_config",
     "train_batches",
+    "with_alpha",
 ]

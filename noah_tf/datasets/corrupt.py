@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.datasets.source import Source
-from noah_tf.images import decode, headers
+from noah_tf.images import Preprocessing, decode, headers
 
 _ANY_SIZE = 2**40  # pixels
 
@@ -74,22 +74,23 @@ def naming_corrupt_examples(
         ) from error
 
 
-def reading_problem(path: str, decode_photo: Callable[[tf.Tensor], tf.Tensor] = decode) -> str:
+def reading_problem(path: str, preprocessing: Preprocessing, max_pixels: int = _ANY_SIZE) -> str:
     """Returns why the photo in a file cannot be read or decoded; an empty string if it can.
 
     Args:
         path: the file.
-        decode_photo: the decoder, such as `Preprocessing.decode`.
+        preprocessing: the `Preprocessing` that decodes it.
+        max_pixels: the largest number of pixels allowed.
     """
     try:
         with open(path, "rb") as file:
             image_bytes = file.read()
-        problem = headers.problem(image_bytes, _ANY_SIZE).numpy().decode()
+        problem = preprocessing.problem(image_bytes, max_pixels).numpy().decode()
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     except tf.errors.InvalidArgumentError:
         return headers.UNDECODABLE
-    return problem or _decoder_message(image_bytes, decode_photo)
+    return problem or _decoder_message(image_bytes, preprocessing.decode)
 
 
 def _decoder_message(image_bytes, decode_photo):

@@ -1,5 +1,6 @@
 """The source "fake": any number of synthetic photos, to try recipes and measure without data."""
 
+import dataclasses
 import functools
 import zlib
 
@@ -35,8 +36,7 @@ def open_fake(split: str, num_examples: int | None, num_classes: int | None) -> 
     photos = tf.constant([_draw_photo(split, number) for number in range(_NUM_PHOTOS)])
 
     def fetch(index):
-        # The label changes more slowly than the photo, so that no photo stands for one class.
-        label = (index + index // _NUM_PHOTOS) % num_classes
+        label = _labels(index, num_classes)
         return {"image": photos[index % _NUM_PHOTOS], "label": label, "index": index}
 
     return Source(
@@ -47,7 +47,26 @@ def open_fake(split: str, num_examples: int | None, num_classes: int | None) -> 
         multi_label=False,
         read=functools.partial(read_by_index, fetch, num_examples),
         fetch=fetch,
+        labels=_labels(np.arange(num_examples), num_classes),
     )
+
+
+def with_alpha(source: Source) -> Source:
+    """Returns a copy of a fake source whose photos are PNG files with an alpha channel."""
+    assert source.fetch is not None
+
+    def fetch(index):
+        example = source.fetch(index)
+        pixels = tf.io.decode_png(example["image"], channels=3)
+        return {**example, "image": tf.io.encode_png(tf.concat([pixels, pixels[..., :1]], -1))}
+
+    read = functools.partial(read_by_index, fetch, source.num_examples)
+    return dataclasses.replace(source, fetch=fetch, read=read)
+
+
+def _labels(index, num_classes):
+    # The label changes more slowly than the photo, so that no photo stands for one class.
+    return (index + index // _NUM_PHOTOS) % num_classes
 
 
 def _draw_photo(split, number):

@@ -49,7 +49,8 @@ def open_label_file(
             and "label", or "labels" for several labels with "," or "|" between them. An empty cell
             of "labels" means no class.
         data_dir: the folder of the label files.
-        labels_from: the label file that has all classes, which are sorted by name. None is `split`.
+        labels_from: the label file that has all classes, which are sorted by name. None means
+            `split`.
         class_names: the names of the classes, instead of `labels_from`.
 
     Raises:
@@ -74,7 +75,7 @@ def open_label_file(
         shown = problems[:_MAX_PROBLEMS]
         if len(problems) > len(shown):
             shown.append(f"and {len(problems) - len(shown)} more")
-        raise ValueError(f"{path} must be mended: {'; '.join(shown)}.")
+        raise ValueError(f"{path} must be corrected: {'; '.join(shown)}.")
     labels = _labels(content, names)
     files = [row.path for row in content.rows]
     return files_source("files", split, files, labels, names, content.multi_label)
@@ -109,14 +110,19 @@ def _parse(path: pathlib.Path, reader: csv.DictReader) -> _LabelFile:
         labels = tuple(re.split(r"\s*[,|]\s*", cell)) if multi_label and cell else (cell,)
         if multi_label and not cell:
             labels = ()
-        if not name:
+        if None in values:
+            problems.append(
+                f"line {line} has more cells than columns (put a cell with commas in quotes, or "
+                "use '|' between labels)"
+            )
+        elif not name:
             problems.append(f"line {line} has no file")
         elif not multi_label and not cell:
             problems.append(f"line {line} has no label")
         elif "" in labels:
             problems.append(f"line {line} has an empty label between its separators")
         else:
-            rows.append(_Row(line, str(path.parent / name), labels))
+            rows.append(_Row(line, os.path.normpath(path.parent / name), labels))
     return _LabelFile(rows, problems, multi_label)
 
 
@@ -156,14 +162,19 @@ def read_class_names(
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is empty or repeats a name.
+        ValueError: the file is empty or repeats a name, or is not UTF-8 text.
     """
     path = pathlib.Path(data_dir or "").expanduser() / pathlib.Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; data.class_names must be a text file with one name per line."
         )
-    names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read ({error}); save it as UTF-8.") from error
+    # splitlines() would also split names, for example at U+2028.
+    names = [line.strip() for line in text.split("\n") if line.strip()]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
         what = f"repeats {', '.join(repeated)}" if repeated else "is empty"

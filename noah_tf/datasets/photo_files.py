@@ -1,9 +1,12 @@
 """Finds the photos in folders, and leaves out what file managers and archives add to them."""
 
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
 
 # The suffixes of photos, in lower case. A photo is decoded by its content, whatever its suffix is.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -53,7 +56,14 @@ def find_photos(folder: str | os.PathLike[str]) -> PhotoFiles:
     """
     photos: list[str] = []
     ignored: list[str] = []
+    visited = set()
     for path, folders, files in os.walk(folder, followlinks=True):
+        # Links can form circles.
+        real = os.path.realpath(path)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
         ignored += [os.path.join(path, name) for name in folders if is_ignored(name)]
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         for name in files:
@@ -75,7 +85,15 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     for path in map(pathlib.Path, paths):
         path = path.expanduser()
         if path.is_dir():
-            files += find_photos(path).photos
+            found = find_photos(path)
+            files += found.photos
+            if found.ignored:
+                logger.info(
+                    "%s: ignored %d files and folders, such as %s",
+                    path,
+                    len(found.ignored),
+                    found.ignored[0],
+                )
         elif path.exists():
             files.append(str(path))
         else:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import replacing_corrupt
 from noah_tf.datasets.order import balanced_order, epoch_indices, repeated, shuffled
-from noah_tf.datasets.source import Source, from_numpy, host_range, random_order
+from noah_tf.datasets.source import Source, file_names, from_numpy, host_range, random_order
 from noah_tf.images import Augmentation, Preprocessing, TrainTransform, to_uint8
 from noah_tf.utils.seeds import derived_seed
 from noah_tf.utils.validation import check_positive_int
@@ -110,6 +110,7 @@ def train_batches(
             f"got {seed}, {epoch} and {skip_batches}."
         )
     check_positive_int("num_epochs", num_epochs)
+    skip_batches = min(skip_batches, source.num_examples // options.batch_size)
     epochs = range(epoch, epoch + num_epochs)
     pixel_seeds = tf.constant([derived_seed(seed, number, _PIXELS) for number in epochs], tf.int64)
     transform_photo = _traced_transform(transform)
@@ -176,7 +177,7 @@ def _train_examples(source, options, repeats, seed, epochs, skip_batches, shard,
         order_seeds = tf.constant([derived_seed(seed, number, _ORDER) for number in epochs])
 
         def read_epoch(number):
-            skipped = tf.where(number == epochs.start, min(skip_batches, steps), 0)
+            skipped = tf.where(number == epochs.start, skip_batches, 0)
             skipped = tf.cast(skipped, tf.int64)
             examples = shuffled(
                 source,
@@ -302,7 +303,7 @@ def photo_batches(
         images: float32 (B, H, W, 3). A file that cannot be read or decoded is left out.
     """
     preprocess_photo = _traced_preprocessing(preprocessing, None)
-    paths = tf.constant(list(files), tf.string)
+    paths = file_names(files)
 
     def load(index):
         return index, preprocess_photo(tf.io.read_file(paths[index]), index)

@@ -29,7 +29,7 @@ class Slice(NamedTuple):
         """Returns the slice that a text such as "all[20%:80%]" means.
 
         Raises:
-            ValueError: the text is no slice in percent.
+            ValueError: the text is not a slice in percent.
 
         Example:
 

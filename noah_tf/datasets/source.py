@@ -6,6 +6,7 @@ an index, its position in the natural order of the split, which does not depend 
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -205,8 +206,27 @@ def photos_source(files: Sequence[str], class_names: Sequence[str]) -> Source:
         files: the paths of the photos, in natural order.
         class_names: the names of the classes, of which no photo has any.
     """
-    labels = np.zeros((len(files), len(class_names)), np.float32)
-    return files_source("photos", "", files, labels, class_names, multi_label=True)
+    file_tensor = file_names(files)
+
+    def fetch(index):
+        label = tf.zeros(len(class_names))
+        return {"image": tf.io.read_file(file_tensor[index]), "label": label, "index": index}
+
+    return Source(
+        name="photos",
+        split="",
+        num_examples=len(files),
+        class_names=tuple(class_names),
+        multi_label=True,
+        read=functools.partial(read_by_index, fetch, len(files)),
+        files=tuple(files),
+        fetch=fetch,
+    )
+
+
+def file_names(files: Sequence[str]) -> tf.Tensor:
+    """Returns paths as a string tensor, also those that are not UTF-8."""
+    return tf.constant([os.fsencode(file) for file in files], tf.string)
 
 
 def files_source(
@@ -227,7 +247,7 @@ def files_source(
         class_names: the names of the classes.
         multi_label: whether a photo may have several classes.
     """
-    file_tensor = tf.constant(list(files))
+    file_tensor = file_names(files)
     label_tensor = tf.constant(labels, tf.float32 if multi_label else tf.int64)
 
     def fetch(index):

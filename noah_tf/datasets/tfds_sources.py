@@ -165,7 +165,7 @@ def _split_files(builder, split):
     sizes = ", ".join(f"{key}: {value.num_examples}" for key, value in splits.items())
     try:
         instructions = splits[split].file_instructions
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, AssertionError, NotImplementedError) as error:
         cause = str(error).splitlines()[-1].rstrip(".")
         raise ValueError(
             f"{builder.name!r} has no split {split!r} ({cause}); it has {sizes}, their slices "

@@ -29,33 +29,48 @@ def open_tfrecord(
         split: the name of a file in `data_dir`, or a pattern such as "train-*".
         data_dir: the folder of the files.
         class_names: the names of the classes; label i is the i-th one, from 0.
-        image_key: the key of the encoded photo. None is "image/encoded".
-        label_key: the key of the label, an integer. None is "image/class/label".
+        image_key: the key of the encoded photo. None means "image/encoded".
+        label_key: the key of the label, an integer. None means "image/class/label".
 
     Raises:
-        ValueError: `data_dir` is None, the files are no TFRecords, or a key is missing.
+        ValueError: `data_dir` is None, the files are not TFRecords, or a key is missing.
         FileNotFoundError: no file has such a name.
     """
     if data_dir is None:
         raise ValueError('name="tfrecord" needs data_dir, the folder of the TFRecord files.')
     root = pathlib.Path(data_dir).expanduser()
-    paths = sorted(path for path in glob.glob(str(root / split)) if os.path.isfile(path))
+    paths = sorted(
+        path
+        for path in glob.glob(os.path.join(glob.escape(str(root)), split))
+        if os.path.isfile(path)
+    )
     if not paths:
         raise FileNotFoundError(
             f"{root} has no file {split!r}; the split of name='tfrecord' must be the name of a "
             "file in data_dir, or a pattern such as 'train-*'."
         )
-    files = tuple((path, 0, count_records(path)) for path in paths)
+    counts = [(path, 0, count_records(path)) for path in paths]
+    files = tuple(file for file in counts if file[-1])
+    if not files:
+        raise ValueError(f"The files {split!r} in {root} have no records: name other files.")
     image_key, label_key = image_key or IMAGE_KEY, label_key or LABEL_KEY
-    _check_keys(paths[0], image_key, label_key)
+    _check_keys(files[0][0], image_key, label_key)
     features = {
         image_key: tf.io.FixedLenFeature([], tf.string),
         label_key: tf.io.FixedLenFeature([], tf.int64),
     }
 
+    message = (
+        f"A label must be from 0 to {len(class_names) - 1}, one for each name of "
+        "data.class_names (if the labels begin at 1, begin the names with 'background'), got"
+    )
+
     def parse(record):
         values = tf.io.parse_single_example(record, features)
-        return {"image": values[image_key], "label": values[label_key]}
+        label = values[label_key]
+        is_class = (label >= 0) & (label < len(class_names))
+        with tf.control_dependencies([tf.debugging.Assert(is_class, [message, label])]):
+            return {"image": values[image_key], "label": tf.identity(label)}
 
     return Source(
         name="tfrecord",
@@ -74,7 +89,7 @@ def count_records(path: str | os.PathLike[str]) -> int:
         path: the file.
 
     Raises:
-        ValueError: the file is cut off, or is no TFRecord file.
+        ValueError: the file is cut off, or is not a TFRecord file.
     """
     size, position, count = os.path.getsize(path), 0, 0
     with open(path, "rb") as file:
@@ -87,9 +102,9 @@ def count_records(path: str | os.PathLike[str]) -> int:
             (length,) = struct.unpack("<Q", header)
             position += _LENGTH_BYTES + _CHECKSUM_BYTES + length + _CHECKSUM_BYTES
             count += 1
-    if position != size or not count:
+    if position != size:
         raise ValueError(
-            f"{path} is no whole TFRecord file: its {count} records do not end where the file "
+            f"{path} is not a whole TFRecord file: its {count} records do not end where the file "
             f"ends, at byte {size}. Copy it again, or name other files as the split."
         )
     return count
@@ -100,7 +115,7 @@ def _check_keys(path, image_key, label_key):
     try:
         features = tf.train.Example.FromString(record).features.feature
     except Exception as error:  # protobuf's DecodeError, which has no stable import path
-        raise ValueError(f"{path} has records that are no tf.train.Example ({error}).") from error
+        raise ValueError(f"{path} has records that are not tf.train.Example ({error}).") from error
     kinds = {key: feature.WhichOneof("kind") for key, feature in features.items()}
     for option, key, kind in (
         ("image_key", image_key, "bytes_list"),

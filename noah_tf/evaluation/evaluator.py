@@ -170,6 +170,8 @@ class Evaluator:
             for labels, logits, is_example in self._numpy_outputs(batches)
         ]
         labels, logits = (np.concatenate(arrays) for arrays in zip(*examples, strict=True))
+        if labels.ndim == 1:  # other data, with one label per image
+            labels = np.eye(logits.shape[1], dtype=np.float32)[labels]
         return metrics.multi_label_metrics(labels, logits), len(labels)
 
 
@@ -200,13 +202,23 @@ def evaluate_run(
         ValueError: the other data set has different classes.
     """
     run = load_run(workdir, weights)
-    split = split or run.config.data.eval_split
+    split = split or default_split(run.config.data, data)
     source = open_set(run.config.data, run.class_names, split, data, data_dir, label_key)
     evaluator = Evaluator(run.model, multi_label=run.multi_label)
     result = evaluator(source, run.preprocessing, batch_size, run.config.data.on_corrupt)
     words = [*([data] if data else []), split, *([weights] if weights != "last" else [])]
     name = "".join(c if c.isalnum() else "_" for c in "_".join(words))
     return result, run.workdir.write_result({**result, "step": run.step}, f"eval_{name}.json")
+
+
+def default_split(config: Any, data: str | None) -> str:
+    """Returns the split that is evaluated if none is named.
+
+    Args:
+        config: the `data` section of a run's config.
+        data: name of another data set, or None. All photos of another folder are evaluated.
+    """
+    return "all" if data == "folder" else config.eval_split
 
 
 def open_set(

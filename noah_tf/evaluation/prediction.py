@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from noah_tf.datasets import photo_batches, reading_problem
 from noah_tf.explain import Explainer
-from noah_tf.export import LABELS_FILE, OK, latest_version, read_card
+from noah_tf.export import LABELS_FILE, OK, check_model_fits, latest_version, read_card
 from noah_tf.images import Preprocessing
 from noah_tf.runs import Run
 
@@ -45,7 +45,7 @@ class KerasPredictor:
         with_embeddings: whether predictions have `pooled` and `attended`.
 
     Raises:
-        ValueError: the number of names is not that of the logits.
+        ValueError: the number of names is not that of the logits, or the model takes other images.
 
     Example:
 
@@ -63,10 +63,7 @@ class KerasPredictor:
         multi_label: bool = False,
         with_embeddings: bool = False,
     ) -> None:
-        if len(class_names) != model.output_shape[-1]:
-            raise ValueError(
-                f"{model.name} has {model.output_shape[-1]} classes, got {len(class_names)} names."
-            )
+        check_model_fits(model, preprocessing, class_names)
         self.class_names, self.multi_label = tuple(class_names), multi_label
         self._preprocessing = preprocessing
         compute = _embeddings(Explainer(model)) if with_embeddings else _logits(model)
@@ -94,7 +91,8 @@ class KerasPredictor:
         yield from (self._failed(file) for file in files[done:])
 
     def _failed(self, file: str) -> Prediction:
-        return Prediction(file, reading_problem(file, self._preprocessing.decode))
+        problem = reading_problem(file, self._preprocessing)
+        return Prediction(file, problem or "the model's preprocessing failed")
 
 
 class ExportPredictor:
@@ -124,7 +122,8 @@ class ExportPredictor:
         self.class_names = tuple(names.split("\n"))
         card = read_card(path)
         self.multi_label = card["answers"]["kind"] == "multi_label"
-        self._decode = Preprocessing.from_dict(card["preprocessing"]).decode
+        self._preprocessing = Preprocessing.from_dict(card["preprocessing"])
+        self._max_pixels = card["limits"]["max_pixels"]
 
     def __call__(self, files: Sequence[str], batch_size: int) -> Iterator[Prediction]:
         """Yields the prediction of each file, in their order; see `KerasPredictor`."""
@@ -137,8 +136,9 @@ class ExportPredictor:
                 for file in batch:
                     try:
                         yield from self._predict([file])
-                    except (OSError, tf.errors.OpError):
-                        yield Prediction(file, reading_problem(file, self._decode))
+                    except (OSError, tf.errors.OpError) as error:
+                        problem = reading_problem(file, self._preprocessing, self._max_pixels)
+                        yield Prediction(file, problem or str(error).splitlines()[0])
 
     def _predict(self, files: Sequence[str]) -> list[Prediction]:
         contents = [pathlib.Path(file).read_bytes() for file in files]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from noah_tf.evaluation import scores
 from noah_tf.evaluation.corruptions import Corruption
-from noah_tf.evaluation.evaluator import Evaluator, open_set
+from noah_tf.evaluation.evaluator import Evaluator, default_split, open_set
 from noah_tf.evaluation.options import EvaluationOptions
 from noah_tf.evaluation.results import NamedSet, SetResult
 from noah_tf.runs import Run, Workdir, load_runs
@@ -70,7 +70,7 @@ def open_sets(workdir: Workdir, options: EvaluationOptions) -> list[NamedSet]:
     sets = {}
     for text in options.set_names:
         data, split = split_name(text)
-        split = split or config.eval_split
+        split = split or default_split(config, data)
         name = f"{data}:{split}" if data else split
         if name not in sets:
             source = open_set(config, class_names, split, data, options.data_dir, options.label_key)

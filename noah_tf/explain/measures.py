@@ -50,6 +50,8 @@ def measure_run(
     for measure in measures:
         check_choice("measures", measure, MEASURES)
     options = options or MapOptions()
+    if options.photos:
+        raise ValueError("Maps are measured on labels, which photos do not have: give a split.")
     runs, source = options.load(workdir)
     methods = select_methods([Explainer(run.model) for run in runs], options.methods)
     results = {}

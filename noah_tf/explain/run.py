@@ -178,12 +178,12 @@ def _readable_examples(
 ) -> list[dict[str, Any]]:
     """Returns the first photos that can be read, and logs those that cannot."""
     examples: list[dict[str, Any]] = []
-    for file, example in zip(source.files, source.examples(), strict=True):
-        problem = reading_problem(file, preprocessing.decode)
+    for index, file in enumerate(source.files):
+        problem = reading_problem(file, preprocessing)
         if problem:
             logger.warning("%s is left out: %s.", file, problem)
         else:
-            examples.append(example)
+            examples += source.examples_at([index])
         if len(examples) == count:
             break
     if not examples:

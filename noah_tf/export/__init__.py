@@ -5,7 +5,7 @@ from noah_tf.export.from_checkpoint import export_official, import_official
 from noah_tf.export.from_keras_file import export_keras_file, parse_preprocessing
 from noah_tf.export.from_run import export_run
 from noah_tf.export.model_card import read_card, running_versions
-from noah_tf.export.options import MAX_PIXELS, PRECISIONS
+from noah_tf.export.options import MAX_PIXELS, PRECISIONS, check_model_fits, serving_options
 from noah_tf.export.photos import photos_in_folder
 from noah_tf.export.savedmodel import describe_version, export_savedmodel
 from noah_tf.export.signatures import LABELS_FILE, OK
@@ -17,6 +17,7 @@ __all__ = [
     "OK",
     "PRECISIONS",
     "VARIANTS",
+    "check_model_fits",
     "describe_version",
     "export_keras_file",
     "export_official",
@@ -29,4 +30,5 @@ __all__ = [
     "photos_in_folder",
     "read_card",
     "running_versions",
+    "serving_options",
 ]

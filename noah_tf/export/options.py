@@ -138,7 +138,8 @@ class ExportOptions:
             check_choice("each of variants", variant, VARIANTS)
         for key in self.card:
             check_choice("each key of card", key, _CARD_KEYS)
-        self._check_model_fits()
+        serving = self.serving
+        check_model_fits(self.model, serving.preprocessing, serving.class_names)
         if not self.photos and (self.variants or self.precision != "float32"):
             option = "variants" if self.variants else "precision"
             raise ValueError(
@@ -150,23 +151,36 @@ class ExportOptions:
         photos = read_photos(self.photos, self.serving.preprocessing, self.serving.max_pixels)
         object.__setattr__(self, "encoded_photos", photos)
 
-    def _check_model_fits(self) -> None:
-        num_classes, class_names = self.model.output_shape[-1], self.serving.class_names
-        if len(class_names) != num_classes:
-            raise ValueError(
-                "class_names must contain one name for each of the model's "
-                f"{num_classes} classes, in the order of the logits, got {len(class_names)} names."
-            )
-        input_shape = tuple(self.model.input_shape[1:])
-        image_shape = self.serving.preprocessing.input_shape
-        if len(input_shape) != 3 or any(
-            expected not in (None, actual)
-            for expected, actual in zip(input_shape, image_shape, strict=True)
-        ):
-            raise ValueError(
-                f"The model takes images of the shape {input_shape}, got a preprocessing for "
-                f"{image_shape}: give the preprocessing that the model was trained with."
-            )
+
+def check_model_fits(
+    model: tf.keras.Model, preprocessing: Preprocessing, class_names: Sequence[str]
+) -> None:
+    """Checks that a model takes the images of a preprocessing, and has a logit for each class.
+
+    Args:
+        model: a functional Keras model, images to logits.
+        preprocessing: the `Preprocessing`.
+        class_names: the names of the classes.
+
+    Raises:
+        ValueError: it does not.
+    """
+    num_classes = model.output_shape[-1]
+    if len(class_names) != num_classes:
+        raise ValueError(
+            "class_names must contain one name for each of the model's "
+            f"{num_classes} classes, in the order of the logits, got {len(class_names)} names."
+        )
+    input_shape = tuple(model.input_shape[1:])
+    image_shape = preprocessing.input_shape
+    if len(input_shape) != 3 or any(
+        expected not in (None, actual)
+        for expected, actual in zip(input_shape, image_shape, strict=True)
+    ):
+        raise ValueError(
+            f"The model takes images of the shape {input_shape}, got a preprocessing for "
+            f"{image_shape}: give the preprocessing that the model was trained with."
+        )
 
 
 def serving_options(

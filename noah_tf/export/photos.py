@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from noah_tf.datasets import IMAGE_SUFFIXES, random_order, source_from_config
+from noah_tf.datasets import find_photos, random_order, source_from_config
 from noah_tf.images import Preprocessing, headers
 from noah_tf.runs import Run
 
@@ -34,7 +34,7 @@ def read_photos(
         else:
             name, content = str(photo), pathlib.Path(photo).read_bytes()
         try:
-            problem = headers.problem(content, max_pixels).numpy().decode()
+            problem = preprocessing.problem(content, max_pixels).numpy().decode()
             if not problem:
                 preprocessing.decode(content)
         except tf.errors.InvalidArgumentError:
@@ -62,11 +62,7 @@ def photos_in_folder(folder: str | pathlib.PurePath, max_count: int) -> list[pat
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder} to take photos from.")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    paths = [pathlib.Path(path) for path in find_photos(folder).photos]
     if not paths:
         raise FileNotFoundError(f"The folder {folder} contains no photos.")
     count = min(max_count, len(paths))

@@ -24,6 +24,7 @@ from noah_tf.export.photos import Photo
 from noah_tf.export.signatures import ServedModel
 from noah_tf.export.variants import Agreement
 from noah_tf.export.versions import new_version
+from noah_tf.head import InferenceHead
 from noah_tf.images import Preprocessing
 from noah_tf.models import for_inference, in_precision
 
@@ -222,7 +223,10 @@ def _check_finite(served: ServedModel, preprocessing: Preprocessing) -> None:
 
 def _explainer(model: tf.keras.Model) -> Explainer | None:
     """Returns the model's `Explainer`, or None if it has neither a NOAH head nor a pooled one."""
+    has_noah = any(isinstance(layer, InferenceHead) for layer in model.layers)
     try:
         return Explainer(model)
     except ValueError:
+        if has_noah:
+            raise
         return None

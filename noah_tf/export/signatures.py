@@ -171,7 +171,7 @@ class ServedModel(tf.Module):
 
         def read_row(row_and_photo: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             row, photo = row_and_photo
-            problem = headers.problem(photo, self._options.max_pixels)
+            problem = self._options.preprocessing.problem(photo, self._options.max_pixels)
             message = tf.strings.join(
                 ["image ", tf.strings.as_string(row), " of the request: ", problem]
             )
@@ -192,7 +192,7 @@ class ServedModel(tf.Module):
         zeros = (tf.zeros(self._image_spec().shape), tf.zeros(4))
 
         def read_row(row: tf.Tensor, photo: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            problem = headers.problem(photo, self._options.max_pixels)
+            problem = self._options.preprocessing.problem(photo, self._options.max_pixels)
             outputs = tf.cond(problem == "", lambda: self._read_photo(photo), lambda: zeros)
             status = tf.where(problem == "", OK, problem)
             return row, status, *outputs

@@ -18,7 +18,7 @@ MAX_SCANS = 100
 UNDECODABLE = "it cannot be decoded: the file is truncated or corrupt"
 _MAX_STEPS = 10_000  # loop iterations over the blocks of a GIF, 20 microseconds each
 _MAX_RUN = 4096  # blocks of a GIF per iteration
-_PNG, _GIF = b"\x89PNG\r\n\x1a\n", b"GIF8"
+PNG, _GIF = b"\x89PNG\r\n\x1a\n", b"GIF8"
 _TRUNCATED = "it ends inside its header"
 _NO_FRAME = "its first frame is missing or not whole"
 _MANY_BLOCKS = f"its first frame ends after more than {_MAX_STEPS} blocks of different lengths"
@@ -180,7 +180,7 @@ def _other_problem(image_bytes, max_pixels):
 
     cases = [
         (length == 0, lambda: "it is empty"),
-        (starts_with(image_bytes, _PNG), lambda: with_header(33, png)),
+        (starts_with(image_bytes, PNG), lambda: with_header(33, png)),
         (starts_with(image_bytes, _GIF), lambda: with_header(13, gif)),
         (starts_with(image_bytes, b"BM"), lambda: with_header(34, bmp)),
         (is_webp(image_bytes), lambda: with_header(30, webp)),

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from noah_tf.images.encoded_bytes import as_single_op, starts_with
-from noah_tf.images.headers import bmp_palette, bmp_problem, first_frame, is_webp
+from noah_tf.images.headers import PNG, bmp_palette, bmp_problem, first_frame, is_webp
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
@@ -29,8 +29,8 @@ def decode(image_bytes: tf.Tensor, channels: int = 3) -> tf.Tensor:
     """
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
     if channels == 4:
-        is_png = starts_with(image_bytes, b"\x89PNG")
-        message = "Four channels need PNG files, and this file is none."
+        is_png = starts_with(image_bytes, PNG)
+        message = "it is not a PNG file, which four channels need"
         with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
             return tf.ensure_shape(tf.io.decode_png(image_bytes, channels=4), (None, None, 4))
     start = tf.strings.substr(image_bytes, 0, 1)

@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from noah_tf.images import headers
+from noah_tf.images.encoded_bytes import starts_with
 from noah_tf.images.exif import orientation
 from noah_tf.images.ops import INTERPOLATIONS, decode, mirror, orient, plain_resize, resize
 from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window
@@ -124,6 +126,22 @@ class Preprocessing:
                     f"(all: {', '.join(known)})."
                 )
         return cls(**values)
+
+    def problem(self, image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
+        """Returns why a photo cannot be decoded, as far as its header shows.
+
+        Args:
+            image_bytes: string scalar, the encoded photo.
+            max_pixels: the largest number of pixels allowed.
+
+        Returns:
+            String scalar, empty if nothing is wrong; see `headers.problem`.
+        """
+        problem = headers.problem(image_bytes, max_pixels)
+        if len(self.mean) != 4:
+            return problem
+        is_other = (problem == "") & ~starts_with(tf.convert_to_tensor(image_bytes), headers.PNG)
+        return tf.where(is_other, "it is not a PNG file, which four channels need", problem)
 
     def decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Decodes a photo, see `ops.decode`, and turns it upright if `exif_rotation` is on.

@@ -3,9 +3,11 @@
 import hashlib
 import os
 import pathlib
+import zipfile
 
 import tensorflow as tf
 
+from noah_tf.models.feature_map import is_functional
 from noah_tf.utils.keras_compat import KERAS_NAME
 
 
@@ -25,10 +27,11 @@ def load_keras_file(path: str | os.PathLike[str]) -> tf.keras.Model:
     try:
         # Compiling takes minutes for deep models on TensorFlow 2.15, and nobody here needs it.
         return tf.keras.models.load_model(str(path), compile=False)
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{KERAS_NAME} cannot load {path}: it must be a .keras file, written by the same major "
-            "version of Keras (2 or 3)."
+            f"{KERAS_NAME} cannot load {path} ({' '.join(str(error).split())[:200]}): it must be a "
+            "whole .keras file of Keras's own layers, written by the same major version of Keras "
+            "(2 or 3)."
         ) from error
 
 
@@ -40,8 +43,8 @@ def with_input_shape(model: tf.keras.Model, input_shape: tuple[int, int, int]) -
         input_shape: (height, width, channels).
 
     Raises:
-        ValueError: the model has several inputs, or other channels, or its layers depend on the
-            size of the images.
+        ValueError: the model is not functional, or has several inputs, or other channels, or its
+            layers depend on the size of the images.
 
     Example:
 
@@ -49,6 +52,11 @@ def with_input_shape(model: tf.keras.Model, input_shape: tuple[int, int, int]) -
     >>> with_input_shape(classifier, (128, 128, 3)).input_shape
     (None, 128, 128, 3)
     """
+    if not is_functional(model):
+        raise ValueError(
+            f"{model.name} ({type(model).__name__}) must be a functional model: it has no graph of "
+            "layers to read."
+        )
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
         raise ValueError(
@@ -69,7 +77,8 @@ def with_input_shape(model: tf.keras.Model, input_shape: tuple[int, int, int]) -
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{model.name} cannot take images of {input_shape[0]}x{input_shape[1]} pixels "
-            f"({' '.join(str(error).split())[:200]}): use its own size, {shape[0]}x{shape[1]}."
+            f"({' '.join(str(error).split())[:200]}): use its own size, "
+            f"{shape[0]}x{shape[1]} (preprocess.image_size)."
         ) from error
     return resized
 

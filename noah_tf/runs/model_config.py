@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from noah_tf.models import (
     attach_noah,
     check_weights_options,
     create_model,
+    in_precision,
     load_keras_file,
     model_from_json,
     sha256_of,
@@ -20,6 +22,7 @@ from noah_tf.models import (
 )
 from noah_tf.models.backbones import small
 from noah_tf.runs.recipe import from_section
+from noah_tf.utils.distribute import dtype_policy
 from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
 
 LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
@@ -58,7 +61,7 @@ def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
 
 
 class SavedBackbone(NamedTuple):
-    """What a run keeps of a backbone in a `.keras` file, so that it needs the file no more.
+    """What a run keeps of a backbone in a `.keras` file, so that it no longer needs the file.
 
     Attributes:
         sha256: the SHA-256 of the file.
@@ -215,9 +218,10 @@ class ModelSpec:
                 kernel_initializer=self.kernel_initializer,
             )
         if saved_backbone is not None:
-            backbone = model_from_json(saved_backbone.config)
+            backbone = _of_file(lambda: model_from_json(saved_backbone.config))
         elif is_keras_file(self.backbone):
-            backbone = with_input_shape(load_keras_file(str(self.backbone)), input_shape)
+            path = str(self.backbone)
+            backbone = _of_file(lambda: with_input_shape(load_keras_file(path), input_shape))
         else:
             backbone = library_backbone(
                 str(self.backbone), input_shape=input_shape, **self.backbone_args
@@ -305,6 +309,16 @@ def _check_initializer(name: str, head: str) -> None:
             f"model.kernel_initializer must be a name of Keras's initializers, such as "
             f"'glorot_uniform', or 'reference' for model.head='noah', got {name!r} for {head!r}"
         ) from None
+
+
+def _of_file(load: Callable[[], tf.keras.Model]) -> tf.keras.Model:
+    """Returns the model of a file with the current dtype policy and without frozen layers."""
+    with dtype_policy("float32"):  # otherwise some of its layers would have the current policy
+        backbone = load()
+    backbone = in_precision(backbone, tf.keras.mixed_precision.global_policy().name)
+    for layer in backbone.layers:
+        layer.trainable = True
+    return backbone
 
 
 def model_from_config(

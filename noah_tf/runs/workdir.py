@@ -250,9 +250,14 @@ def _differences(
     prefix: str = "",
     ignored: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yields a message for each key whose values differ."""
+    """Yields a message for each key whose values differ.
+
+    A run of an earlier version lacks the keys of later options, which are off by default.
+    """
     for key in sorted({*old.keys(), *new.keys()}):
         before, after = old.get(key), new.get(key)
+        if key not in old and not after:
+            continue
         if all(isinstance(side, ml_collections.ConfigDict) for side in (before, after)):
             yield from _differences(before, after, f"{prefix}{key}.", ignored)
         elif before != after and f"{prefix}{key}" not in ignored:

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from noah_tf.datasets import open_source, source_from_config
+from noah_tf.datasets import open_source, source_from_config, with_alpha
 from noah_tf.training import recipe_checks
 from noah_tf.training.losses import training_loss
 from noah_tf.training.plan import TrainingPlan
@@ -87,10 +87,13 @@ def _try_steps(plan: TrainingPlan, state: TrainState, num_classes: int, start: i
     """Does some steps, with the weights that are trained at the step `start` of the run."""
     num_examples = _STEPS * plan.train.batch_size
     source = open_source("fake", "train", num_classes=num_classes, num_examples=num_examples)
+    if plan.preprocessing.crop_shape[-1] == 4:
+        source = with_alpha(source)
     loss = training_loss(plan.loss, multi_label=False)
     train_step = make_train_step(plan, state, loss, state.freeze_until_start(start))
     losses = []
-    for batch in distribute.distribute_batches(plan.strategy, plan.train_batches(source, 0)):
+    make_batches = plan.train_batches(source, 0, num_epochs=1)
+    for batch in distribute.distribute_batches(plan.strategy, make_batches):
         started = time.monotonic()
         sums = dict(zip(SUMS, train_step(batch).numpy(), strict=True))
         seconds = time.monotonic() - started

@@ -124,7 +124,7 @@ class TrainingPlan:
         """Returns the number of whole batches of the training examples."""
         return num_examples // self.batches.batch_size
 
-    def train_batches(self, source: Source, step: int) -> Callable:
+    def train_batches(self, source: Source, step: int, num_epochs: int | None = None) -> Callable:
         """Returns a function that makes the batches of the rest of the run.
 
         `distribute.distribute_batches` takes the function.
@@ -132,6 +132,7 @@ class TrainingPlan:
         Args:
             source: the source of training examples.
             step: steps of the run that are done. At least one must be left.
+            num_epochs: number of epochs. None means the rest of the run.
         """
         epoch, skip_batches = divmod(step, self.steps_per_epoch(source.num_examples))
         return functools.partial(
@@ -141,7 +142,7 @@ class TrainingPlan:
             self.batches,
             seed=self.seed,
             epoch=epoch,
-            num_epochs=self.train.epochs - epoch,
+            num_epochs=num_epochs or self.train.epochs - epoch,
             skip_batches=skip_batches,
             balanced=self.config.data.balanced_sampling,
         )

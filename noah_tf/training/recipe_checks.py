@@ -3,11 +3,12 @@
 The values of one part are checked where the part is built, see `TrainingPlan.from_config`.
 """
 
+import os
 from collections.abc import Iterator
 
 import ml_collections
 
-from noah_tf.datasets import IMAGE_SUFFIXES, Source
+from noah_tf.datasets import Source
 from noah_tf.runs import from_section
 from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES, LossSettings
 from noah_tf.utils import distribute
@@ -111,6 +112,11 @@ def check_data(
             problems.append(
                 f"no image of {source.name} {source.split} has a label: choose another data.{key}"
             )
+    if multi_label != eval_source.multi_label:
+        problems.append(
+            f"data.train_split={train_source.split!r} and data.eval_split={eval_source.split!r} "
+            "must both have one label per image, or both have several"
+        )
     problems += _balance_problems(config, train_source)
     problems += _empty_class_problems(train_source)
     problems += _overlap_problems(train_source, eval_source)
@@ -143,16 +149,16 @@ def _size_problems(
 
 
 def _empty_class_problems(source: Source) -> Iterator[str]:
-    """Yields a message if classes of a folder of photos have no photo."""
-    if source.labels is None or source.multi_label:
+    """Yields a message if classes of a folder or a label file have no photo."""
+    if source.labels is None or source.multi_label or not source.files:
         return
     present = set(source.labels.tolist())
     empty = [name for number, name in enumerate(source.class_names) if number not in present]
     if empty:
         yield (
             f"{source.name} {source.split} has no photo of the class {', '.join(empty[:5])}"
-            f"{' and others' if empty[5:] else ''}: add some that end in "
-            f"{', '.join(IMAGE_SUFFIXES)}, or remove the folder"
+            f"{' and others' if empty[5:] else ''}: add some, or remove the class (its folder, or "
+            "its name in data.class_names)"
         )
 
 
@@ -171,7 +177,9 @@ def _balance_problems(config: ml_collections.ConfigDict, source: Source) -> Iter
 
 def _overlap_problems(train: Source, evaluation: Source) -> Iterator[str]:
     """Yields a message if photos are in both splits."""
-    shared = sorted(set(train.files) & set(evaluation.files))
+    shared = sorted(
+        set(map(os.path.abspath, train.files)) & set(map(os.path.abspath, evaluation.files))
+    )
     if shared:
         yield (
             f"data.train_split={train.split!r} and data.eval_split={evaluation.split!r} share "

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -133,3 +134,16 @@ def test_cached_and_uncached_examples_are_equal(photos):
     for index, example in enumerate(source.examples()):
         assert source.in_memory["image"][index] == example["image"]
         assert tf.equal(source.in_memory["label"][index], example["label"])
+
+
+def test_links_that_form_a_circle(photos):
+    (photos / "cat" / "loop").symlink_to(photos / "cat")
+    assert open_source("folder", "all", data_dir=photos).num_examples == 30
+
+
+def test_names_that_are_not_utf8(photos):
+    name = os.fsencode(photos / "cat") + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write(encoded(7))
+    source = open_source("folder", "all", data_dir=photos)
+    assert source.num_examples == 31 and len(list(source.examples())) == 31

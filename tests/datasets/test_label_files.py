@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from noah_tf.datasets import open_source, source_from_config
 from noah_tf.runs import recipe
+from noah_tf.training import recipe_checks
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_all_problems_are_named_with_their_lines(root):
     with pytest.raises(ValueError) as error:
         open_source("files", "val.csv", data_dir=root, train_split="train.csv")
     message = str(error.value)
-    assert message.startswith(f"{root / 'val.csv'} must be mended: ")
+    assert message.startswith(f"{root / 'val.csv'} must be corrected: ")
     for part in (
         f"the file of line 3 does not exist ({root / 'photos' / '9.png'})",
         "line 4 has no file",
@@ -114,7 +115,7 @@ def test_many_problems_are_cut_off(root):
         ("a.csv", ["file,label,labels", "x,y,z"], "its columns are 'file', 'label', 'labels'"),
         ("a.csv", ["file\tlabel", "x\ty"], r"its columns are 'file\\tlabel'"),
         ("a.csv", [""], "its columns are none"),
-        ("a.csv", ["file,label"], "must be mended: it has no photos"),
+        ("a.csv", ["file,label"], "must be corrected: it has no photos"),
         ("a.tsv", ["file\tlabels", "photos/0.png\ta,,b"], "line 2 has an empty label between its"),
         ("a.txt", ["file,label"], "must be a CSV or TSV file .* got 'a.txt'"),
     ],
@@ -139,3 +140,27 @@ def test_labels_that_a_multi_label_file_does_not_have(root):
     write(root, "train.tsv", "file\tlabels", "photos/0.png\t")
     source = open_source("files", "train.tsv", data_dir=root)
     assert source.class_names == () and re.fullmatch(r"\(1, 0\)", str(source.labels.shape))
+
+
+def test_commas_outside_of_quotes_are_named(root):
+    write(root, "train.csv", "file,labels", "photos/0.png,cat,dog", "photos/1.png,cat|dog")
+    with pytest.raises(ValueError, match="line 2 has more cells than columns .put a cell with com"):
+        open_source("files", "train.csv", data_dir=root)
+    write(root, "train.csv", "file,labels", 'photos/0.png,"cat,dog"', "photos/../photos/1.png,cat")
+    source = open_source("files", "train.csv", data_dir=root)
+    assert source.class_names == ("cat", "dog") and source.files[1].endswith("s/1.png")
+    (root / "names.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match="names.txt cannot be read .* save it as UTF-8"):
+        open_source("files", "train.csv", data_dir=root, class_names="names.txt")
+
+
+def test_both_splits_have_one_label_or_several(root):
+    write(root, "train.csv", "file,labels", "photos/0.png,cat", "photos/1.png,dog")
+    write(root, "val.csv", "file,label", "photos/2.png,cat", "photos/3.png,dog")
+    config = recipe.base()
+    config.data.update({"name": "files", "data_dir": str(root)})
+    config.data.update({"train_split": "train.csv", "eval_split": "val.csv"})
+    config.train.batch_size = 2
+    sources = [source_from_config(config.data, split) for split in ("train.csv", "val.csv")]
+    with pytest.raises(ValueError, match="must both have one label per image, or both have sev"):
+        recipe_checks.check_data(config, *sources)

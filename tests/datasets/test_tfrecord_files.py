@@ -79,20 +79,35 @@ def test_records_are_counted(root):
 def test_a_file_that_is_cut_off_raises(root, cut):
     path = root / "val.tfrecord"
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(ValueError, match="val.tfrecord is no whole TFRecord file: its . records"):
+    with pytest.raises(ValueError, match="val.tfrecord is not a whole TFRecord file: its ."):
         open_source("tfrecord", "val.tfrecord", **options(root))
 
 
 def test_other_files_raise(root):
-    for content in (b"", b"photo", b"\xff\xd8\xff" * 100):
+    for content in (b"photo", b"\xff\xd8\xff" * 100):
         (root / "photo").write_bytes(content)
-        with pytest.raises(ValueError, match="photo is no whole TFRecord file"):
+        with pytest.raises(ValueError, match="photo is not a whole TFRecord file"):
             open_source("tfrecord", "photo", **options(root))
     with tf.io.TFRecordWriter(str(root / "text")) as writer:
         writer.write(b"\xff\xff no example")
-    with pytest.raises(ValueError, match="text has records that are no tf.train.Example"):
+    with pytest.raises(ValueError, match="text has records that are not tf.train.Example"):
         open_source("tfrecord", "text", **options(root))
     with pytest.raises(FileNotFoundError, match="has no file 'test-.'; the split of name='tfrec"):
         open_source("tfrecord", "test-*", **options(root))
     with pytest.raises(ValueError, match="needs data_dir, the folder of the TFRecord files"):
         open_source("tfrecord", "train-*", class_names=root / "names.txt")
+
+
+def test_empty_shards_are_skipped_and_labels_are_checked(root):
+    folder = root / "odd [1]"
+    folder.mkdir()
+    for file in root.glob("train-*"):
+        file.rename(folder / file.name)
+    (folder / "train-empty").write_bytes(b"")
+    names = {"data_dir": folder, "class_names": ("ant", "bee", "fly")}
+    assert open_source("tfrecord", "train-*", **names).num_examples == 12
+    with pytest.raises(ValueError, match="'train-empty' in .* have no records: name other files"):
+        open_source("tfrecord", "train-empty", **names)
+    names["class_names"] = ("ant", "bee")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="A label must be from 0 to 1, one fo"):
+        list(open_source("tfrecord", "train-*", **names).examples())

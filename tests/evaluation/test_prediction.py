@@ -1,5 +1,6 @@
 """Predictions for photos in files, with runs and exports."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -93,5 +94,22 @@ def test_find_files(photos, tmp_path):
 
 def test_a_wrong_number_of_names_raises(finished_run):
     run = load_run(finished_run)
-    with pytest.raises(ValueError, match="has 3 classes, got 2 names"):
+    with pytest.raises(ValueError, match="model's 3 classes, in the order of the logits, got 2"):
         KerasPredictor(run.model, run.preprocessing, ("a", "b"))
+
+
+def test_a_photo_that_is_too_large_for_an_export_is_an_error(finished_run, photos, tmp_path):
+    export_run(finished_run, tmp_path / "export", max_pixels=5000, warmup_batch_sizes=())
+    large = tmp_path / "large.png"
+    large.write_bytes(tf.io.encode_png(np.zeros((90, 90, 3), np.uint8)).numpy())
+    good = [file for file in find_files([photos / "blob"]) if file.endswith("3.png")]
+    predictions = list(ExportPredictor(tmp_path / "export")([str(large), *good], 5))
+    assert "90 x 90 pixels, more than the 5000 allowed" in predictions[0].error
+    assert predictions[0].logits is None and not predictions[1].error
+
+
+def test_a_preprocessing_for_other_images_raises(finished_run):
+    run = load_run(finished_run)
+    other = dataclasses.replace(run.preprocessing, image_size=16, resize_size=16)
+    with pytest.raises(ValueError, match="takes images of the shape .32, 32, 3., got a preproce"):
+        KerasPredictor(run.model, other, run.class_names)

@@ -1,6 +1,7 @@
 """Models in .keras files, for other image sizes."""
 
 import hashlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -53,6 +54,19 @@ def test_models_that_take_no_other_size_raise():
     two = tf.keras.Model([images, other], layers.Add()([images, other]), name="two")
     with pytest.raises(ValueError, match="two must have one input of images .* 8, 8, 3., .None"):
         with_input_shape(two, (16, 16, 3))
+
+
+def test_other_models_and_files_raise(tmp_path):
+    class Subclassed(tf.keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match="must be a functional model: it has no graph of layers"):
+        with_input_shape(Subclassed(), (16, 16, 3))
+    with zipfile.ZipFile(tmp_path / "zip.keras", "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(ValueError, match="cannot load .*zip.keras .*whole .keras file"):
+        load_keras_file(tmp_path / "zip.keras")
 
 
 def test_sha256(tmp_path):

@@ -80,6 +80,18 @@ def test_another_file_does_not_resume_a_run(shapes, tmp_path, file, monkeypatch)
 
 def test_a_file_that_keras_cannot_load_raises(shapes, tmp_path, file):
     file.write_bytes(b"PK not a model")
-    with pytest.raises(ValueError, match="cannot load .*backbone.keras: it must be a .keras file"):
+    with pytest.raises(ValueError, match="cannot load .*backbone.keras .*be a whole .keras file"):
         train(recipe_for(shapes, file), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_frozen_layers_of_the_file_are_trained_in_the_precision_of_the_run(shapes, tmp_path, file):
+    model = tf.keras.models.load_model(file)
+    model.trainable = False
+    model.save(file)
+    config = recipe_for(shapes, file)
+    config.precision, config.train.epochs = "mixed_bfloat16", 1
+    train(config, tmp_path / "run")
+    trained = load_run(tmp_path / "run").model
+    assert trained.get_layer("stem").compute_dtype == "bfloat16"
+    assert not np.array_equal(stem(trained), stem(model))

@@ -84,7 +84,7 @@ def test_photos_without_alpha_are_named(channel_recipe, shapes, tmp_path):
     jpeg = tf.io.encode_jpeg(np.zeros((32, 32, 3), np.uint8)).numpy()
     file = tmp_path / "data" / "train" / "ring" / "a.jpg"
     file.write_bytes(jpeg)
-    with pytest.raises(ValueError, match=r"a.jpg\): Four channels need PNG files"):
+    with pytest.raises(ValueError, match=r"a.jpg\): it is not a PNG file, which four"):
         train(config, tmp_path / "run")
 
 

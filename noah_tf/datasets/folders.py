@@ -50,15 +50,15 @@ def open_folder(
         raise FileNotFoundError(f"{root} does not exist; photos go to {_LAYOUT}.")
     part = Slice.parse(split)
     folder = _split_folder(root, part.name)
-    known = "data.class_names"
+    source = ""
     if class_names is None:
-        known = _labels_folder(root, folder, labels_from)
-        class_names = subfolders(known)
+        labels_folder = _labels_folder(root, folder, labels_from)
+        class_names, source = subfolders(labels_folder), f" of {labels_folder}"
     unknown = sorted(set(subfolders(folder)) - set(class_names))
     if unknown:
         raise ValueError(
-            f"{folder} has classes that {known} does not have: {', '.join(unknown)}; rename or "
-            "remove them."
+            f"{folder} has folders that are none of the {len(class_names)} classes{source}: "
+            f"{', '.join(unknown)}; rename or remove them."
         )
     files, labels = _list_photos(folder, class_names)
     indices = stratified_indices(labels, part, split_seed) if files else ()

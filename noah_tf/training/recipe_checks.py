@@ -157,8 +157,8 @@ def _empty_class_problems(source: Source) -> Iterator[str]:
     if empty:
         yield (
             f"{source.name} {source.split} has no photo of the class {', '.join(empty[:5])}"
-            f"{' and others' if empty[5:] else ''}: add some, or remove the class (its folder, or "
-            "its name in data.class_names)"
+            f"{' and others' if empty[5:] else ''}: add JPEG, PNG, "
+            "BMP, GIF or WebP photos, or remove the class"
         )
 
 

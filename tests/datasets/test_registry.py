@@ -86,7 +86,7 @@ def test_folder_errors(folder, tmp_path_factory):
         (FileNotFoundError, "nowhere does not exist", "train", folder / "nowhere", {}),
         (ValueError, "no split 'test'; it has train, val.", "test", folder, {}),
         (ValueError, "has no photos in the split 'train'", "train", empty, {}),
-        (ValueError, "does not have: zebra; rename or remove", "val", folder, {}),
+        (ValueError, "train: zebra; rename or remove", "val", folder, {}),
         (ValueError, "image_key is for tfrecord and TFDS sets", "train", folder, image_key),
     ]
     for error, message, split, directory, options in cases:

@@ -195,8 +195,8 @@ def test_folders_without_photos_or_classes_raise(shapes, tmp_path):
     (photos / "train" / "wedge").mkdir()
     (photos / "train" / "wedge" / "1.tiff").write_bytes(b"")
     assert folder_problem(photos) == (
-        "The recipe cannot work: folder train has no photo of the class wedge: add some that end "
-        "in .jpg, .jpeg, .png, .bmp, .gif, .webp, or remove the folder."
+        "The recipe cannot work: folder train has no photo of the class wedge: add JPEG, PNG, BMP, "
+        "GIF or WebP photos, or remove the class."
     )
     # The training split has all classes, whatever its name is.
     (photos / "train").rename(photos / "training")
@@ -204,7 +204,7 @@ def test_folders_without_photos_or_classes_raise(shapes, tmp_path):
     (photos / "test" / "wig").mkdir()
     config = small_recipe(photos)
     config.data.train_split = "training"
-    with pytest.raises(ValueError, match="test has classes that .*training does not have: wig;"):
+    with pytest.raises(ValueError, match="none of the 4 classes of .*training: wig;"):
         source_from_config(config.data, "test")
     one = tmp_path / "one"
     for split in ("train", "test"):

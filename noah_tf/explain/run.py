@@ -79,7 +79,7 @@ def explain_run(
         options: `MapOptions`. If it names another run to compare with, the maps of both runs are
             drawn side by side, only for the true class; both must have the same classes and center
             crops. Its `methods` are by default the head's first one, and all of each head if two
-            runs are compared.
+            runs are compared or `photos` are drawn, whose maps are those of the predicted class.
 
     Returns:
         `pathlib.Path` of the PNG.
@@ -131,7 +131,9 @@ def _compute_maps(
     is_comparison = len(runs) > 1
     class_names = runs[0].class_names
     explainers = [Explainer(run.model) for run in runs]
-    methods = select_methods(explainers, options.methods, only_first=not is_comparison)
+    # One class per photo leaves room for all methods.
+    only_first = not is_comparison and not options.photos
+    methods = select_methods(explainers, options.methods, only_first)
     indices = None if classes is None else [_class_index(class_names, name) for name in classes]
     if options.photos:
         examples = _readable_examples(source, count, runs[0].preprocessing)
@@ -176,16 +178,19 @@ def _compute_maps(
 def _readable_examples(
     source: Source, count: int, preprocessing: Preprocessing
 ) -> list[dict[str, Any]]:
-    """Returns the first photos that can be read, and logs those that cannot."""
+    """Returns photos that can be read, spread over all files, and logs those that cannot."""
     examples: list[dict[str, Any]] = []
-    for index, file in enumerate(source.files):
-        problem = reading_problem(file, preprocessing)
-        if problem:
+    num_files = len(source.files)
+    count = min(count, num_files)
+    for part in range(count):
+        # The first readable one of this part of the files.
+        for index in range(part * num_files // count, (part + 1) * num_files // count):
+            file = source.files[index]
+            problem = reading_problem(file, preprocessing)
+            if not problem:
+                examples += source.examples_at([index])
+                break
             logger.warning("%s is left out: %s.", file, problem)
-        else:
-            examples += source.examples_at([index])
-        if len(examples) == count:
-            break
     if not examples:
         raise ValueError(f"None of the {len(source.files)} photos can be read: {file}: {problem}.")
     return examples

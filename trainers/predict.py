@@ -11,6 +11,7 @@ also write arrays to NPZ files.
 """
 
 import contextlib
+import io
 import pathlib
 import sys
 from typing import Any
@@ -130,8 +131,8 @@ def _predictor() -> KerasPredictor | ExportPredictor:
 def _text_file():
     """Opens the output, which appears once it is complete."""
     if not _OUTPUT.value:
-        # A file name may not be UTF-8.
-        sys.stdout.reconfigure(errors="surrogateescape")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a file name may not be UTF-8
         yield sys.stdout
         return
     path = pathlib.Path(_OUTPUT.value).expanduser()

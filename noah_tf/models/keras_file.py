@@ -93,12 +93,15 @@ def model_from_json(text: str) -> tf.keras.Model:
         ValueError: this version of Keras cannot read it.
     """
     try:
-        return tf.keras.models.model_from_json(text)
+        model = tf.keras.models.model_from_json(text)
+        if not isinstance(model, tf.keras.Model):  # Keras 2 returns its config
+            raise TypeError("it is not the config of a model")
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{KERAS_NAME} cannot read the saved config of the backbone: another major version of "
             "Keras (2 or 3) wrote it."
         ) from error
+    return model
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

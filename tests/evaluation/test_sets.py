@@ -132,9 +132,7 @@ def test_different_classes_raise(finished_run, tmp_path):
         (tmp_path / "test" / name / "0.png").write_bytes(
             tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy()
         )
-    with pytest.raises(
-        ValueError, match="folders that are none of the 3 classes: cat, dog"
-    ):
+    with pytest.raises(ValueError, match="folders that are none of the 3 classes: cat, dog"):
         sets.open_sets(Workdir(finished_run), EvaluationOptions(["folder:test"], data_dir=tmp_path))
 
 

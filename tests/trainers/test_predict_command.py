@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 from forked_commands import error_lines, run_forked, run_trainers
 
+from noah_tf import attach_noah
 from noah_tf.export import export_run
-from noah_tf.models import load_keras_file
+from noah_tf.utils.keras_compat import IS_KERAS_3
 
 pytestmark = pytest.mark.slow
 PREPROCESSING = "--preprocessing=" + json.dumps(
@@ -40,13 +41,17 @@ def test_run_export_and_keras_file_give_the_same_answers(finished_run, shapes, p
     names = tmp_path / "names.txt"
     names.write_text("blob\ncross\nring\n")
     keras_flags = (f"--keras_file={finished_run / 'model.keras'}", f"--class_names={names}")
+    if not IS_KERAS_3:  # Keras 2 cannot load KerasCV's backbones from .keras files
+        keras_flags = (f"--workdir={finished_run}",)
+    else:
+        keras_flags += (PREPROCESSING,)
     run, export, keras_file, evaluate = run_trainers(
         tmp_path,
         ("predict", f"--workdir={finished_run}", photos, "--logits=run.npz",
          "--embeddings=embeddings.npz", "--output=answers/run.csv", "--batch_size=4"),
         ("predict", "--model_dir=saved_models/shapes", photos, "--logits=export.npz",
          "--embeddings=export_embeddings.npz", "--output=answers/export.jsonl", "--top_k=2"),
-        ("predict", *keras_flags, PREPROCESSING, photos, "--logits=keras.npz", "--top_k=1"),
+        ("predict", *keras_flags, photos, "--logits=keras.npz", "--top_k=1"),
         ("evaluate", f"--workdir={finished_run}", "--output=report"),
     )  # fmt: skip
     assert "Predicted 11 photos, 1 of them cannot be read." in run.stderr
@@ -80,9 +85,10 @@ def test_run_export_and_keras_file_give_the_same_answers(finished_run, shapes, p
     assert result["top1"] == pytest.approx(top1)
 
 
-def test_multi_label_answers_and_standard_output(finished_run, photos, tmp_path):
-    model = load_keras_file(str(finished_run / "model.keras"))
-    model.save(tmp_path / "model.keras")
+def test_multi_label_answers_and_standard_output(photos, tmp_path):
+    images = tf.keras.Input((32, 32, 3))
+    features = tf.keras.layers.Conv2D(8, 3, strides=4)(images)
+    attach_noah(tf.keras.Model(images, features), 3).save(tmp_path / "model.keras")
     flags = ("--keras_file=model.keras", PREPROCESSING, "--multi_label")
     zero, one = run_trainers(
         tmp_path,

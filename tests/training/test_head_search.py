@@ -14,14 +14,15 @@ pytestmark = pytest.mark.one_stack
 @slow_on_one_stack
 def test_best_rate_on_validation_is_trained_and_tested_once(shapes, tmp_path):
     config = small_recipe(shapes)
-    config.train.epochs = 1
-    # The train split is used as the validation split.
-    outcome = head_search.compare_heads(config, tmp_path, [1e-3, 1e-2], 1, select_split="train")
+    config.train.epochs, config.data.train_split = 1, "train[:70%]"
+    outcome = head_search.compare_heads(
+        config, tmp_path, [1e-3, 1e-2], 1, select_split="train[70%:]"
+    )
     for head in ("gap", "noah"):
         row = outcome[head]
         assert row["trials"][row["learning_rate"]] == max(row["trials"].values())
         run = json.loads((tmp_path / head / "config.json").read_text())
-        assert run["model"]["head"] == head and run["data"]["eval_split"] == "train"
+        assert run["model"]["head"] == head and run["data"]["eval_split"] == "train[70%:]"
         assert run["optimizer"]["learning_rate"] == row["learning_rate"]
         assert row["result"]["examples"] == 10  # the test split's
         assert (tmp_path / head / "eval_test.json").exists()

@@ -64,6 +64,11 @@ def write_tiny_model(path, tolerant=False, top_k=2):
         outputs["region"] = tf.tile([[0.0, 0.0, 1.0, 0.5]], [count, 1])
         return outputs
 
+    def embed(image_bytes):
+        outputs = from_bytes(image_bytes)
+        # The features are the mean color too.
+        return {**outputs, "pooled": outputs["logits"], "attended": outputs["logits"] + 1.0}
+
     def from_pixels(images):
         return predictions(tf.reduce_mean(tf.cast(images, tf.float32), [1, 2]) / 255)
 
@@ -74,6 +79,7 @@ def write_tiny_model(path, tolerant=False, top_k=2):
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     signatures = {
         "serving_default": signature(from_bytes, image_bytes=image_bytes),
+        "embed": signature(embed, image_bytes=image_bytes),
         "explain": signature(explain, image_bytes=image_bytes),
         "serve_tensor": signature(from_pixels, images=images),
     }

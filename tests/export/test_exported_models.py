@@ -37,7 +37,7 @@ def test_bytes_and_pixels_match_evaluation(shared, tmp_path, name, size, grid):
 
     path = export_savedmodel(model, tmp_path / name, preprocessing, warmup_batch_sizes=(1, 3))
     requests = list(read_requests(path))
-    assert len(requests) == 6
+    assert len(requests) == 8
     with loaded_graph(path) as call:
         answer = call("serving_default", image_bytes=photos)
         np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)

@@ -120,7 +120,7 @@ def test_only_models_with_maps_have_the_signature_explain(tmp_path):
         tf.keras.layers.Dense(480)(tf.keras.layers.GlobalAveragePooling2D()(inputs))
     )
     model = attach_noah(tf.keras.Model(inputs, tokens), 4, drop_class_token=False)
-    assert signatures_of(model, tmp_path / "odd") == {"serving_default", "serve_tensor"}
+    assert signatures_of(model, tmp_path / "odd") == {"serving_default", "serve_tensor", "embed"}
 
 
 def signatures_of(model, folder):
@@ -253,9 +253,8 @@ def check_ops(path):
 @pytest.mark.slow
 def test_every_warmup_request_is_answered(path):
     requests = list(read_requests(path))
-    expected = {
-        (name, size) for name in ("serving_default", "serve_tensor", "explain") for size in (1, 4)
-    }
+    names = ("serving_default", "serve_tensor", "embed", "explain")
+    expected = {(name, size) for name in names for size in (1, 4)}
     assert {(name, len(next(iter(inputs.values())))) for name, inputs in requests} == expected
     with loaded_graph(path) as call:
         for name, inputs in requests:

@@ -62,7 +62,7 @@ def test_photos_are_answered_over_rest_and_grpc(models, exported, make_clients):
     expected = expected_logits(models[0], FILES)
     with StandIn(exported, "shapes") as server:
         with server.loaded("shapes") as (version, loaded):
-            assert (version, loaded.num_warmed_up) == (1, 6)
+            assert (version, loaded.num_warmed_up) == (1, 8)
         for client in make_clients(server):
             client.wait_until_ready(0)
             answers = client.predict(list(FILES))
@@ -71,6 +71,9 @@ def test_photos_are_answered_over_rest_and_grpc(models, exported, make_clients):
             (answer,) = client.predict([FILES[0]], signature="explain")
             assert np.shape(answer["attention"]) == (5, 5, 5)
             np.testing.assert_allclose(np.sum(answer["attention"], (0, 1)), 1, atol=1e-5)
+            (answer,) = client.predict([FILES[0]], signature="embed")
+            assert np.shape(answer["pooled"]) == np.shape(answer["attended"])
+            assert np.isfinite([answer["pooled"], answer["attended"]]).all()
             with pytest.raises(ServingError, match="image 1 of the request: .*empty") as raised:
                 client.predict([FILES[0], b""])
             assert raised.value.refused

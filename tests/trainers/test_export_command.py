@@ -47,7 +47,7 @@ def test_run_with_a_variant(finished_run, tmp_path):
     # With Keras 2, KerasCV prints which backend it uses.
     lines = [line for line in export.stdout.splitlines() if "backend" not in line]
     assert lines[0] == (
-        "Wrote saved_models/shapes/1: signatures serving_default, serve_tensor, explain."
+        "Wrote saved_models/shapes/1: signatures serving_default, serve_tensor, embed, explain."
     )
     assert lines[1].startswith("saved_model.pb: top-1 agrees on 100.0 % of 6 photos")
     assert lines[2].startswith("model_dynamic.tflite: top-1 agrees on ")
@@ -76,7 +76,7 @@ def test_keras_file_with_its_preprocessing(photos, tmp_path):
     preprocessing_flag = '--preprocessing={"image_size": [24, 24], "resize_size": 30}'
     messages = {
         "--preprocessing=x": "The preprocessing must be a JSON object",
-        "--keras_file=names.txt": "cannot load names.txt: it must be a .keras file",
+        "--keras_file=names.txt": "cannot load names.txt (",
         "--keras_file=nothing.keras": "There is no file nothing.keras.",
         "--weights=ema": "--weights does not apply together with --keras_file: leave it out.",
         "--name=..": "must consist of letters, digits, '_', '-' and '.', got '..'",

@@ -11,8 +11,8 @@ import tensorflow as tf
 from noah_tf import attach_noah
 from noah_tf.datasets import BatchOptions, Source, eval_batches
 from noah_tf.datasets.registry import open_source
-from noah_tf.export.from_keras_file import load_keras_file
 from noah_tf.images import Preprocessing
+from noah_tf.models import load_keras_file
 
 # EfficientNet-Lite was trained on (pixel - 127) / 128.
 MEAN, STD = 127 / 255, 128 / 255

@@ -65,7 +65,7 @@ def test_embeddings(fixture, photos, request):
         np.testing.assert_allclose(prediction.attended, attention @ positions, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tolerant", [False, True])
+@pytest.mark.parametrize("tolerant", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_export_predicts_as_its_run(finished_run, photos, tmp_path, tolerant):
     export_run(finished_run, tmp_path / "export", tolerant=tolerant)
     predictor = ExportPredictor(tmp_path / "export")
@@ -98,6 +98,7 @@ def test_a_wrong_number_of_names_raises(finished_run):
         KerasPredictor(run.model, run.preprocessing, ("a", "b"))
 
 
+@pytest.mark.slow
 def test_a_photo_that_is_too_large_for_an_export_is_an_error(finished_run, photos, tmp_path):
     export_run(finished_run, tmp_path / "export", max_pixels=5000, warmup_batch_sizes=())
     large = tmp_path / "large.png"

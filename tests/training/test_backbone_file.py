@@ -49,6 +49,7 @@ def test_a_run_starts_from_the_files_weights(shapes, tmp_path, file, head, capsy
     np.testing.assert_allclose(stem(run.model), stem(tf.keras.models.load_model(file)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_is_exported_without_the_file(shapes, tmp_path, file, monkeypatch):
     config = recipe_for(shapes, file)
     train(config, tmp_path / "whole")

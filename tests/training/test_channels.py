@@ -47,6 +47,7 @@ def channel_recipe(shapes, tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 4])
 def test_training_evaluation_export_explanation_and_prediction(channel_recipe, tmp_path, channels):
     config = channel_recipe(channels)

@@ -133,6 +133,7 @@ def test_killed_run_ends_as_a_whole_one(
     assert [row.split(",")[0] for row in epochs[0]] == [row.split(",")[0] for row in epochs[1]]
 
 
+@pytest.mark.slow
 def test_killed_run_with_balanced_classes_ends_as_a_whole_one(shapes, tmp_path, monkeypatch):
     folder = shutil.copytree(shapes, tmp_path / "shapes")
     for photo in sorted((folder / "train" / "ring").iterdir())[2:]:

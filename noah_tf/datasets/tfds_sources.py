@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from noah_tf.datasets.records import read_records
-from noah_tf.datasets.source import Source
+from noah_tf.datasets.source import Source, read_by_index
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,23 @@ def open_tfds(
         features = builder.info.features
         label = _find_label(features, "/".join(label.path), name)
     files = _split_files(builder, split)
+    num_examples = sum(file.take for file in files)
+    parse = _parser(features, image, label)
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        fetch = _fetch_array_record(files, parse)
+        read = functools.partial(read_by_index, fetch, num_examples)
+    else:
+        fetch = None
+        ranges = tuple((str(file.filename), file.skip, file.take) for file in files)
+        read = functools.partial(read_records, ranges, parse)
     return Source(
         name=name,
         split=split,
-        num_examples=sum(take for _, _, take in files),
+        num_examples=num_examples,
         class_names=label.class_names,
         multi_label=label.kind != "class",
-        read=functools.partial(read_records, files, _parser(features, image, label)),
+        read=read,
+        fetch=fetch,
     )
 
 
@@ -153,14 +163,13 @@ def _find_builder(name, data_dir):
 
 
 def _split_files(builder, split):
-    """Returns the split's files: a tuple of (path, records to skip, records to take)."""
+    """Returns the split's files, a list of TFDS's `FileInstruction`."""
     splits = builder.info.splits
     file_format = builder.info.file_format
-    if file_format != tfds.core.FileFormat.TFRECORD:
+    if file_format not in (tfds.core.FileFormat.TFRECORD, tfds.core.FileFormat.ARRAY_RECORD):
         raise ValueError(
-            f"{builder.name!r} is stored as {file_format.value}, and only TFRecord is read; "
-            f"convert it: python -m tensorflow_datasets.scripts.convert_format --dataset_dir="
-            f"{builder.data_dir} --out_file_format=tfrecord --out_path=OTHER_FOLDER"
+            f"{builder.name!r} is stored as {file_format.value}, and only TFRecord and ArrayRecord "
+            f"are read; prepare it again: {_build_command(builder)} --file_format=tfrecord"
         )
     sizes = ", ".join(f"{key}: {value.num_examples}" for key, value in splits.items())
     try:
@@ -171,10 +180,24 @@ def _split_files(builder, split):
             f"{builder.name!r} has no split {split!r} ({cause}); it has {sizes}, their slices "
             "(train[:90%]) and their sums (train+test)."
         ) from error
-    files = tuple((str(f.filename), f.skip, f.take) for f in instructions if f.take)
+    files = [file for file in instructions if file.take]
     if not files:
         raise ValueError(f"Split {split!r} of {builder.name!r} is empty; the sizes are {sizes}.")
     return files
+
+
+def _fetch_array_record(files, parse):
+    """Returns `Source.fetch` for the records of ArrayRecord files, which are read by position."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    records = ArrayRecordDataSource(files)
+
+    def fetch(index):
+        record = tf.numpy_function(lambda i: records[int(i)], [index], tf.string)
+        record.set_shape([])
+        return {**parse(record), "index": index}
+
+    return fetch
 
 
 def _find_image(features, wanted, name):

@@ -408,3 +408,35 @@ def test_shared_cifar10(shared):
     example = next(iter(source.examples()))
     assert set(example) == {"image", "label", "index"}
     assert decode(example["image"]).shape == (32, 32, 3)
+
+
+def test_array_records_are_read_in_any_order(monkeypatch, tmp_path):
+    monkeypatch.setattr(ManyFiles, "FEATURES", {"image": IMAGE, "label": CLASSES})
+    sources = []
+    for file_format in ("tfrecord", "array_record"):
+        data_dir = tmp_path / file_format
+        builder = tfds.builder("many_files", data_dir=data_dir, file_format=file_format)
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False)
+        )
+        sources.append(open_source("many_files", "train[10%:]", data_dir=data_dir))
+    expected, examples = (list(source.examples()) for source in sources)
+    assert len(examples) == 36
+    for one, other in zip(examples, expected, strict=True):
+        assert {key: value.numpy() for key, value in one.items()} == {
+            key: value.numpy() for key, value in other.items()
+        }
+    source = sources[1]
+    order = indices(source, shuffle_seed=3)
+    assert sorted(order) == list(range(36)) and order == indices(source, shuffle_seed=3)
+    assert indices(source, shuffle_seed=3, skip=20) == order[20:]
+    assert source.fetch(tf.constant(7, tf.int64))["image"] == expected[7]["image"]
+
+
+def test_other_formats_of_tfds_raise(monkeypatch, tmp_path):
+    monkeypatch.setattr(ManyFiles, "FEATURES", {"image": IMAGE, "label": CLASSES})
+    builder = tfds.builder("many_files", data_dir=tmp_path, file_format="riegeli")
+    monkeypatch.setattr(type(builder), "is_prepared", lambda self: True)
+    monkeypatch.setattr(tfds, "builder", lambda *args, **kwargs: builder)
+    with pytest.raises(ValueError, match="stored as riegeli.* tfds build .*--file_format=tfrecord"):
+        open_source("many_files", "train", data_dir=tmp_path)

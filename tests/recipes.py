@@ -65,4 +65,5 @@ def small_recipe(shapes, head="noah"):
     config.train.batch_size = 8
     config.train.epochs = 2
     config.schedule.warmup_epochs = 0.0
+    config.train.recompute_batch_statistics = False
     return config

@@ -188,6 +188,10 @@ def _train() -> ml_collections.ConfigDict:
     # Weights of the classes in the loss: balanced, or numbers such as 1,2,0.5; None: equal.
     train.class_weights = config_dict.placeholder(str)
     train.frozen_epochs = 0  # first epochs, in which only the head is trained
+    train.frozen_layers = ()  # patterns of layers that are never trained, such as block_[0-9]_*
+    train.patience = 0  # epochs without a better evaluation after which the run ends; 0: never
+    # Whether evaluations compute BatchNorm's statistics anew; None: in runs of under 1,000 steps.
+    train.recompute_batch_statistics = config_dict.placeholder(bool)
     train.checkpoint_every = 0  # steps between checkpoints; 0: one per epoch
     train.checkpoint_minutes = 0.0  # minutes between checkpoints; 0: no checkpoints by time
     train.keep_checkpoints = 2

@@ -201,6 +201,20 @@ class Workdir:
         path = self.path / "result.json"
         return _read_json(path) if path.exists() else None
 
+    def reopen(self) -> None:
+        """Marks a complete run as incomplete, so that it is trained further.
+
+        Raises:
+            ValueError: its checkpoints are gone.
+        """
+        if not any(self.checkpoints.glob("ckpt-*.index")):
+            raise ValueError(
+                f"{self.path} has no checkpoint left to go on from: start another run with another "
+                f"--workdir and --config.model.weights={self.path}."
+            )
+        if self.writer:
+            (self.path / "result.json").unlink()
+
     def write_result(self, result: Mapping[str, Any], name: str = "result.json") -> pathlib.Path:
         """Writes a dict of results and returns its path."""
         path = self.output / name

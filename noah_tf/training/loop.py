@@ -13,6 +13,7 @@ from noah_tf.datasets import Source, naming_corrupt_examples, source_from_config
 from noah_tf.evaluation import Evaluator, metrics
 from noah_tf.runs import Checkpoints, Workdir, check_stack, model_config, recipe
 from noah_tf.training import recipe_checks
+from noah_tf.training.batch_statistics import BatchStatistics, recomputes
 from noah_tf.training.initial_weights import (
     backbone_of_run,
     check_initial_weights,
@@ -22,6 +23,7 @@ from noah_tf.training.interrupt import Interrupted, StopRequest, stop_requests
 from noah_tf.training.losses import training_loss
 from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.progress import Progress, Timer
+from noah_tf.training.run_length import changed_length, is_complete
 from noah_tf.training.state import TrainState, build_state
 from noah_tf.training.train_step import make_train_step
 from noah_tf.utils import distribute
@@ -52,7 +54,7 @@ def train(
 
     Every batch is a function of (seed, epoch, position), and the checkpoints hold all other state,
     so a run that was killed and resumed ends with the same weights as one that was not. A complete
-    run is left as it is.
+    run is left as it is, unless the recipe has more epochs or more patience now: then it goes on.
 
     Args:
         config: a recipe, see `recipe.base`.
@@ -61,8 +63,8 @@ def train(
 
     Returns:
         Dict with the last evaluation ("top1" or "mAP", "loss", ...; the prefix "ema_" marks that of
-        the moving average), its best value ("best_top1" or "best_mAP") with its step, "steps" and
-        "parameters". The folder's result.json has the same values.
+        the moving average), its best value ("best_top1" or "best_mAP") with its step,
+        "epochs_since_best", "steps" and "parameters". The folder's result.json has the same values.
 
     Raises:
         ValueError: the recipe contradicts itself, the data or the run in the folder, or another
@@ -92,12 +94,15 @@ def train(
             "train_examples": train_source.num_examples,
             "stack": KERAS_NAME,
         }
-        workdir.begin(model_config.with_head(config, state.model), data, recipe.RESUMABLE_KEYS)
+        resumable = (*recipe.RESUMABLE_KEYS, *changed_length(plan, workdir))
+        workdir.begin(model_config.with_head(config, state.model), data, resumable)
         if saved_backbone is not None and not workdir.has_progress():
             workdir.save_backbone(saved_backbone)
         if workdir.result() is not None:
-            print(f"{workdir.path} is already complete.", flush=True)
-            return workdir.result()
+            if is_complete(plan, workdir, train_source.num_examples):
+                print(f"{workdir.path} is already complete.", flush=True)
+                return workdir.result()
+            workdir.reopen()
         # In a new run, the first worker may not have written the data yet.
         if workdir.has_progress():
             check_stack(workdir)
@@ -145,6 +150,9 @@ class Trainer:
         self.evaluator = Evaluator(state.model, plan.strategy, train_source.multi_label)
         class_weights = plan.loss.weights_of_classes(train_source, plan.batches.cache)
         self._loss = training_loss(plan.loss, train_source.multi_label, class_weights)
+        self._statistics = None
+        if recomputes(plan, self.total_steps):
+            self._statistics = BatchStatistics(plan, state, train_source)
         self._train_steps: dict[tuple[int, ...], Callable] = {}
         self._batches: Iterator[Any] = iter(())
         self._stop, self._clock = stop, clock
@@ -164,6 +172,13 @@ class Trainer:
             # repeats the evaluation.
             evaluations = self.evaluate()
             self.end_epoch(evaluations)
+            if self.progress.is_out_of_patience:
+                print(
+                    f"The last {self.progress.epochs_since_best} epochs had no better evaluation, "
+                    f"so the run ends (train.patience={self.plan.train.patience}).",
+                    flush=True,
+                )
+                break
         return self.finish(evaluations)
 
     def restore(self) -> None:
@@ -182,6 +197,13 @@ class Trainer:
             f"starting from {start}",
             flush=True,
         )
+        if self._statistics is not None and self._statistics.layers():
+            print(
+                "For each evaluation, BatchNorm's statistics are computed from "
+                f"{self._statistics.num_batches} training batches "
+                "(train.recompute_batch_statistics).",
+                flush=True,
+            )
         self.workdir.keep_epochs(self.progress.epochs_done)
 
     def train_epoch(self, epoch: int) -> None:
@@ -240,21 +262,23 @@ class Trainer:
         Returns:
             Dict that maps the prefix "" of the model, or "ema_" of its moving average, to metrics.
         """
-        evaluations = {"": self._metrics()}
-        if self.state.average is not None:
-            with self._averaged_weights():
-                evaluations["ema_"] = self._metrics()
-        candidate = evaluations.get("ema_", evaluations[""])
-        if self.progress.update_best(candidate[metrics.primary_metric(candidate)], self.step):
-            with self._averaged_weights():
-                self.workdir.save_best(self.state.model, {**candidate, "step": self.step})
+        evaluations = {}
+        for prefix in ("", "ema_") if self.state.average is not None else ("",):
+            with self._evaluated_weights(averaged=bool(prefix)):
+                evaluations[prefix] = result = self._metrics()
+                # The averaged weights, which come last, are the candidates if there are any.
+                is_candidate = bool(prefix) or self.state.average is None
+                value = result[metrics.primary_metric(result)]
+                if is_candidate and self.progress.update_best(value, self.step):
+                    self.workdir.save_best(self.state.model, {**result, "step": self.step})
         return evaluations
 
     def end_epoch(self, evaluations: dict[str, dict[str, Any]]) -> None:
         """Writes the row of the epoch, and leaves the run if it was asked to stop."""
         row = self.progress.end_epoch(self.step, self._learning_rate(), evaluations)
         self.workdir.add_epoch(row)
-        if self._any_worker(bool(self._stop))[0] and self.step < self.total_steps:
+        is_last = self.step == self.total_steps or self.progress.is_out_of_patience
+        if self._any_worker(bool(self._stop))[0] and not is_last:
             self.interrupt()
 
     def finish(self, evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -265,11 +289,13 @@ class Trainer:
             result.update({f"{prefix}{name}": value for name, value in evaluation.items()})
         best_value, best_step = self.progress.best
         result[f"best_{metrics.primary_metric(result)}"] = best_value
-        result.update(best_step=best_step, steps=self.step, parameters=model.count_params())
+        result.update(best_step=best_step, epochs_since_best=self.progress.epochs_since_best)
+        result.update(steps=self.step, parameters=model.count_params())
         if self.state.average is not None:
-            with self._averaged_weights():
+            with self._evaluated_weights(averaged=True):
                 self.workdir.save_weights(model, "ema")
-        self.workdir.finish(model, result)
+        with self._evaluated_weights():
+            self.workdir.finish(model, result)
         return result
 
     def interrupt(self) -> NoReturn:
@@ -303,10 +329,19 @@ class Trainer:
         if self._stop and not self._is_multi_worker:
             self.interrupt()
 
-    def _averaged_weights(self) -> contextlib.AbstractContextManager:
-        """Returns a context in which the model has the averaged weights, if there are any."""
-        average = self.state.average
-        return contextlib.nullcontext() if average is None else average.swapped()
+    @contextlib.contextmanager
+    def _evaluated_weights(self, averaged: bool = False) -> Iterator[None]:
+        """Within it, the model has the weights and statistics that are evaluated and saved.
+
+        Args:
+            averaged: whether to take the averaged weights.
+        """
+        with contextlib.ExitStack() as stack:
+            if averaged and self.state.average is not None:
+                stack.enter_context(self.state.average.swapped())
+            if self._statistics is not None:
+                stack.enter_context(self._statistics.recomputed())
+            yield
 
     def _learning_rate(self) -> float:
         """Returns the learning rate of the last step."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.training.param_groups import backbone_variables, decay_mask, layer_factors
+from noah_tf.training.param_groups import LayerStart, decay_mask, layer_factors
 from noah_tf.training.settings import raise_joined
 from noah_tf.training.update_rules import LAMB, SGD, AdamW
 from noah_tf.utils.keras_compat import raw_variable
@@ -318,7 +318,7 @@ def make_optimizer(
     settings: OptimizerSettings,
     schedule: Callable,
     model: tf.keras.Model,
-    frozen_steps: int = 0,
+    layer_starts: Sequence[LayerStart] = (),
     loss_scale: bool = False,
 ) -> Optimizer:
     """Returns the optimizer of a recipe for a model.
@@ -327,7 +327,7 @@ def make_optimizer(
         settings: the `optimizer` section, an `OptimizerSettings`.
         schedule: the learning rate as a function of the step, see `make_schedule`.
         model: the model, of `attach_noah` or `create_model`.
-        frozen_steps: first steps of the run, in which only the head is trained.
+        layer_starts: the layers that are frozen at first, see `param_groups.layer_starts`.
         loss_scale: whether to scale the loss, as mixed_float16 needs it.
 
     Returns:
@@ -345,7 +345,7 @@ def make_optimizer(
     lr_factors = None
     if settings.layer_decay is not None:
         lr_factors = layer_factors(model, settings.layer_decay, settings.layer_decay_groups)
-    frozen = {id(variable) for variable in backbone_variables(model)} if frozen_steps else set()
+    starts = {id(weight): step for layer, step in layer_starts for weight in layer.weights}
     return Optimizer(
         variables,
         settings.rule,
@@ -353,7 +353,7 @@ def make_optimizer(
         settings.weight_decay,
         decay_mask(variables, settings.exempt_1d, settings.exempt),
         lr_factors=lr_factors,
-        start_steps=[frozen_steps if id(variable) in frozen else 0 for variable in variables],
+        start_steps=[starts.get(id(variable), 0) for variable in variables],
         clip_norm=settings.clip_norm,
         loss_scale=loss_scale,
     )

@@ -1,14 +1,24 @@
-"""Groups of weights: those that decay, those of the backbone, and their learning rates."""
+"""Groups of weights: those that decay, those that are frozen, and their learning rates."""
 
 import difflib
 import fnmatch
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from noah_tf.models import feature_layer_name, weighted_layers
 from noah_tf.utils.keras_compat import weight_path
+
+# The start of a layer that is never trained: no run reaches this step.
+NEVER = 2**63 - 1
+
+
+class LayerStart(NamedTuple):
+    """A layer that is frozen at first, and the step from which it is trained."""
+
+    layer: Any
+    step: int
 
 
 def decay_mask(
@@ -34,13 +44,7 @@ def decay_mask(
     if isinstance(exempt, str):
         raise ValueError(f"optimizer.exempt must be a tuple of patterns, got {exempt!r}.")
     paths = [weight_path(weight) for weight in weights]
-    for pattern in exempt:
-        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
-            nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0)
-            raise ValueError(
-                f"the pattern {pattern!r} of optimizer.exempt matches no weight; the nearest are "
-                f"{', '.join(repr(path) for path in nearest)}."
-            )
+    _check_patterns("optimizer.exempt", exempt, "weight", paths)
     return [is_decayed(weight, exempt_1d, exempt) for weight in weights]
 
 
@@ -92,18 +96,55 @@ def layer_factors(model: tf.keras.Model, decay: float, groups: int = 12) -> list
     return [factors.get(id(variable), 1.0) for variable in model.trainable_variables]
 
 
-def backbone_variables(model: tf.keras.Model) -> list:
-    """Returns the trainable variables of the backbone, in the order of `trainable_variables`.
+def layer_starts(
+    model: tf.keras.Model, frozen_steps: int = 0, frozen_layers: Sequence[str] = ()
+) -> list[LayerStart]:
+    """Returns the layers that are frozen at first, with the step from which each is trained.
 
     Args:
         model: a model of `attach_noah` or `create_model`.
+        frozen_steps: first steps of the run, in which only the head is trained.
+        frozen_layers: patterns, with wildcards as in file names, of the names of layers that are
+            never trained. The name of a layer of a nested model begins with that model's name and
+            a slash. Each pattern must match at least one layer that has weights.
 
     Raises:
-        ValueError: the model's head is unknown.
+        ValueError: a pattern matches no layer, or the patterns match all layers; or the model's
+            head is unknown.
+
+    Example:
+
+    >>> layer_starts(model, frozen_layers=("Conv1*", "block_[0-9]_*"))
     """
-    layers = backbone_layers(model)
-    ids = {id(variable) for layer in layers for variable in layer.trainable_variables}
-    return [variable for variable in model.trainable_variables if id(variable) in ids]
+    layers = dict(weighted_layers(model))
+    _check_patterns("train.frozen_layers", frozen_layers, "layer", list(layers))
+    never = {
+        name: layer
+        for name, layer in layers.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in frozen_layers)
+    }
+    if len(never) == len(layers):
+        raise ValueError(f"train.frozen_layers={frozen_layers!r} freezes all layers: leave some.")
+    starts = [LayerStart(layer, NEVER) for layer in never.values()]
+    if frozen_steps:
+        ids = {id(layer) for layer in never.values()}
+        starts += [
+            LayerStart(layer, frozen_steps)
+            for layer in backbone_layers(model)
+            if id(layer) not in ids
+        ]
+    return starts
+
+
+def _check_patterns(option: str, patterns: Sequence[str], noun: str, names: Sequence[str]) -> None:
+    """Raises ValueError if a pattern of an option matches none of the names."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0)
+            raise ValueError(
+                f"the pattern {pattern!r} of {option} matches no {noun}; the nearest are "
+                f"{', '.join(map(repr, nearest))}."
+            )
 
 
 def backbone_layers(model: tf.keras.Model) -> list:

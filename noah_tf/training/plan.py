@@ -120,6 +120,10 @@ class TrainingPlan:
         """The preprocessing of training, evaluation and export."""
         return self.transform.preprocessing
 
+    def normalize(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the images of a training batch as the model takes them."""
+        return images if self.transform.normalize else self.preprocessing.normalize(images)
+
     def steps_per_epoch(self, num_examples: int) -> int:
         """Returns the number of whole batches of the training examples."""
         return num_examples // self.batches.batch_size

@@ -40,11 +40,6 @@ def combination_problems(config: ml_collections.ConfigDict, replicas: int) -> It
             f"train.accumulate={train.accumulate} does not divide the "
             f"{train.batch_size // replicas} examples of a replica's share of a batch"
         )
-    if train.frozen_epochs and train.frozen_epochs >= train.epochs:
-        yield (
-            f"train.frozen_epochs={train.frozen_epochs} must be less than "
-            f"train.epochs={train.epochs}"
-        )
     if train.loss == "sparse_categorical_crossentropy":
         if config.augment.mixup or config.augment.cutmix:
             yield (

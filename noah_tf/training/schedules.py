@@ -72,6 +72,11 @@ class Schedule:
         if self.name == "step":
             self._check_boundaries()
 
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether the rate of a step depends on how many epochs the run has."""
+        return self.name in ("cosine", "linear")
+
     @classmethod
     def from_config(
         cls, section: ml_collections.ConfigDict, peak: float, total_epochs: float

@@ -36,7 +36,13 @@ class TrainSettings:
         epochs: epochs of the run.
         batch_size: examples in a batch, over all replicas.
         accumulate: parts in which each replica computes its share of a batch.
-        frozen_epochs: first epochs, in which only the head is trained.
+        frozen_epochs: first epochs, in which only the head is trained. If all epochs are, the run
+            is a linear probe.
+        frozen_layers: patterns of the names of layers that are never trained, see
+            `param_groups.layer_starts`.
+        patience: the run ends after so many epochs without a better evaluation; 0 for never.
+        recompute_batch_statistics: whether an evaluation computes BatchNorm's statistics anew, see
+            `BatchStatistics`. None for runs of fewer than 1,000 steps.
         checkpoint_every: steps between checkpoints; 0 for one per epoch.
         checkpoint_minutes: minutes between checkpoints; 0 for no checkpoints by time.
         keep_checkpoints: number of newest checkpoints to keep.
@@ -50,6 +56,9 @@ class TrainSettings:
     batch_size: int
     accumulate: int = 1
     frozen_epochs: int = 0
+    frozen_layers: tuple = ()
+    patience: int = 0
+    recompute_batch_statistics: bool | None = None
     checkpoint_every: int = 0
     checkpoint_minutes: float = 0.0
     keep_checkpoints: int = 2
@@ -61,9 +70,15 @@ class TrainSettings:
             "batch_size": 1,
             "accumulate": 1,
             "frozen_epochs": 0,
+            "patience": 0,
             "checkpoint_every": 0,
             "checkpoint_minutes": 0,
             "keep_checkpoints": 1,
             "log_every": 1,
         }
-        raise_joined(range_problems("train", self, smallest))
+        problems = range_problems("train", self, smallest)
+        if isinstance(self.frozen_layers, str):
+            problems.append(
+                f"train.frozen_layers must be a tuple of patterns, got {self.frozen_layers!r}"
+            )
+        raise_joined(problems)

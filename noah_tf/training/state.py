@@ -1,12 +1,13 @@
 """The state that training changes: the model, its optimizer, its moving average."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from noah_tf.runs import MovingAverage, SavedBackbone
 from noah_tf.training.optimizer import Optimizer, make_optimizer
-from noah_tf.training.param_groups import backbone_layers
+from noah_tf.training.param_groups import LayerStart, layer_starts
 from noah_tf.training.plan import TrainingPlan
 from noah_tf.utils import distribute
 from noah_tf.utils.keras_compat import raw_variable, seed_layers
@@ -20,7 +21,7 @@ class TrainState:
         model: the Keras model.
         optimizer: the `Optimizer` of the model's trainable variables.
         average: the `MovingAverage`, or None.
-        backbone: the layers that are frozen until the optimizer trains all weights.
+        layer_starts: the layers that are frozen at first, and when each is trained.
         variables: the weights that the optimizer has, in its order.
         statistics: the float weights that are not trained, which are those of BatchNorm.
     """
@@ -28,7 +29,7 @@ class TrainState:
     model: tf.keras.Model
     optimizer: Optimizer
     average: MovingAverage | None = None
-    backbone: tuple = ()
+    layer_starts: Sequence[LayerStart] = ()
     variables: list = dataclasses.field(init=False)
     statistics: list = dataclasses.field(init=False)
 
@@ -38,10 +39,10 @@ class TrainState:
         self.statistics = [weight for weight in weights if weight.dtype.is_floating]
 
     def freeze_until_start(self, step: int) -> tuple[int, ...]:
-        """Freezes the backbone's layers, or unfreezes them once the optimizer trains their weights.
+        """Freezes the layers whose start is yet to come, and unfreezes the others.
 
-        The optimizer's `start_steps` alone decide what is trained. `layer.trainable` follows them,
-        so that the BatchNorm of frozen layers works as in evaluation.
+        The optimizer's `start_steps` decide which weights are trained. `layer.trainable` follows
+        them, so that the BatchNorm of frozen layers works as in evaluation.
 
         Args:
             step: the next step of the run.
@@ -49,10 +50,9 @@ class TrainState:
         Returns:
             The indices of the `variables` that are trained at this step.
         """
-        indices = self.optimizer.trained_indices(step)
-        for layer in self.backbone:
-            layer.trainable = len(indices) == len(self.variables)
-        return indices
+        for layer, start in self.layer_starts:
+            layer.trainable = start <= step
+        return self.optimizer.trained_indices(step)
 
 
 def build_state(
@@ -75,14 +75,13 @@ def build_state(
     frozen_steps = plan.train.frozen_epochs * steps_per_epoch
     with distribute.dtype_policy(plan.precision), plan.strategy.scope():
         model = plan.model.build(plan.preprocessing.input_shape, num_classes, saved_backbone)
+        starts = layer_starts(model, frozen_steps, plan.train.frozen_layers)
         optimizer = make_optimizer(
             plan.optimizer,
             plan.schedule.for_steps(steps_per_epoch),
             model,
-            frozen_steps,
+            starts,
             loss_scale=plan.precision == "mixed_float16",
         )
         average = MovingAverage(model, plan.ema_decay) if plan.ema_decay else None
-    return TrainState(
-        model, optimizer, average, tuple(backbone_layers(model)) if frozen_steps else ()
-    )
+    return TrainState(model, optimizer, average, starts)

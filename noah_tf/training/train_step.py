@@ -34,13 +34,12 @@ def make_train_step(
     model, optimizer = state.model, state.optimizer
     trained = [state.variables[index] for index in trained_indices]
     top_k = min(5, model.output_shape[-1])
-    normalize = tf.identity if plan.transform.normalize else plan.preprocessing.normalize
 
     def sums_and_gradients(
         images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
     ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            logits = model(normalize(images), training=True)
+            logits = model(plan.normalize(images), training=True)
             losses = weights * loss(targets, logits)
             # The gradients are summed over the replicas and over the parts of their batches. So
             # the loss is divided by the size of the whole batch, and the penalties, which do not

@@ -114,3 +114,12 @@ def random_states(model: tf.keras.Model) -> list[Any]:
     holders = (getattr(layer, "_random_generator", None) for layer in model._flatten_layers())
     generators = (getattr(holder, "_generator", None) for holder in holders)
     return [generator for generator in generators if generator is not None]
+
+
+def random_state_variables(model: tf.keras.Model) -> list[tf.Variable]:
+    """Returns the variables of all random states of a model, those of the head included."""
+    if IS_KERAS_3:
+        return random_states(model)
+    streams = (getattr(layer, "_seed_stream", None) for layer in model._flatten_layers())
+    generators = [*random_states(model), *(stream for stream in streams if stream is not None)]
+    return [generator.state for generator in generators]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from recipes import small_recipe
-from test_loop import train_and_kill
+from training_runs import train_and_kill
 
 from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.export.from_run import export_run

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from recipes import TRAIN_EXAMPLES, small_recipe
 from stacks import slow_on_one_stack
+from training_runs import Killed, kill_after, train_and_kill, weights
 
 import noah_tf
 from noah_tf.evaluation.evaluator import evaluate_run
@@ -25,39 +26,6 @@ from noah_tf.training.loop import train
 from noah_tf.training.optimizer import OptimizerSettings
 from noah_tf.training.schedules import Schedule
 from noah_tf.training.settings import TrainSettings
-
-
-def weights(workdir):
-    return load_run(workdir).model.get_weights()
-
-
-class Killed(Exception):
-    """Stands for a kill, because nothing in the package catches it."""
-
-
-def kill_after(monkeypatch, steps):
-    make = loop.make_train_step
-    left = [steps]
-
-    def killing(*arguments):
-        step = make(*arguments)
-
-        def counted(batch):
-            if not left[0]:
-                raise Killed
-            left[0] -= 1
-            return step(batch)
-
-        return counted
-
-    monkeypatch.setattr(loop, "make_train_step", killing)
-
-
-def train_and_kill(monkeypatch, steps, config, workdir, **options):
-    """Starts or resumes a run, and kills it after some steps."""
-    with monkeypatch.context() as context, pytest.raises(Killed):
-        kill_after(context, steps)
-        train(config, workdir, **options)
 
 
 def test_run_writes_its_files(finished_run):

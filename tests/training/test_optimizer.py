@@ -9,6 +9,7 @@ from head_helpers import run_python
 
 import noah_tf
 from noah_tf.training import optimizer as optim
+from noah_tf.training.param_groups import layer_starts
 from noah_tf.utils.distribute import dtype_policy
 
 SHAPES = ((3, 2), (2,), (2, 2, 4))
@@ -476,7 +477,8 @@ def test_checkpoint_has_all_state(tmp_path):
 
 def make_by_settings(model, frozen_steps=0, **options):
     settings = optim.OptimizerSettings(**{"name": "adamw", "weight_decay": 0.05, **options})
-    return optim.make_optimizer(settings, lambda step: tf.constant(0.4), model, frozen_steps)
+    starts = layer_starts(model, frozen_steps)
+    return optim.make_optimizer(settings, lambda step: tf.constant(0.4), model, starts)
 
 
 @pytest.fixture(scope="module")

@@ -104,11 +104,11 @@ def layers_of(model, selected):
 )
 def test_layers_after_the_features_are_the_head(name, head):
     model = model_of(name)
-    backbone = param_groups.backbone_variables(model)
-    ids = {id(variable) for variable in backbone}
+    starts = param_groups.layer_starts(model, frozen_steps=3)
+    assert {start.step for start in starts} == {3}
+    ids = {id(weight) for layer, _ in starts for weight in layer.weights}
     behind = [variable for variable in model.trainable_variables if id(variable) not in ids]
     assert layers_of(model, behind) == head
-    assert [id(v) for v in model.trainable_variables if id(v) in ids] == [id(v) for v in backbone]
 
 
 def test_layers_far_from_the_head_learn_slower():
@@ -148,3 +148,15 @@ def test_model_without_our_head_raises():
     model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="attach_noah did not make it"):
         param_groups.layer_factors(model, 0.5)
+
+
+def test_patterns_of_frozen_layers_are_checked():
+    inputs = tf.keras.Input((6, 6, 3))
+    features = tf.keras.layers.Conv2D(8, 3, name="features")(inputs)
+    model = noah_tf.attach_noah(tf.keras.Model(inputs, features), num_classes=3)
+    with pytest.raises(ValueError, match="'blocks' of train.frozen_layers matches no layer; the n"):
+        param_groups.layer_starts(model, frozen_layers=("features", "blocks"))
+    with pytest.raises(ValueError, match=r"frozen_layers=\('\*',\) freezes all layers: leave some"):
+        param_groups.layer_starts(model, frozen_layers=("*",))
+    (start,) = param_groups.layer_starts(model, frozen_layers=("feat*",))
+    assert start == (model.get_layer("features"), param_groups.NEVER)

@@ -1,0 +1,169 @@
+"""BatchNorm's statistics for an evaluation, computed anew from training batches.
+
+The moving averages of Keras follow the weights slowly: with a momentum of 0.99, a tenth of the
+initial values is left after 230 steps. In a short run they say little about the trained network,
+and its evaluation can be far worse than its training.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from noah_tf.datasets import Source, naming_corrupt_examples, train_batches
+from noah_tf.training.plan import TrainingPlan
+from noah_tf.training.state import TrainState
+from noah_tf.utils import distribute
+from noah_tf.utils.keras_compat import random_state_variables, raw_variable
+
+# Runs with fewer steps compute the statistics anew unless the recipe says otherwise.
+SHORT_RUN_STEPS = 1000
+# The largest number of training batches that the statistics are computed from.
+MAX_BATCHES = 100
+
+
+class BatchStatistics:
+    """Computes the statistics of BatchNorm from training batches, with the weights as they are.
+
+    The batches are the first ones of the first epoch, so the statistics are a function of the
+    weights, the random state and the recipe. The layers normalize by the statistics of the batch
+    meanwhile, as in training. The mean of a layer is the average over the batches, and the variance
+    that of all their examples together. Layers that are frozen keep their statistics.
+
+    Args:
+        plan: the plan of the run.
+        state: the model and its statistics.
+        source: the source of training examples.
+
+    Source: "Precise BatchNorm" of Wu and Johnson (arXiv 2105.07576), section 3.
+    """
+
+    def __init__(self, plan: TrainingPlan, state: TrainState, source: Source) -> None:
+        self._plan, self._state, self._source = plan, state, source
+        # As many examples at once as a device has in training.
+        options = dataclasses.replace(
+            plan.batches, batch_size=plan.batches.batch_size // plan.train.accumulate
+        )
+        self.num_batches = min(MAX_BATCHES, source.num_examples // options.batch_size)
+
+        def make_batches(shard: tuple[int, int], replicas: int) -> tf.data.Dataset:
+            batches = train_batches(
+                source,
+                plan.transform,
+                options,
+                seed=plan.seed,
+                epoch=0,
+                num_epochs=1,
+                balanced=plan.config.data.balanced_sampling,
+                shard=shard,
+                replicas=replicas,
+            )
+            return batches.take(self.num_batches)
+
+        self._make_batches = make_batches
+        self._moments: dict[tuple[int, ...], Callable] = {}
+
+    @functools.cached_property
+    def _batches(self) -> Any:
+        return distribute.distribute_batches(self._plan.strategy, self._make_batches)
+
+    def layers(self) -> list[Any]:
+        """Returns the BatchNorm layers of the model, also those of nested models and layers."""
+        return [
+            layer
+            for layer in self._state.model._flatten_layers()
+            if isinstance(layer, tf.keras.layers.BatchNormalization)
+        ]
+
+    @contextlib.contextmanager
+    def recomputed(self) -> Iterator[None]:
+        """Within it, the model has the new statistics. Afterwards it is as it was before."""
+        layers = [layer for layer in self.layers() if layer.trainable]
+        if not layers:
+            yield
+            return
+        model = self._state.model
+        saved = self._copies([*self._state.statistics, *random_state_variables(model)])
+        try:
+            means, variances = self._statistics(layers)
+            for layer, mean, variance in zip(layers, means, variances, strict=True):
+                for weight, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+                    for copy, _ in self._copies([raw_variable(weight)]):
+                        copy.assign(tf.cast(value, copy.dtype))
+            yield
+        finally:
+            for copy, value in saved:
+                copy.assign(value)
+
+    def _copies(self, variables: Sequence[Any]) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """Returns the copy of each variable on each device of this process, with its value."""
+        local = self._plan.strategy.experimental_local_results
+        return [(copy, copy.read_value()) for variable in variables for copy in local(variable)]
+
+    def _statistics(self, layers: Sequence[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Returns the mean and the variance of the inputs of each layer over all batches."""
+        key = tuple(map(id, layers))
+        if key not in self._moments:
+            self._moments[key] = self._make_moments(layers)
+        moments = []
+        with naming_corrupt_examples(self._source, self._plan.preprocessing.decode):
+            for images, _, _ in self._batches:
+                moments.append([value.numpy() for value in self._moments[key](images)])
+        averages = [
+            np.asarray(np.mean(values, 0, np.float64)) for values in zip(*moments, strict=True)
+        ]
+        means, squares = averages[: len(layers)], averages[len(layers) :]
+        variances = [
+            np.maximum(square - mean**2, 0) for mean, square in zip(means, squares, strict=True)
+        ]
+        return means, variances
+
+    def _make_moments(self, layers: Sequence[Any]) -> Callable:
+        """Returns a function from a distributed batch to the first two moments of each layer."""
+        strategy, model = self._plan.strategy, self._state.model
+
+        def replica_moments(images: tf.Tensor) -> list[tf.Tensor]:
+            with _without_memory(layers):
+                model(self._plan.normalize(images), training=True)
+            means = [tf.convert_to_tensor(raw_variable(layer.moving_mean)) for layer in layers]
+            variances = [
+                tf.convert_to_tensor(raw_variable(layer.moving_variance)) for layer in layers
+            ]
+            squares = [variance + mean**2 for mean, variance in zip(means, variances, strict=True)]
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.MEAN, [*means, *squares])
+
+        @tf.function
+        def moments(images: Any) -> list[tf.Tensor]:
+            per_replica = strategy.run(replica_moments, args=(images,))
+            return [strategy.experimental_local_results(value)[0] for value in per_replica]
+
+        return moments
+
+
+def recomputes(plan: TrainingPlan, total_steps: int) -> bool:
+    """Returns whether a run computes the statistics anew for its evaluations.
+
+    Args:
+        plan: the plan of the run.
+        total_steps: steps of the run.
+    """
+    option = plan.train.recompute_batch_statistics
+    return total_steps < SHORT_RUN_STEPS if option is None else option
+
+
+@contextlib.contextmanager
+def _without_memory(layers: Sequence[Any]) -> Iterator[None]:
+    """Within it, the moving averages of BatchNorm layers become the values of the last batch."""
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -142,7 +142,8 @@ def _augment() -> ml_collections.ConfigDict:
 def _optimizer() -> ml_collections.ConfigDict:
     """Returns the defaults of the `optimizer` section, see `OptimizerSettings`."""
     optimizer = ml_collections.ConfigDict()
-    optimizer.name = "sgd"  # or adamw, lamb
+    optimizer.name = "sgd"  # or adamw, lamb, or such as keras.Lion, tfa.NovoGrad with args
+    optimizer.args = ml_collections.ConfigDict()
     optimizer.learning_rate = 0.1  # the peak of the schedule
     optimizer.momentum = 0.9
     optimizer.nesterov = False

@@ -1,99 +1,20 @@
-"""The optimizers of the recipes, on one device or on the replicas of any strategy.
+"""The optimizer of a run, on one device or on the replicas of any strategy.
 
 Keras's own optimizers clip gradients before they are summed over the replicas, and Keras's
 LossScaleOptimizer wraps no other class than its own. `update_rules` says how the update rules
 differ from Keras's.
 """
 
-import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.training.param_groups import LayerStart, decay_mask, layer_factors
-from noah_tf.training.settings import raise_joined
-from noah_tf.training.update_rules import LAMB, SGD, AdamW
 from noah_tf.utils.keras_compat import raw_variable
-from noah_tf.utils.validation import is_number
-
-OPTIMIZERS = ("sgd", "adamw", "lamb")
 
 # Loss scaling as in PyTorch's GradScaler and Keras. The first scale rarely overflows.
 _FIRST_SCALE, _LARGEST_SCALE, _STEPS_TO_DOUBLE = 2.0**15, 2.0**126, 2000
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSettings:
-    """The `optimizer` section of a recipe without its learning rate, which `Schedule` has.
-
-    Attributes:
-        name: "sgd", "adamw" or "lamb".
-        momentum: of SGD, in [0, 1).
-        nesterov: whether SGD uses Nesterov momentum.
-        beta_1: of AdamW and LAMB, in [0, 1).
-        beta_2: likewise.
-        epsilon: of AdamW and LAMB, above 0.
-        weight_decay: at least 0; in the gradient for SGD, decoupled for the others.
-        exempt_1d: whether biases and normalization are not decayed, see `decay_mask`.
-        exempt: patterns of other weights that are not decayed, see `decay_mask`.
-        clip_norm: largest norm of all gradients together; None for no clipping.
-        layer_decay: factor of the learning rate per layer group, in (0, 1], see `layer_factors`;
-            None for one learning rate.
-        layer_decay_groups: number of layer groups of the backbone.
-
-    Raises:
-        ValueError: values are unknown or out of range; the message names all of them.
-    """
-
-    name: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    exempt_1d: bool = True
-    exempt: tuple = ()
-    clip_norm: float | None = None
-    layer_decay: float | None = None
-    layer_decay_groups: int = 12
-
-    def __post_init__(self) -> None:
-        raise_joined(list(self._problems()))
-
-    @property
-    def rule(self) -> SGD | AdamW | LAMB:
-        """The update rule."""
-        if self.name == "sgd":
-            return SGD(self.momentum, self.nesterov)
-        adam = AdamW if self.name == "adamw" else LAMB
-        return adam(self.beta_1, self.beta_2, self.epsilon)
-
-    def _problems(self) -> Iterator[str]:
-        def problem(name: str, is_allowed: Callable, allowed: str) -> Iterator[str]:
-            value = getattr(self, name)
-            if not is_number(value) or not is_allowed(value):
-                yield f"optimizer.{name} must be {allowed}, got {value!r}"
-
-        if self.name not in OPTIMIZERS:
-            yield f"optimizer.name must be one of {', '.join(OPTIMIZERS)}, got {self.name!r}"
-        if self.name == "sgd":
-            yield from problem("momentum", lambda x: 0 <= x < 1, "in [0, 1)")
-            if self.nesterov and not self.momentum:
-                yield "optimizer.nesterov needs optimizer.momentum above 0, got 0"
-        else:
-            yield from problem("beta_1", lambda x: 0 <= x < 1, "in [0, 1)")
-            yield from problem("beta_2", lambda x: 0 <= x < 1, "in [0, 1)")
-            yield from problem("epsilon", lambda x: 0 < x < math.inf, "above 0")
-        yield from problem("weight_decay", lambda x: 0 <= x < math.inf, "at least 0")
-        if self.clip_norm is not None:
-            yield from problem("clip_norm", lambda x: x > 0, "None or above 0")
-        if self.layer_decay is not None:
-            yield from problem("layer_decay", lambda x: 0 < x <= 1, "None or in (0, 1]")
-        yield from problem("layer_decay_groups", lambda x: x >= 1, "at least 1")
 
 
 class _Weight(NamedTuple):
@@ -114,7 +35,7 @@ class Optimizer(tf.Module):
 
     Args:
         variables: the weights, `tf.Variable`s or Keras 3's.
-        rule: `SGD`, `AdamW` or `LAMB`.
+        rule: `SGD`, `AdamW` or `LAMB`; `KerasOptimizer` has other ones.
         schedule: the learning rate as a function of the step, see `make_schedule`.
         weight_decay: strength of weight decay.
         decayed: for each weight, whether weight decay applies to it.
@@ -153,7 +74,7 @@ class Optimizer(tf.Module):
     def __init__(
         self,
         variables: Sequence[Any],
-        rule: SGD | AdamW | LAMB,
+        rule: Any,
         schedule: Callable,
         weight_decay: float,
         decayed: Sequence[bool],
@@ -246,12 +167,23 @@ class Optimizer(tf.Module):
         if self.scale is not None:
             state.update(self._next_scale(is_finite))
         values = (self.learning_rate, trains, applied)
+        self._update(context, dict(zip(indices, gradients, strict=True)), values, state)
+        return norm
+
+    def _update(self, context: Any, gradients: dict, values: tuple, state: dict) -> None:
+        """Updates the weights, their slots and the optimizer's own state, in replica context.
+
+        Args:
+            context: the replica context.
+            gradients: {index of a weight: its gradient, clipped and equal on all replicas}.
+            values: the learning rate; for each start, whether its weights are trained in this step;
+                and the number of steps applied since each start, this one included.
+            state: {name of a variable of the optimizer: its next value}.
+        """
         # tf.cond allows no merge_call inside, so `_step` selects the old values to skip a step.
         context.merge_call(
-            tf.autograph.experimental.do_not_convert(self._merge),
-            args=(dict(zip(indices, gradients, strict=True)), values, state),
+            tf.autograph.experimental.do_not_convert(self._merge), args=(gradients, values, state)
         )
-        return norm
 
     def _dense_gradients(self, gradients: Sequence[Any]) -> tuple[list[int], list[tf.Tensor]]:
         """Returns the indices of the weights with a gradient, and these in the weights' dtypes."""
@@ -284,6 +216,10 @@ class Optimizer(tf.Module):
             step = functools.partial(self._step, weight)
             args = (gradient, values, *slots)
             strategy.extended.update(weight.variable, step, args=args, group=False)
+        self._set_state(strategy, state)
+
+    def _set_state(self, strategy: Any, state: dict) -> None:
+        """Sets the optimizer's own variables, in cross-replica context."""
         for name, value in state.items():
             strategy.extended.update(
                 getattr(self, name), lambda old, new: old.assign(new), args=(value,), group=False
@@ -312,51 +248,6 @@ class Optimizer(tf.Module):
         is_trained = trains[weight.start_index]
         for target, before, after in zip((variable, *slots), old, (new, *new_slots), strict=True):
             target.assign(tf.where(is_trained, after, before) if may_skip else after)
-
-
-def make_optimizer(
-    settings: OptimizerSettings,
-    schedule: Callable,
-    model: tf.keras.Model,
-    layer_starts: Sequence[LayerStart] = (),
-    loss_scale: bool = False,
-) -> Optimizer:
-    """Returns the optimizer of a recipe for a model.
-
-    Args:
-        settings: the `optimizer` section, an `OptimizerSettings`.
-        schedule: the learning rate as a function of the step, see `make_schedule`.
-        model: the model, of `attach_noah` or `create_model`.
-        layer_starts: the layers that are frozen at first, see `param_groups.layer_starts`.
-        loss_scale: whether to scale the loss, as mixed_float16 needs it.
-
-    Returns:
-        An `Optimizer` of `model.trainable_variables`.
-
-    Raises:
-        ValueError: a pattern of `exempt` matches no weight, or the model's head is unknown.
-
-    Example:
-
-    >>> schedule = make_schedule(config.schedule, 0.1, total_epochs=300, steps_per_epoch=1251)
-    >>> optimizer = make_optimizer(OptimizerSettings("lamb"), schedule, model)
-    """
-    variables = model.trainable_variables
-    lr_factors = None
-    if settings.layer_decay is not None:
-        lr_factors = layer_factors(model, settings.layer_decay, settings.layer_decay_groups)
-    starts = {id(weight): step for layer, step in layer_starts for weight in layer.weights}
-    return Optimizer(
-        variables,
-        settings.rule,
-        schedule,
-        settings.weight_decay,
-        decay_mask(variables, settings.exempt_1d, settings.exempt),
-        lr_factors=lr_factors,
-        start_steps=[starts.get(id(variable), 0) for variable in variables],
-        clip_norm=settings.clip_norm,
-        loss_scale=loss_scale,
-    )
 
 
 def _state(value: Any, dtype: tf.DType, name: str) -> tf.Variable:

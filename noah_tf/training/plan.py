@@ -16,7 +16,7 @@ from noah_tf.datasets import BatchOptions, Source, train_batches
 from noah_tf.images import Preprocessing, TrainTransform
 from noah_tf.runs import ModelSpec, from_section
 from noah_tf.training.losses import LossSettings
-from noah_tf.training.optimizer import OptimizerSettings
+from noah_tf.training.optimizer_settings import OptimizerSettings
 from noah_tf.training.recipe_checks import combination_problems, raise_problems
 from noah_tf.training.schedules import Schedule
 from noah_tf.training.settings import TrainSettings

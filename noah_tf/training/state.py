@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from noah_tf.runs import MovingAverage, SavedBackbone
-from noah_tf.training.optimizer import Optimizer, make_optimizer
+from noah_tf.training.optimizer import Optimizer
+from noah_tf.training.optimizer_settings import make_optimizer
 from noah_tf.training.param_groups import LayerStart, layer_starts
 from noah_tf.training.plan import TrainingPlan
 from noah_tf.utils import distribute

@@ -123,3 +123,81 @@ def random_state_variables(model: tf.keras.Model) -> list[tf.Variable]:
     streams = (getattr(layer, "_seed_stream", None) for layer in model._flatten_layers())
     generators = [*random_states(model), *(stream for stream in streams if stream is not None)]
     return [generator.state for generator in generators]
+
+
+def optimizer_classes(library: str) -> dict[str, type]:
+    """Returns the optimizers of a library whose state is in variables.
+
+    Args:
+        library: "keras" or "tfa", TensorFlow Addons.
+
+    Returns:
+        {name of the class: class}.
+
+    Raises:
+        ValueError: the library does not run on this TensorFlow.
+    """
+    if library == "keras":
+        module, base = tf.keras.optimizers, tf.keras.optimizers.Optimizer
+    elif IS_KERAS_3:
+        raise ValueError(
+            "optimizer.name='tfa.*' needs TensorFlow Addons, which needs TensorFlow 2.15: install "
+            "noah-tf[addons], or use an optimizer of Keras, such as keras.Lion."
+        )
+    else:
+        import tensorflow_addons as tfa
+
+        module, base = tfa.optimizers, tf.keras.optimizers.legacy.Optimizer
+    classes = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    }
+    if not IS_KERAS_3:
+        # Nadam of Keras 2 counts its steps in Python.
+        classes.pop("Nadam", None)
+    return classes
+
+
+def build_optimizer(optimizer: Any, variables: list[Any]) -> list[tf.Variable]:
+    """Creates the variables of a Keras optimizer, of TensorFlow Addons as well.
+
+    Args:
+        optimizer: a `tf.keras.optimizers.Optimizer`, or a legacy one of Keras 2.
+        variables: the weights that it updates.
+
+    Returns:
+        Its variables.
+    """
+    if not IS_KERAS_3 and isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+        # The only way to create them before the first step.
+        optimizer._create_all_weights(variables)
+        return optimizer.variables()
+    optimizer.build(variables)
+    if IS_KERAS_3:
+        return [variable.value for variable in optimizer.variables]
+    # On several replicas, Keras 2 fails to compile a step with XLA.
+    optimizer.jit_compile = False
+    return list(optimizer.variables)
+
+
+def apply_summed_gradients(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+    """Makes a step of a Keras optimizer with gradients that are summed over the replicas.
+
+    Call it in replica context.
+
+    Args:
+        optimizer: an optimizer of `build_optimizer`.
+        gradients: a gradient for each weight, the same on all replicas.
+        variables: the weights.
+    """
+    pairs = list(zip(gradients, variables, strict=True))
+    if IS_KERAS_3:
+        # Keras 3 always sums over the replicas.
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        gradients = [gradient / replicas for gradient in gradients] if replicas > 1 else gradients
+        optimizer.apply(gradients, variables)
+    elif isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+    else:
+        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)

@@ -107,7 +107,8 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf.runs.moving_average import MovingAverage
-from noah_tf.training.optimizer import SGD, Optimizer, raw_variable
+from noah_tf.training.optimizer import Optimizer, raw_variable
+from noah_tf.training.update_rules import SGD
 from noah_tf.utils import distribute
 
 DECAY = 0.8

@@ -23,7 +23,7 @@ from noah_tf.runs.workdir import Workdir
 from noah_tf.training import loop, update_rules
 from noah_tf.training import optimizer as optim
 from noah_tf.training.loop import train
-from noah_tf.training.optimizer import OptimizerSettings
+from noah_tf.training.optimizer_settings import OptimizerSettings
 from noah_tf.training.schedules import Schedule
 from noah_tf.training.settings import TrainSettings
 

@@ -6,51 +6,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from head_helpers import run_python
+from optimizer_steps import (
+    DECAY,
+    DECAYED,
+    NAMES,
+    SHAPES,
+    STEPS,
+    assert_same,
+    gradient_values,
+    rate_of,
+    schedule,
+    start_values,
+    values,
+    variables,
+)
 
-import noah_tf
 from noah_tf.training import optimizer as optim
-from noah_tf.training.param_groups import layer_starts
+from noah_tf.training import update_rules
 from noah_tf.utils.distribute import dtype_policy
-
-SHAPES = ((3, 2), (2,), (2, 2, 4))
-NAMES = ("kernel", "bias", "table")
-DECAYED = (True, False, True)
-DECAY = 0.1
-STEPS = 20
-
-
-def rate_of(step):
-    """Returns a learning rate that changes with every step."""
-    return 0.05 * (1 + step % 5)
-
-
-def schedule(step):
-    return rate_of(tf.cast(step, tf.float32))
-
-
-def start_values():
-    rng = np.random.default_rng(0)
-    return [rng.normal(size=shape).astype(np.float32) for shape in SHAPES]
-
-
-def gradient_values(step):
-    rng = np.random.default_rng(100 + step)
-    return [rng.normal(size=shape).astype(np.float32) for shape in SHAPES]
-
-
-def variables():
-    """Returns weights that a Keras layer made."""
-    layer = tf.keras.layers.Layer(name="layer")
-    weights = [
-        layer.add_weight(name=name, shape=shape) for name, shape in zip(NAMES, SHAPES, strict=True)
-    ]
-    for weight, value in zip(weights, start_values(), strict=True):
-        weight.assign(value)
-    return weights
-
-
-def values(weights):
-    return [tf.convert_to_tensor(weight).numpy() for weight in weights]
 
 
 def make(rule, weights=None, decayed=DECAYED, **options):
@@ -119,19 +92,17 @@ def expected(rule, factors=(1, 1, 1), starts=(0, 0, 0), clip=None, decayed=DECAY
     return history
 
 
-def assert_same(results, references, rtol=2e-5):
-    for step, (ours, theirs) in enumerate(zip(results, references, strict=True)):
-        for our, their in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(our, their, rtol=rtol, atol=rtol, err_msg=f"step {step}")
-
-
 RULES = {
-    "sgd": (optim.SGD(0.9), sgd, {}),
-    "nesterov": (optim.SGD(0.8, nesterov=True), sgd, {"momentum": 0.8, "nesterov": True}),
-    "plain": (optim.SGD(0.0), sgd, {"momentum": 0.0}),
-    "adamw": (optim.AdamW(), adamw, {}),
-    "adamw_betas": (optim.AdamW(0.0, 0.95, 1e-3), adamw, {"b1": 0.0, "b2": 0.95, "epsilon": 1e-3}),
-    "lamb": (optim.LAMB(), lamb, {}),
+    "sgd": (update_rules.SGD(0.9), sgd, {}),
+    "nesterov": (update_rules.SGD(0.8, nesterov=True), sgd, {"momentum": 0.8, "nesterov": True}),
+    "plain": (update_rules.SGD(0.0), sgd, {"momentum": 0.0}),
+    "adamw": (update_rules.AdamW(), adamw, {}),
+    "adamw_betas": (
+        update_rules.AdamW(0.0, 0.95, 1e-3),
+        adamw,
+        {"b1": 0.0, "b2": 0.95, "epsilon": 1e-3},
+    ),
+    "lamb": (update_rules.LAMB(), lamb, {}),
 }
 
 
@@ -160,14 +131,14 @@ def test_factors_starts_and_clipping(name):
 
 
 def test_norm_below_the_limit_is_not_clipped():
-    unclipped, far = run(optim.SGD()), run(optim.SGD(), clip_norm=1e3)
+    unclipped, far = run(update_rules.SGD()), run(update_rules.SGD(), clip_norm=1e3)
     # The last bits differ, because TensorFlow fuses the two graphs differently.
     assert_same(unclipped, far, rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss_scale", [False, True])
 def test_apply_returns_the_norm_before_clipping(loss_scale):
-    weights, optimizer = make(optim.SGD(), clip_norm=0.5, loss_scale=loss_scale)
+    weights, optimizer = make(update_rules.SGD(), clip_norm=0.5, loss_scale=loss_scale)
     gradients = gradient_values(0)
     scale = float(optimizer.scale_loss(tf.constant(1.0)))
     norm = optimizer.apply([tf.constant(scale * gradient) for gradient in gradients])
@@ -176,7 +147,7 @@ def test_apply_returns_the_norm_before_clipping(loss_scale):
     assert float(norm) == pytest.approx(reference, rel=1e-6)
 
 
-@pytest.mark.parametrize("rule", [optim.AdamW(), optim.LAMB()])
+@pytest.mark.parametrize("rule", [update_rules.AdamW(), update_rules.LAMB()])
 def test_weights_and_gradients_of_zero_stay_finite(rule):
     weights, optimizer = make(rule, decayed=(True,) * 3)
     weights[0].assign(np.zeros(SHAPES[0]))
@@ -186,7 +157,7 @@ def test_weights_and_gradients_of_zero_stay_finite(rule):
 
 
 def test_weight_without_gradient_does_not_change():
-    weights, optimizer = make(optim.AdamW())
+    weights, optimizer = make(update_rules.AdamW())
     gradients = [tf.constant(gradient) for gradient in gradient_values(0)]
     optimizer.apply(gradients)
     slots = [optimizer.slots["m"][1], optimizer.slots["v"][1]]
@@ -204,7 +175,7 @@ def test_start_steps_freeze_weights_with_and_without_gradient():
     # The gradients of frozen weights are None, or are ignored.
     histories = []
     for frozen_gradient in (None, 1.0):
-        weights, optimizer = make(optim.AdamW(), start_steps=(0, 2, 2))
+        weights, optimizer = make(update_rules.AdamW(), start_steps=(0, 2, 2))
         assert optimizer.start_steps == [0, 2, 2]
         for number in range(4):
             gradients = [tf.constant(gradient) for gradient in gradient_values(number)]
@@ -216,8 +187,8 @@ def test_start_steps_freeze_weights_with_and_without_gradient():
 
 
 def test_sparse_and_half_precision_gradients():
-    weights, optimizer = make(optim.SGD())
-    others, dense_optimizer = make(optim.SGD())
+    weights, optimizer = make(update_rules.SGD())
+    others, dense_optimizer = make(update_rules.SGD())
     rows = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([0, 2]), tf.constant([3, 2]))
     halves = [tf.cast(gradient, tf.float16) for gradient in gradient_values(0)[1:]]
     optimizer.apply([rows, *halves])
@@ -228,7 +199,7 @@ def test_sparse_and_half_precision_gradients():
 
 
 def test_learning_rate_is_that_of_the_next_step():
-    _, optimizer = make(optim.SGD())
+    _, optimizer = make(update_rules.SGD())
     for number in range(3):
         assert float(optimizer.learning_rate) == pytest.approx(rate_of(number))
         optimizer.apply([tf.constant(gradient) for gradient in gradient_values(number)])
@@ -245,11 +216,13 @@ def test_rules_match_torch(name):
         {"params": [weight], "weight_decay": DECAY if decayed else 0.0}
         for weight, decayed in zip(weights, DECAYED, strict=True)
     ]
-    if isinstance(rule, optim.SGD):
-        theirs = torch.optim.SGD(groups, lr=1.0, momentum=rule.momentum, nesterov=rule.nesterov)
+    if isinstance(rule, update_rules.SGD):
+        theirs = torch.update_rules.SGD(
+            groups, lr=1.0, momentum=rule.momentum, nesterov=rule.nesterov
+        )
     else:
         betas = (rule.beta_1, rule.beta_2)
-        theirs = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=rule.epsilon)
+        theirs = torch.update_rules.AdamW(groups, lr=1.0, betas=betas, eps=rule.epsilon)
     reference = []
     for number in range(STEPS):
         for group in theirs.param_groups:
@@ -272,7 +245,7 @@ def test_lamb_matches_tensorflow_addons():
         theirs.apply_gradients(zip(gradient_values(number), weights, strict=True))
         reference.append(values(weights))
     # TensorFlow Addons computes the bias corrections in float32.
-    assert_same(run(optim.LAMB()), reference, rtol=3e-4)
+    assert_same(run(update_rules.LAMB()), reference, rtol=3e-4)
 
 
 def test_lamb_without_decay_matches_keras():
@@ -286,7 +259,7 @@ def test_lamb_without_decay_matches_keras():
         theirs.apply_gradients(zip(gradient_values(number), weights, strict=True))
         reference.append(values(weights))
     ours = variables()
-    optimizer = optim.Optimizer(ours, optim.LAMB(), schedule, 0.0, (True,) * 3)
+    optimizer = optim.Optimizer(ours, update_rules.LAMB(), schedule, 0.0, (True,) * 3)
     results = []
     for number in range(STEPS):
         optimizer.apply([tf.constant(gradient) for gradient in gradient_values(number)])
@@ -317,7 +290,7 @@ def test_scaled_loss_takes_the_same_steps(name):
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_step_that_is_not_finite_changes_only_the_scale(bad):
-    weights, optimizer = make(optim.AdamW(), loss_scale=True, clip_norm=1.0)
+    weights, optimizer = make(update_rules.AdamW(), loss_scale=True, clip_norm=1.0)
     step = tf.function(lambda *gradients: optimizer.apply(gradients))
     step(*scaled(optimizer, gradient_values(0)))
     slots = [slot for slots in optimizer.slots.values() for slot in slots]
@@ -331,7 +304,7 @@ def test_step_that_is_not_finite_changes_only_the_scale(bad):
     assert int(optimizer.iterations) == 2 and optimizer.applied.numpy().tolist() == [1]
     # The bias corrections do not count the skipped step.
     step(*scaled(optimizer, gradient_values(2)))
-    other, unscaled = make(optim.AdamW(), clip_norm=1.0)
+    other, unscaled = make(update_rules.AdamW(), clip_norm=1.0)
     for number in (0, 2):
         unscaled.iterations.assign(number)
         unscaled.apply([tf.constant(gradient) for gradient in gradient_values(number)])
@@ -339,7 +312,7 @@ def test_step_that_is_not_finite_changes_only_the_scale(bad):
 
 
 def test_scale_doubles_after_many_finite_steps_and_is_at_least_one():
-    _, optimizer = make(optim.SGD(), loss_scale=True)
+    _, optimizer = make(update_rules.SGD(), loss_scale=True)
     optimizer.finite_steps.assign(1998)
     for reference, finite in ((2.0**15, 1999), (2.0**16, 0), (2.0**16, 1)):
         optimizer.apply(scaled(optimizer, gradient_values(0)))
@@ -351,7 +324,7 @@ def test_scale_doubles_after_many_finite_steps_and_is_at_least_one():
 
 
 def test_loss_without_scaling_does_not_change():
-    _, optimizer = make(optim.SGD())
+    _, optimizer = make(update_rules.SGD())
     loss = tf.constant(3.0)
     assert optimizer.scale_loss(loss) is loss
 
@@ -362,7 +335,12 @@ def test_float16_models_train_float32_weights():
         model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3)])
     weights = model.trainable_variables
     optimizer = optim.Optimizer(
-        weights, optim.SGD(0.0), lambda step: tf.constant(1e-4), 0.0, (False,) * 2, loss_scale=True
+        weights,
+        update_rules.SGD(0.0),
+        lambda step: tf.constant(1e-4),
+        0.0,
+        (False,) * 2,
+        loss_scale=True,
     )
     before = values(weights)
     with tf.GradientTape() as tape:
@@ -385,6 +363,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf.training import optimizer as optim
+from noah_tf.training import update_rules
 from noah_tf.utils import distribute
 
 def train(strategy, rule, policy):
@@ -425,7 +404,7 @@ def train(strategy, rule, policy):
 
 print(json.dumps([
     [train(distribute.make_strategy(name), rule, policy) for name in ("single", "mirrored")]
-    for rule, policy in ((optim.LAMB(), "float32"), (optim.SGD(), "mixed_bfloat16"))]))
+    for rule, policy in ((update_rules.LAMB(), "float32"), (update_rules.SGD(), "mixed_bfloat16"))]))
 """
 
 
@@ -455,7 +434,7 @@ def test_checkpoint_has_all_state(tmp_path):
         return tf.train.Checkpoint(weights=raw, optimizer=optimizer)
 
     options = {"loss_scale": True, "start_steps": (0, 2, 2)}
-    weights, optimizer = make(optim.AdamW(), **options)
+    weights, optimizer = make(update_rules.AdamW(), **options)
     optimizer.scale.assign(2.0**10)
     trained(weights, optimizer, range(3))
     path = checkpoint(weights, optimizer).save(str(tmp_path / "state"))
@@ -465,88 +444,17 @@ def test_checkpoint_has_all_state(tmp_path):
     assert names == {f"optimizer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in variables}
 
     further = trained(weights, optimizer, range(3, 6))
-    resumed, other = make(optim.AdamW(), **options)
+    resumed, other = make(update_rules.AdamW(), **options)
     checkpoint(resumed, other).restore(path).assert_consumed()
     assert (int(other.iterations), float(other.scale)) == (3, 2.0**10)
     for ours, theirs in zip(trained(resumed, other, range(3, 6)), further, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-# make_optimizer.
-
-
-def make_by_settings(model, frozen_steps=0, **options):
-    settings = optim.OptimizerSettings(**{"name": "adamw", "weight_decay": 0.05, **options})
-    starts = layer_starts(model, frozen_steps)
-    return optim.make_optimizer(settings, lambda step: tf.constant(0.4), model, starts)
-
-
-@pytest.fixture(scope="module")
-def small_model():
-    inputs = tf.keras.Input((6, 6, 3))
-    features = tf.keras.layers.Conv2D(8, 3, name="features")(inputs)
-    return noah_tf.attach_noah(tf.keras.Model(inputs, features), num_classes=3)
-
-
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
-        ({"name": "sgd", "nesterov": True}, optim.SGD(0.9, True)),
-        ({"name": "adamw", "beta_1": 0.8}, optim.AdamW(0.8, 0.999, 1e-8)),
-        ({"name": "lamb", "epsilon": 1e-6}, optim.LAMB(0.9, 0.999, 1e-6)),
-    ],
-)
-def test_make_optimizer_uses_the_settings(small_model, options, rule):
-    optimizer = make_by_settings(small_model, 14, **options, clip_norm=1.0, layer_decay=0.5)
-    before = values(small_model.trainable_variables)
-    assert float(optimizer.learning_rate) == pytest.approx(0.4)
-    assert optimizer.start_steps == [14, 14, 0, 0, 0, 0]
-    # An optimizer with explicit arguments makes the same step.
-    twins = [tf.Variable(value) for value in before]
-    mask = [True, False, True, False, True, False]
-    twin = optim.Optimizer(
-        twins,
-        rule,
-        lambda step: tf.constant(0.4),
-        0.05,
-        mask,
-        lr_factors=[0.5, 0.5, 1, 1, 1, 1],
-        clip_norm=1.0,
-    )
-    rng = np.random.default_rng(0)
-    gradients = [tf.constant(rng.normal(size=value.shape), tf.float32) for value in before]
-    optimizer.iterations.assign(14)
-    optimizer.apply(gradients)
-    twin.apply(gradients)
-    assert_same([values(small_model.trainable_variables)], [values(twins)], rtol=1e-7)
-    for variable, value in zip(small_model.trainable_variables, before, strict=True):
-        variable.assign(value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"name": "adam"}, "optimizer.name must be one of sgd, adamw, lamb, got 'adam'"),
-        ({"weight_decay": -1.0}, "optimizer.weight_decay must be at least 0, got -1.0"),
-        ({"name": "sgd", "momentum": 1.0}, r"optimizer.momentum must be in \[0, 1\), got 1.0"),
-        ({"name": "sgd", "momentum": 0.0, "nesterov": True}, "nesterov needs optimizer.momentum"),
-        ({"beta_2": 1.0}, r"optimizer.beta_2 must be in \[0, 1\), got 1.0"),
-        ({"epsilon": 0.0}, "optimizer.epsilon must be above 0, got 0.0"),
-        ({"clip_norm": 0.0}, "optimizer.clip_norm must be None or above 0, got 0.0"),
-        ({"layer_decay": 1.5}, r"optimizer.layer_decay must be None or in \(0, 1\], got 1.5"),
-        ({"layer_decay": 0.5, "layer_decay_groups": 0}, "optimizer.layer_decay_groups must be a"),
-        ({"exempt": ("pos_embed/*",)}, "matches no weight"),
-    ],
-)
-def test_invalid_values_raise(small_model, options, message):
-    with pytest.raises(ValueError, match=message):
-        make_by_settings(small_model, **options)
-
-
 def test_lists_and_gradients_must_fit_the_weights():
     with pytest.raises(ValueError, match="decayed has 2 values for 3 weights"):
-        make(optim.SGD(), decayed=(True, False))
-    _, optimizer = make(optim.SGD())
+        make(update_rules.SGD(), decayed=(True, False))
+    _, optimizer = make(update_rules.SGD())
     with pytest.raises(ValueError, match="got 1 gradients for 3 weights"):
         optimizer.apply([tf.zeros(SHAPES[0])])
     with pytest.raises(ValueError, match="all gradients are None"):

@@ -141,7 +141,9 @@ def test_fewer_layers_than_groups_and_nested_models():
     assert param_groups.layer_factors(model, 0.5, groups=1) == [0.5] * 4 + [1.0] * 4
     # Model files do not keep the attribute.
     del model.noah_feature_layer
-    assert len(param_groups.backbone_variables(model)) == 4
+    assert [layer.name for layer, _ in param_groups.layer_starts(model, 2)] == ["first", "second"]
+    ((layer, _),) = param_groups.layer_starts(model, frozen_layers=("in/f*",))
+    assert layer.name == "first"
 
 
 def test_model_without_our_head_raises():

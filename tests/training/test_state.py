@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 import noah_tf
-from noah_tf.training.optimizer import OptimizerSettings, make_optimizer
+from noah_tf.training.optimizer_settings import OptimizerSettings, make_optimizer
 from noah_tf.training.param_groups import layer_starts
 from noah_tf.training.state import TrainState
 

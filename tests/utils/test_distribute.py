@@ -25,7 +25,7 @@ tf.config.set_logical_device_configuration(
 import noah_tf
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.training.losses import training_loss
-from noah_tf.training.optimizer import make_optimizer
+from noah_tf.training.optimizer_settings import make_optimizer
 from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.state import TrainState
 from noah_tf.training.train_step import make_train_step

@@ -22,7 +22,7 @@ from optimizer_steps import (
 )
 
 from noah_tf.training import optimizer as optim
-from noah_tf.training import update_rules
+from noah_tf.training.update_rules import LAMB, SGD, AdamW
 from noah_tf.utils.distribute import dtype_policy
 
 
@@ -93,16 +93,16 @@ def expected(rule, factors=(1, 1, 1), starts=(0, 0, 0), clip=None, decayed=DECAY
 
 
 RULES = {
-    "sgd": (update_rules.SGD(0.9), sgd, {}),
-    "nesterov": (update_rules.SGD(0.8, nesterov=True), sgd, {"momentum": 0.8, "nesterov": True}),
-    "plain": (update_rules.SGD(0.0), sgd, {"momentum": 0.0}),
-    "adamw": (update_rules.AdamW(), adamw, {}),
+    "sgd": (SGD(0.9), sgd, {}),
+    "nesterov": (SGD(0.8, nesterov=True), sgd, {"momentum": 0.8, "nesterov": True}),
+    "plain": (SGD(0.0), sgd, {"momentum": 0.0}),
+    "adamw": (AdamW(), adamw, {}),
     "adamw_betas": (
-        update_rules.AdamW(0.0, 0.95, 1e-3),
+        AdamW(0.0, 0.95, 1e-3),
         adamw,
         {"b1": 0.0, "b2": 0.95, "epsilon": 1e-3},
     ),
-    "lamb": (update_rules.LAMB(), lamb, {}),
+    "lamb": (LAMB(), lamb, {}),
 }
 
 
@@ -131,14 +131,14 @@ def test_factors_starts_and_clipping(name):
 
 
 def test_norm_below_the_limit_is_not_clipped():
-    unclipped, far = run(update_rules.SGD()), run(update_rules.SGD(), clip_norm=1e3)
+    unclipped, far = run(SGD()), run(SGD(), clip_norm=1e3)
     # The last bits differ, because TensorFlow fuses the two graphs differently.
     assert_same(unclipped, far, rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss_scale", [False, True])
 def test_apply_returns_the_norm_before_clipping(loss_scale):
-    weights, optimizer = make(update_rules.SGD(), clip_norm=0.5, loss_scale=loss_scale)
+    weights, optimizer = make(SGD(), clip_norm=0.5, loss_scale=loss_scale)
     gradients = gradient_values(0)
     scale = float(optimizer.scale_loss(tf.constant(1.0)))
     norm = optimizer.apply([tf.constant(scale * gradient) for gradient in gradients])
@@ -147,7 +147,7 @@ def test_apply_returns_the_norm_before_clipping(loss_scale):
     assert float(norm) == pytest.approx(reference, rel=1e-6)
 
 
-@pytest.mark.parametrize("rule", [update_rules.AdamW(), update_rules.LAMB()])
+@pytest.mark.parametrize("rule", [AdamW(), LAMB()])
 def test_weights_and_gradients_of_zero_stay_finite(rule):
     weights, optimizer = make(rule, decayed=(True,) * 3)
     weights[0].assign(np.zeros(SHAPES[0]))
@@ -157,7 +157,7 @@ def test_weights_and_gradients_of_zero_stay_finite(rule):
 
 
 def test_weight_without_gradient_does_not_change():
-    weights, optimizer = make(update_rules.AdamW())
+    weights, optimizer = make(AdamW())
     gradients = [tf.constant(gradient) for gradient in gradient_values(0)]
     optimizer.apply(gradients)
     slots = [optimizer.slots["m"][1], optimizer.slots["v"][1]]
@@ -175,7 +175,7 @@ def test_start_steps_freeze_weights_with_and_without_gradient():
     # The gradients of frozen weights are None, or are ignored.
     histories = []
     for frozen_gradient in (None, 1.0):
-        weights, optimizer = make(update_rules.AdamW(), start_steps=(0, 2, 2))
+        weights, optimizer = make(AdamW(), start_steps=(0, 2, 2))
         assert optimizer.start_steps == [0, 2, 2]
         for number in range(4):
             gradients = [tf.constant(gradient) for gradient in gradient_values(number)]
@@ -187,8 +187,8 @@ def test_start_steps_freeze_weights_with_and_without_gradient():
 
 
 def test_sparse_and_half_precision_gradients():
-    weights, optimizer = make(update_rules.SGD())
-    others, dense_optimizer = make(update_rules.SGD())
+    weights, optimizer = make(SGD())
+    others, dense_optimizer = make(SGD())
     rows = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([0, 2]), tf.constant([3, 2]))
     halves = [tf.cast(gradient, tf.float16) for gradient in gradient_values(0)[1:]]
     optimizer.apply([rows, *halves])
@@ -199,7 +199,7 @@ def test_sparse_and_half_precision_gradients():
 
 
 def test_learning_rate_is_that_of_the_next_step():
-    _, optimizer = make(update_rules.SGD())
+    _, optimizer = make(SGD())
     for number in range(3):
         assert float(optimizer.learning_rate) == pytest.approx(rate_of(number))
         optimizer.apply([tf.constant(gradient) for gradient in gradient_values(number)])
@@ -216,13 +216,11 @@ def test_rules_match_torch(name):
         {"params": [weight], "weight_decay": DECAY if decayed else 0.0}
         for weight, decayed in zip(weights, DECAYED, strict=True)
     ]
-    if isinstance(rule, update_rules.SGD):
-        theirs = torch.update_rules.SGD(
-            groups, lr=1.0, momentum=rule.momentum, nesterov=rule.nesterov
-        )
+    if isinstance(rule, SGD):
+        theirs = torch.optim.SGD(groups, lr=1.0, momentum=rule.momentum, nesterov=rule.nesterov)
     else:
         betas = (rule.beta_1, rule.beta_2)
-        theirs = torch.update_rules.AdamW(groups, lr=1.0, betas=betas, eps=rule.epsilon)
+        theirs = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=rule.epsilon)
     reference = []
     for number in range(STEPS):
         for group in theirs.param_groups:
@@ -245,7 +243,7 @@ def test_lamb_matches_tensorflow_addons():
         theirs.apply_gradients(zip(gradient_values(number), weights, strict=True))
         reference.append(values(weights))
     # TensorFlow Addons computes the bias corrections in float32.
-    assert_same(run(update_rules.LAMB()), reference, rtol=3e-4)
+    assert_same(run(LAMB()), reference, rtol=3e-4)
 
 
 def test_lamb_without_decay_matches_keras():
@@ -259,7 +257,7 @@ def test_lamb_without_decay_matches_keras():
         theirs.apply_gradients(zip(gradient_values(number), weights, strict=True))
         reference.append(values(weights))
     ours = variables()
-    optimizer = optim.Optimizer(ours, update_rules.LAMB(), schedule, 0.0, (True,) * 3)
+    optimizer = optim.Optimizer(ours, LAMB(), schedule, 0.0, (True,) * 3)
     results = []
     for number in range(STEPS):
         optimizer.apply([tf.constant(gradient) for gradient in gradient_values(number)])
@@ -290,7 +288,7 @@ def test_scaled_loss_takes_the_same_steps(name):
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_step_that_is_not_finite_changes_only_the_scale(bad):
-    weights, optimizer = make(update_rules.AdamW(), loss_scale=True, clip_norm=1.0)
+    weights, optimizer = make(AdamW(), loss_scale=True, clip_norm=1.0)
     step = tf.function(lambda *gradients: optimizer.apply(gradients))
     step(*scaled(optimizer, gradient_values(0)))
     slots = [slot for slots in optimizer.slots.values() for slot in slots]
@@ -304,7 +302,7 @@ def test_step_that_is_not_finite_changes_only_the_scale(bad):
     assert int(optimizer.iterations) == 2 and optimizer.applied.numpy().tolist() == [1]
     # The bias corrections do not count the skipped step.
     step(*scaled(optimizer, gradient_values(2)))
-    other, unscaled = make(update_rules.AdamW(), clip_norm=1.0)
+    other, unscaled = make(AdamW(), clip_norm=1.0)
     for number in (0, 2):
         unscaled.iterations.assign(number)
         unscaled.apply([tf.constant(gradient) for gradient in gradient_values(number)])
@@ -312,7 +310,7 @@ def test_step_that_is_not_finite_changes_only_the_scale(bad):
 
 
 def test_scale_doubles_after_many_finite_steps_and_is_at_least_one():
-    _, optimizer = make(update_rules.SGD(), loss_scale=True)
+    _, optimizer = make(SGD(), loss_scale=True)
     optimizer.finite_steps.assign(1998)
     for reference, finite in ((2.0**15, 1999), (2.0**16, 0), (2.0**16, 1)):
         optimizer.apply(scaled(optimizer, gradient_values(0)))
@@ -324,7 +322,7 @@ def test_scale_doubles_after_many_finite_steps_and_is_at_least_one():
 
 
 def test_loss_without_scaling_does_not_change():
-    _, optimizer = make(update_rules.SGD())
+    _, optimizer = make(SGD())
     loss = tf.constant(3.0)
     assert optimizer.scale_loss(loss) is loss
 
@@ -336,7 +334,7 @@ def test_float16_models_train_float32_weights():
     weights = model.trainable_variables
     optimizer = optim.Optimizer(
         weights,
-        update_rules.SGD(0.0),
+        SGD(0.0),
         lambda step: tf.constant(1e-4),
         0.0,
         (False,) * 2,
@@ -363,7 +361,8 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from noah_tf.training import optimizer as optim
-from noah_tf.training import update_rules
+from noah_tf.training.update_rules import LAMB, SGD
+from noah_tf.training.update_rules import LAMB, SGD, AdamW
 from noah_tf.utils import distribute
 
 def train(strategy, rule, policy):
@@ -404,7 +403,7 @@ def train(strategy, rule, policy):
 
 print(json.dumps([
     [train(distribute.make_strategy(name), rule, policy) for name in ("single", "mirrored")]
-    for rule, policy in ((update_rules.LAMB(), "float32"), (update_rules.SGD(), "mixed_bfloat16"))]))
+    for rule, policy in ((LAMB(), "float32"), (SGD(), "mixed_bfloat16"))]))
 """
 
 
@@ -434,7 +433,7 @@ def test_checkpoint_has_all_state(tmp_path):
         return tf.train.Checkpoint(weights=raw, optimizer=optimizer)
 
     options = {"loss_scale": True, "start_steps": (0, 2, 2)}
-    weights, optimizer = make(update_rules.AdamW(), **options)
+    weights, optimizer = make(AdamW(), **options)
     optimizer.scale.assign(2.0**10)
     trained(weights, optimizer, range(3))
     path = checkpoint(weights, optimizer).save(str(tmp_path / "state"))
@@ -444,7 +443,7 @@ def test_checkpoint_has_all_state(tmp_path):
     assert names == {f"optimizer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in variables}
 
     further = trained(weights, optimizer, range(3, 6))
-    resumed, other = make(update_rules.AdamW(), **options)
+    resumed, other = make(AdamW(), **options)
     checkpoint(resumed, other).restore(path).assert_consumed()
     assert (int(other.iterations), float(other.scale)) == (3, 2.0**10)
     for ours, theirs in zip(trained(resumed, other, range(3, 6)), further, strict=True):
@@ -453,8 +452,8 @@ def test_checkpoint_has_all_state(tmp_path):
 
 def test_lists_and_gradients_must_fit_the_weights():
     with pytest.raises(ValueError, match="decayed has 2 values for 3 weights"):
-        make(update_rules.SGD(), decayed=(True, False))
-    _, optimizer = make(update_rules.SGD())
+        make(SGD(), decayed=(True, False))
+    _, optimizer = make(SGD())
     with pytest.raises(ValueError, match="got 1 gradients for 3 weights"):
         optimizer.apply([tf.zeros(SHAPES[0])])
     with pytest.raises(ValueError, match="all gradients are None"):

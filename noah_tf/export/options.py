@@ -12,7 +12,7 @@ from noah_tf.export.photos import Photo, read_photos
 from noah_tf.export.variants import require_onnx
 from noah_tf.export.versions import check_version
 from noah_tf.images import Preprocessing
-from noah_tf.models import is_functional, layer_before
+from noah_tf.models import final_activation, is_functional
 from noah_tf.utils.validation import check_choice, check_positive_int, is_number
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -220,21 +220,12 @@ def _check_returns_logits(model: tf.keras.Model) -> None:
             f"An export needs one output of logits, (B, M), got {model.output_shape}: export a "
             "model that returns the logits only."
         )
-    last = _last_layer(model)
-    activation = getattr(last, "activation", None)
-    if isinstance(last, tf.keras.layers.Softmax):
-        activation = tf.keras.activations.softmax
-    if activation not in (None, tf.keras.activations.linear):
+    activation = final_activation(model)
+    if activation is not None:
         raise ValueError(
             "An export needs a model that returns logits, got one that ends in the activation "
-            f"{getattr(activation, '__name__', activation)!r}: attach the head with "
-            "activation=None."
+            f"{activation!r}: attach the head with activation=None."
         )
-
-
-def _last_layer(model: tf.keras.Model) -> tf.keras.layers.Layer:
-    layer, _ = layer_before(model.outputs[0])
-    return _last_layer(layer) if isinstance(layer, tf.keras.Model) else layer
 
 
 def _input_size(model: tf.keras.Model) -> tuple[int, int]:

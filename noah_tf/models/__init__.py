@@ -4,6 +4,7 @@ from noah_tf.models.attach import attach_noah, feature_layer_name
 from noah_tf.models.feature_map import is_functional, layer_before, num_positions, weighted_layers
 from noah_tf.models.inference import for_inference
 from noah_tf.models.keras_file import (
+    final_activation,
     load_keras_file,
     model_from_json,
     sha256_of,
@@ -26,6 +27,7 @@ __all__ = [
     "check_weights_options",
     "create_model",
     "feature_layer_name",
+    "final_activation",
     "for_inference",
     "in_precision",
     "is_functional",

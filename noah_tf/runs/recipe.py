@@ -188,6 +188,13 @@ def _train() -> ml_collections.ConfigDict:
     train.probability_margin = 0.05
     # Weights of the classes in the loss: balanced, or numbers such as 1,2,0.5; None: equal.
     train.class_weights = config_dict.placeholder(str)
+    # A trained model to learn from: a run, a .keras file, or such as resnet50:resnet50.pth.
+    train.teacher = config_dict.placeholder(str)
+    train.distillation = "soft"  # or hard: only the class that the teacher predicts
+    train.distillation_weight = 0.5  # share of the teacher in the loss
+    train.distillation_temperature = 2.0  # of soft
+    train.teacher_mean = config_dict.placeholder(tuple)  # of a .keras file; None: preprocess.mean
+    train.teacher_std = config_dict.placeholder(tuple)  # likewise
     train.frozen_epochs = 0  # first epochs, in which only the head is trained
     train.frozen_layers = ()  # patterns of layers that are never trained, such as block_[0-9]_*
     train.patience = 0  # epochs without a better evaluation after which the run ends; 0: never

@@ -86,7 +86,9 @@ def train(
         train_source.num_classes,
         plan.steps_per_epoch(train_source.num_examples),
         saved_backbone if workdir.has_progress() else None,
+        train_source.multi_label,
     )
+    recipe_checks.check_teacher(state.teacher, train_source)
     with workdir.locked(), stop_requests() as stop, _lost_workers_named(plan.strategy, workdir):
         data = {
             "class_names": train_source.class_names,
@@ -94,6 +96,8 @@ def train(
             "train_examples": train_source.num_examples,
             "stack": KERAS_NAME,
         }
+        if state.teacher is not None:
+            data["teacher_sha256"] = state.teacher.sha256
         resumable = (*recipe.RESUMABLE_KEYS, *changed_length(plan, workdir))
         workdir.begin(model_config.with_head(config, state.model), data, resumable)
         if saved_backbone is not None and not workdir.has_progress():

@@ -72,6 +72,14 @@ class LossSettings:
             problems += error_messages(lambda: _parse_weights(self.class_weights))
         raise_joined(problems)
 
+    def is_binary(self, multi_label: bool) -> bool:
+        """Returns whether each class has its own probability, apart from the other classes.
+
+        Args:
+            multi_label: whether an example can have several classes.
+        """
+        return multi_label if self.loss == "auto" else self.loss in BINARY_LOSSES
+
     def weights_of_classes(self, source: Source, cached: bool) -> tuple[float, ...] | None:
         """Returns the weights of the classes, or None for equal weights.
 
@@ -172,7 +180,7 @@ def _unweighted_loss(settings: LossSettings, multi_label: bool) -> Callable:
     else:
         return functools.partial(
             example_losses,
-            binary=multi_label if settings.loss == "auto" else settings.loss in BINARY_LOSSES,
+            binary=settings.is_binary(multi_label),
             label_smoothing=settings.label_smoothing,
         )
 

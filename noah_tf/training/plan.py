@@ -15,6 +15,7 @@ import tensorflow as tf
 from noah_tf.datasets import BatchOptions, Source, train_batches
 from noah_tf.images import Preprocessing, TrainTransform
 from noah_tf.runs import ModelSpec, from_section
+from noah_tf.training.distillation import DistillationSettings
 from noah_tf.training.losses import LossSettings
 from noah_tf.training.optimizer_settings import OptimizerSettings
 from noah_tf.training.recipe_checks import combination_problems, raise_problems
@@ -36,6 +37,7 @@ class TrainingPlan:
         batches: how training examples become batches.
         train: length, batches and checkpoints of the run.
         loss: the loss.
+        distillation: what is learned from a teacher.
         optimizer: the optimizer.
         schedule: the learning rate.
     """
@@ -47,6 +49,7 @@ class TrainingPlan:
     batches: BatchOptions
     train: TrainSettings
     loss: LossSettings
+    distillation: DistillationSettings
     optimizer: OptimizerSettings
     schedule: Schedule
 
@@ -83,6 +86,7 @@ class TrainingPlan:
         model = build(ModelSpec.from_config, config.model)
         train = build(from_section, TrainSettings, config.train)
         loss = build(from_section, LossSettings, config.train)
+        distillation = build(from_section, DistillationSettings, config.train)
         optimizer = build(from_section, OptimizerSettings, config.optimizer)
         transform = build(_transform, config)
         batches: Any = None
@@ -98,7 +102,18 @@ class TrainingPlan:
             replicas = strategy.num_replicas_in_sync if strategy else 1
             problems += combination_problems(config, replicas)
         raise_problems(problems)
-        return cls(config, strategy, model, transform, batches, train, loss, optimizer, schedule)
+        return cls(
+            config,
+            strategy,
+            model,
+            transform,
+            batches,
+            train,
+            loss,
+            distillation,
+            optimizer,
+            schedule,
+        )
 
     @property
     def seed(self) -> int:

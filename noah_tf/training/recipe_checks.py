@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import ml_collections
 
 from noah_tf.datasets import Source
-from noah_tf.runs import from_section
+from noah_tf.runs import describe_classes, from_section
+from noah_tf.training.distillation import Teacher
 from noah_tf.training.losses import BINARY_LOSSES, MULTI_LABEL_LOSSES, LossSettings
 from noah_tf.utils import distribute
 from noah_tf.utils.validation import error_messages
@@ -116,6 +117,17 @@ def check_data(
     problems += _empty_class_problems(train_source)
     problems += _overlap_problems(train_source, eval_source)
     raise_problems(problems)
+
+
+def check_teacher(teacher: Teacher | None, source: Source) -> None:
+    """Raises ValueError if a teacher's classes are known and are not those of the data."""
+    names = teacher.class_names if teacher is not None else None
+    if names is not None and names != source.class_names:
+        raise ValueError(
+            f"The teacher has {describe_classes(names)}, and {source.name} has "
+            f"{describe_classes(source.class_names)}: use a teacher with the same classes in the "
+            "same order."
+        )
 
 
 def check_data_size(config: ml_collections.ConfigDict, num_classes: int, num_examples: int) -> None:

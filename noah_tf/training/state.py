@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from noah_tf.runs import MovingAverage, SavedBackbone
+from noah_tf.training.distillation import Teacher, load_teacher
 from noah_tf.training.optimizer import Optimizer
 from noah_tf.training.optimizer_settings import make_optimizer
 from noah_tf.training.param_groups import LayerStart, layer_starts
@@ -22,6 +23,7 @@ class TrainState:
         model: the Keras model.
         optimizer: the `Optimizer` of the model's trainable variables.
         average: the `MovingAverage`, or None.
+        teacher: the `Teacher` of a distillation, or None; it does not change.
         layer_starts: the layers that are frozen at first, and when each is trained.
         variables: the weights that the optimizer has, in its order.
         statistics: the float weights that are not trained, which are those of BatchNorm.
@@ -30,6 +32,7 @@ class TrainState:
     model: tf.keras.Model
     optimizer: Optimizer
     average: MovingAverage | None = None
+    teacher: Teacher | None = None
     layer_starts: Sequence[LayerStart] = ()
     variables: list = dataclasses.field(init=False)
     statistics: list = dataclasses.field(init=False)
@@ -61,6 +64,7 @@ def build_state(
     num_classes: int,
     steps_per_epoch: int,
     saved_backbone: SavedBackbone | None = None,
+    multi_label: bool = False,
 ) -> TrainState:
     """Returns the state that a run starts from, with random weights by the recipe's seed.
 
@@ -71,6 +75,10 @@ def build_state(
         num_classes: number of classes M of the data.
         steps_per_epoch: steps of one epoch.
         saved_backbone: what a resumed run kept of its backbone's file, or None.
+        multi_label: whether an example can have several classes.
+
+    Raises:
+        ValueError: a part of the recipe does not fit the model.
     """
     seed_layers(plan.seed)
     frozen_steps = plan.train.frozen_epochs * steps_per_epoch
@@ -85,4 +93,7 @@ def build_state(
             loss_scale=plan.precision == "mixed_float16",
         )
         average = MovingAverage(model, plan.ema_decay) if plan.ema_decay else None
-    return TrainState(model, optimizer, average, starts)
+    with plan.strategy.scope():
+        binary = plan.loss.is_binary(multi_label)
+        teacher = load_teacher(plan.distillation, plan.preprocessing, num_classes, binary)
+    return TrainState(model, optimizer, average, teacher, starts)

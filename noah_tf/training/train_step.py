@@ -31,7 +31,8 @@ def make_train_step(
     """
     batch_size, accumulate = plan.train.batch_size, plan.train.accumulate
     shares = plan.strategy.num_replicas_in_sync * accumulate
-    model, optimizer = state.model, state.optimizer
+    model, optimizer, teacher = state.model, state.optimizer, state.teacher
+    is_normalized = plan.transform.normalize
     trained = [state.variables[index] for index in trained_indices]
     top_k = min(5, model.output_shape[-1])
 
@@ -40,7 +41,12 @@ def make_train_step(
     ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             logits = model(plan.normalize(images), training=True)
-            losses = weights * loss(targets, logits)
+            losses = loss(targets, logits)
+            if teacher is not None:
+                share = plan.distillation.distillation_weight
+                taught = teacher.losses(teacher.logits(images, is_normalized), logits)
+                losses = (1 - share) * losses + share * taught
+            losses = weights * losses
             # The gradients are summed over the replicas and over the parts of their batches. So
             # the loss is divided by the size of the whole batch, and the penalties, which do not
             # depend on the batch, by the number of summands.

@@ -14,10 +14,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from noah_tf.training import dry_run, loop
+from noah_tf.training.callbacks import load_callbacks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py or FILE.py:row.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Describe the run and try two steps on fake data.")
+_CALLBACKS = flags.DEFINE_string(
+    "callbacks", None, "module:function, which returns a list of Keras callbacks that observe."
+)
 
 
 def main(_: list[str]) -> None:
@@ -26,7 +30,8 @@ def main(_: list[str]) -> None:
         return
     if _WORKDIR.value is None:
         raise ValueError("--workdir is missing: name the folder of the run, or give --dry_run.")
-    result = loop.train(_CONFIG.value, _WORKDIR.value)
+    callbacks = load_callbacks(_CALLBACKS.value) if _CALLBACKS.value else ()
+    result = loop.train(_CONFIG.value, _WORKDIR.value, callbacks=callbacks)
     print(", ".join(f"{name} {value:.6g}" for name, value in result.items()))
     print(
         f"Wrote {_WORKDIR.value}: model.keras, model.weights.h5, best.weights.h5, epochs.csv, "

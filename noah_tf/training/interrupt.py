@@ -1,13 +1,25 @@
-"""SIGTERM and SIGINT as a request that a loop can read, instead of the end of the process."""
+"""What ends a run early: SIGTERM and SIGINT as a request to stop, and the loss of a worker."""
 
 import contextlib
 import os
+import pathlib
 import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import tensorflow as tf
+
+from noah_tf.utils import distribute
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The errors that a worker raises when another worker is gone.
+_LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 class Interrupted(Exception):
@@ -75,3 +87,22 @@ def _restore(handlers: dict) -> None:
         # None is a handler that was not installed from Python, which Python cannot restore.
         if handler is not None:
             signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def lost_workers_named(strategy: tf.distribute.Strategy, workdir: pathlib.Path) -> Iterator[None]:
+    """Within it, the loss of another worker raises ConnectionError.
+
+    Args:
+        strategy: the distribution strategy of the run.
+        workdir: the folder of the run.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not distribute.is_multi_worker(strategy) or not isinstance(error, _LOST_WORKER):
+            raise
+        raise ConnectionError(
+            f"Another worker is gone ({str(error).splitlines()[0][:200]}): start all workers "
+            f"again with the same command; they go on from the last checkpoint in {workdir}."
+        ) from error

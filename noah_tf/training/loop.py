@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import ml_collections
@@ -14,34 +14,33 @@ from noah_tf.evaluation import Evaluator, metrics
 from noah_tf.runs import Checkpoints, Workdir, check_stack, model_config, recipe
 from noah_tf.training import recipe_checks
 from noah_tf.training.batch_statistics import BatchStatistics, recomputes
+from noah_tf.training.callbacks import Callbacks, OptimizerView
 from noah_tf.training.initial_weights import (
     backbone_of_run,
     check_initial_weights,
     load_initial_weights,
 )
-from noah_tf.training.interrupt import Interrupted, StopRequest, stop_requests
+from noah_tf.training.interrupt import (
+    Interrupted,
+    StopRequest,
+    lost_workers_named,
+    stop_requests,
+)
 from noah_tf.training.losses import training_loss
 from noah_tf.training.plan import TrainingPlan
-from noah_tf.training.progress import Progress, Timer
+from noah_tf.training.progress import Progress, Timer, with_prefix
 from noah_tf.training.run_length import changed_length, is_complete
 from noah_tf.training.state import TrainState, build_state
 from noah_tf.training.train_step import make_train_step
 from noah_tf.utils import distribute
 from noah_tf.utils.keras_compat import KERAS_NAME
 
-# The errors that a worker raises when another worker is gone.
-_LOST_WORKER = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-)
-
 
 def train(
     config: ml_collections.ConfigDict,
     workdir: Any,
     *,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Trains the model of a recipe, or resumes a run that was killed or interrupted.
@@ -59,6 +58,8 @@ def train(
     Args:
         config: a recipe, see `recipe.base`.
         workdir: the folder of the run; the same folder resumes it.
+        callbacks: Keras callbacks that observe the run, see `Callbacks`. A run in which one of them
+            sets `model.stop_training` ends after that epoch.
         clock: a function that returns seconds, for tests.
 
     Returns:
@@ -89,7 +90,7 @@ def train(
         train_source.multi_label,
     )
     recipe_checks.check_teacher(state.teacher, train_source)
-    with workdir.locked(), stop_requests() as stop, _lost_workers_named(plan.strategy, workdir):
+    with workdir.locked(), stop_requests() as stop, lost_workers_named(plan.strategy, workdir.path):
         data = {
             "class_names": train_source.class_names,
             "multi_label": train_source.multi_label,
@@ -110,7 +111,8 @@ def train(
         # In a new run, the first worker may not have written the data yet.
         if workdir.has_progress():
             check_stack(workdir)
-        return Trainer(plan, state, workdir, train_source, eval_source, stop, clock).run()
+        trainer = Trainer(plan, state, workdir, train_source, eval_source, stop, callbacks, clock)
+        return trainer.run()
 
 
 class Trainer:
@@ -123,6 +125,7 @@ class Trainer:
         train_source: the source of training examples.
         eval_source: the source of evaluation examples.
         stop: True once the process was asked to stop.
+        callbacks: Keras callbacks that observe the run.
         clock: a function that returns seconds.
     """
 
@@ -134,6 +137,7 @@ class Trainer:
         train_source: Source,
         eval_source: Source,
         stop: StopRequest,
+        callbacks: Sequence[tf.keras.callbacks.Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan, self.state, self.workdir = plan, state, workdir
@@ -157,11 +161,19 @@ class Trainer:
         self._statistics = None
         if recomputes(plan, self.total_steps):
             self._statistics = BatchStatistics(plan, state, train_source)
+        self.callbacks = Callbacks(
+            callbacks,
+            state.model,
+            OptimizerView(state.optimizer, plan.config.optimizer.to_dict()),
+            plan.train.epochs,
+            self.steps_per_epoch,
+        )
         self._train_steps: dict[tuple[int, ...], Callable] = {}
         self._batches: Iterator[Any] = iter(())
         self._stop, self._clock = stop, clock
         self._checkpoint_timer = Timer(plan.train.checkpoint_minutes, clock)
         self._any_worker = distribute.any_worker(plan.strategy)
+        self._is_stopped_by_callback = False
         self._is_multi_worker = distribute.is_multi_worker(plan.strategy)
 
     def run(self) -> dict[str, Any]:
@@ -170,12 +182,16 @@ class Trainer:
         if self.step < self.total_steps:
             make_batches = self.plan.train_batches(self.train_source, self.step)
             self._batches = iter(distribute.distribute_batches(self.plan.strategy, make_batches))
+        self.callbacks.begin()
         for epoch in range(self.progress.epochs_done, self.plan.train.epochs):
             self.train_epoch(epoch)
             # The checkpoint is older than the evaluation, so a run that is killed from here on
             # repeats the evaluation.
             evaluations = self.evaluate()
             self.end_epoch(evaluations)
+            if self._is_stopped_by_callback:
+                print("A callback ended the run (model.stop_training).", flush=True)
+                break
             if self.progress.is_out_of_patience:
                 print(
                     f"The last {self.progress.epochs_since_best} epochs had no better evaluation, "
@@ -215,12 +231,15 @@ class Trainer:
         first, end = epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch
         train_step = self._train_step(first)
         self.progress.begin_epoch(epoch)
+        self.callbacks.begin_epoch(epoch)
         while self.step < end:
             started = self._clock()
             with naming_corrupt_examples(self.train_source, self.plan.preprocessing.decode):
                 batch = next(self._batches)
             wait_seconds = self._clock() - started
+            self.callbacks.begin_batch(self.step - first)
             self.progress.add(train_step(batch), wait_seconds)
+            self.callbacks.end_batch(self.step - first, self.progress.epoch_means)
             self.step += 1
             is_end = self.step == end
             is_log_step = is_end or self.step % self.plan.train.log_every == 0
@@ -266,6 +285,7 @@ class Trainer:
         Returns:
             Dict that maps the prefix "" of the model, or "ema_" of its moving average, to metrics.
         """
+        self.callbacks.begin_test()
         evaluations = {}
         for prefix in ("", "ema_") if self.state.average is not None else ("",):
             with self._evaluated_weights(averaged=bool(prefix)):
@@ -275,22 +295,31 @@ class Trainer:
                 value = result[metrics.primary_metric(result)]
                 if is_candidate and self.progress.update_best(value, self.step):
                     self.workdir.save_best(self.state.model, {**result, "step": self.step})
+        self.callbacks.end_test(with_prefix(evaluations))
         return evaluations
 
     def end_epoch(self, evaluations: dict[str, dict[str, Any]]) -> None:
         """Writes the row of the epoch, and leaves the run if it was asked to stop."""
+        logs = {**self.progress.epoch_means(), **with_prefix(evaluations, "val_")}
         row = self.progress.end_epoch(self.step, self._learning_rate(), evaluations)
         self.workdir.add_epoch(row)
-        is_last = self.step == self.total_steps or self.progress.is_out_of_patience
+        self.callbacks.end_epoch(row["epoch"] - 1, logs)
+        (self._is_stopped_by_callback,) = self._any_worker(self.callbacks.stop_training)
+        is_last = (
+            self.step == self.total_steps
+            or self._is_stopped_by_callback
+            or self.progress.is_out_of_patience
+        )
         if self._any_worker(bool(self._stop))[0] and not is_last:
             self.interrupt()
 
     def finish(self, evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Writes the trained model and the result of the run, and returns the result."""
         model = self.state.model
-        result: dict[str, Any] = {}
-        for prefix, evaluation in evaluations.items():
-            result.update({f"{prefix}{name}": value for name, value in evaluation.items()})
+        result = with_prefix(evaluations)
+        if self._is_stopped_by_callback:
+            result["stopped_before_epochs"] = self.plan.train.epochs
+        self.callbacks.end(result)
         best_value, best_step = self.progress.best
         result[f"best_{metrics.primary_metric(result)}"] = best_value
         result.update(best_step=best_step, epochs_since_best=self.progress.epochs_since_best)
@@ -362,17 +391,3 @@ class Trainer:
 def _is_finite(weight: Any) -> bool:
     values = tf.convert_to_tensor(weight)
     return not values.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(values)))
-
-
-@contextlib.contextmanager
-def _lost_workers_named(strategy: tf.distribute.Strategy, workdir: Workdir) -> Iterator[None]:
-    """Within it, the loss of another worker raises ConnectionError."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        if not distribute.is_multi_worker(strategy) or not isinstance(error, _LOST_WORKER):
-            raise
-        raise ConnectionError(
-            f"Another worker is gone ({str(error).splitlines()[0][:200]}): start all workers "
-            f"again with the same command; they go on from the last checkpoint in {workdir.path}."
-        ) from error

@@ -93,6 +93,11 @@ class Progress(tf.Module):
             )
         return recent["loss"]
 
+    def epoch_means(self) -> dict[str, float]:
+        """Returns loss, top1 and top5 of the epoch so far; waits for the device."""
+        self._add_pending()
+        return _means(self._sums[0])
+
     @property
     def epochs_done(self) -> int:
         """Number of epochs that are trained and evaluated."""
@@ -159,11 +164,7 @@ class Progress(tf.Module):
             "save_seconds": round(self._save_seconds, 3),
         }
         self._save_seconds = 0.0
-        eval_metrics = {
-            f"eval_{prefix}{name}": value
-            for prefix, evaluation in evaluations.items()
-            for name, value in evaluation.items()
-        }
+        eval_metrics = with_prefix(evaluations, "eval_")
         if self._writer is not None:
             self._summarize(step, eval_metrics)
         self._sums = np.zeros_like(self._sums)
@@ -181,6 +182,15 @@ class Progress(tf.Module):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
         self._writer.flush()
+
+
+def with_prefix(evaluations: dict[str, dict[str, Any]], first: str = "") -> dict[str, Any]:
+    """Returns the metrics of all evaluations, each with the prefix of its evaluation."""
+    return {
+        f"{first}{prefix}{name}": value
+        for prefix, evaluation in evaluations.items()
+        for name, value in evaluation.items()
+    }
 
 
 class Timer:

@@ -46,5 +46,7 @@ def is_complete(plan: TrainingPlan, workdir: Workdir, num_examples: int) -> bool
     """
     result = workdir.result() or {}
     has_all_steps = result["steps"] >= plan.train.epochs * plan.steps_per_epoch(num_examples)
+    if result.get("stopped_before_epochs", 0) >= plan.train.epochs:
+        return True
     # Runs of earlier versions have no patience.
     return has_all_steps or is_out_of_patience(plan.train, result.get("epochs_since_best", 0))

@@ -53,13 +53,13 @@ def test_callbacks_see_a_run_as_under_fit(shapes, tmp_path, finished_run, monkey
     assert set(logs) >= {"loss", "top1", "val_loss", "val_top1"}
     assert logs["val_loss"] == result["loss"] and logs["loss"] == recorder.calls[-3][2]
     assert recorder.config["name"] == "adamw" and 0 <= recorder.rate < 1
-    # They change nothing, and see the rest of a resumed run.
+    # They change nothing, and see the rest of a resumed run, which repeats an evaluation.
     for one, other in zip(weights(tmp_path / "run"), weights(finished_run), strict=True):
         np.testing.assert_array_equal(one, other)
     train_and_kill(monkeypatch, 4, config, tmp_path / "killed", callbacks=[Recorder()])
     recorder = Recorder()
     train(config, tmp_path / "killed", callbacks=[recorder])
-    assert [call[0] for call in recorder.calls] == ["begin", *epoch, "train end"]
+    assert [call[0] for call in recorder.calls] == ["begin", "epoch", "end", *epoch, "train end"]
 
 
 @pytest.mark.slow

@@ -296,7 +296,7 @@ def _problem_advice(
     for kind, pre_logits in (("missing", False), ("unexpected", True)):
         if any(name.startswith("pre_logits.") for name in problems.get(kind, ())):
             advice.append(f"Create the model with pre_logits={pre_logits}.")
-    if len(problems.get("missing", ())) == len(weights):
+    if len(problems.get("missing", ())) > len(weights) / 2:
         advice.append(
             "The file is of another architecture, or of another library than timm and torchvision."
         )

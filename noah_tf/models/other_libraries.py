@@ -78,7 +78,7 @@ def with_reference_names(
     """
     library = next((library for library in libraries if library.are_in(tensors)), _REFERENCE)
     if library.difference:
-        raise ValueError(f"{label} fits no model of noah_tf: {library.difference}.")
+        raise ValueError(f"{label} does not fit the model: {library.difference}.")
     names: dict[str, str] = {}
     for name in tensors:
         other = names.setdefault(library.to_reference(name), name)

@@ -211,7 +211,7 @@ def test_architectures_that_differ_are_refused_with_the_reason(architecture, nam
     x = layers.Conv2D(8, 3, name="features.0.0" if "v3" in architecture else "head")(images)
     model = tf.keras.Model(images, x, name=architecture)
     message = load_error(model, {name: np.ones(3)}, head=head)
-    assert message.startswith("The mapping fits no model of noah_tf: ") and reason in message
+    assert message.startswith("The mapping does not fit the model: ") and reason in message
 
 
 def test_files_of_unknown_libraries_say_so():

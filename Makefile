@@ -47,10 +47,11 @@ $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_ADDONS) (TensorFlow is a large download) ..."
 	@$(call find_python,3.11 3.10,Python 3.10 or 3.11 (TensorFlow 2.15 needs one of them)); $(call make_venv,$(VENV_ADDONS),addons$(COMMA)test$(COMMA)serving$(COMMA)onnx$(COMMA)demo)
 
-# One version, so that pip does not look for a newer one where a wheel of it lies at hand.
+# One version, so that pip does not look for a newer one where a wheel of it lies at hand, and the
+# torchvision for that version.
 $(VENV_TORCH)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_TORCH) (TensorFlow and PyTorch are large downloads) ..."
-	@$(call find_python,3.11 3.12 3.13 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV_TORCH),test$(COMMA)torch,torch==2.13.0)
+	@$(call find_python,3.11 3.12 3.13 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV_TORCH),test$(COMMA)torch$(COMMA)torch-models,torch==2.13.0 torchvision==0.28.0)
 
 COMMA := ,
 
@@ -79,7 +80,7 @@ test-addons-slow: $(VENV_ADDONS)/.installed
 	$(VENV_ADDONS)/bin/python $(PYTEST) -m "not one_stack and slow and not exhaustive and not gpu"
 
 test-torch: $(VENV_TORCH)/.installed
-	$(VENV_TORCH)/bin/python $(PYTEST) -k torch tests/models/test_official_torch.py tests/training/test_optimizer.py
+	$(VENV_TORCH)/bin/python $(PYTEST) -k torch tests/models/test_official_torch.py tests/models/test_other_libraries_torch.py tests/training/test_optimizer.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

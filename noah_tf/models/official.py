@@ -1,4 +1,4 @@
-"""Loads and saves checkpoints of the reference implementation."""
+"""Loads checkpoints of the reference implementation and other libraries; saves the former."""
 
 import math
 import os
@@ -12,6 +12,7 @@ from absl import logging
 
 from noah_tf.head import NOAHHead
 from noah_tf.models.backbones.layers import PositionEmbedding
+from noah_tf.models.other_libraries import with_reference_names
 from noah_tf.models.reference_tensors import (
     BARE_HEAD,
     Family,
@@ -38,7 +39,11 @@ def load_official_weights(
     head: str = "load",
     architecture: str | None = None,
 ) -> tf.keras.Model | NOAHHead:
-    """Loads a checkpoint of the reference implementation into a model or a head.
+    """Loads a checkpoint into a model or a head.
+
+    The checkpoint is one of the reference implementation, timm, torchvision, or the official DeiT
+    and PVT repositories. A model of `create_model` with the standard head takes all of it, and one
+    with a NOAH head takes its backbone with `head="skip"`.
 
     Loading is strict. Either every weight of the model is set and every tensor of the checkpoint
     is used, or an error names what does not fit and the model stays unchanged. The prefix
@@ -84,6 +89,7 @@ def load_official_weights(
     family, weights = reference_tensors(model_or_head, architecture)
     label, content = _read_source(source)
     tensors = named_tensors(content, ema, label)
+    tensors, file_names = with_reference_names(tensors, family.libraries, label)
     if family is BARE_HEAD:
         if head == "skip":
             raise ValueError("head='skip' is for models, got a NOAHHead: use head='load'.")
@@ -98,8 +104,13 @@ def load_official_weights(
 
     values, problems = _match_tensors(weights, tensors, family, drop_class_token)
     if problems:
-        lists = "; ".join(list_names(kind, names.values()) for kind, names in problems.items())
-        message = f"{label} does not fit {model_or_head.name}: {lists}."
+        lists = "; ".join(
+            list_names(kind, (file_names.of(name) + text for name, text in names.items()))
+            for kind, names in problems.items()
+        )
+        library = file_names.library.name
+        origin = f", with the names of {library}," if library else ""
+        message = f"{label}{origin} does not fit {model_or_head.name}: {lists}."
         raise ValueError(" ".join([message, *advice, *_problem_advice(problems, weights, family)]))
     # All tensors are checked before the first assignment, so that an error changes nothing.
     for weight, value in zip(weights, values, strict=True):
@@ -230,7 +241,7 @@ def _match_tensors(
 
     Returns:
         The values in the order of `weights`, and the problems: kind of problem → tensor's name →
-        description. The values are complete if there are no problems.
+        what a message says after the name. The values are complete if there are no problems.
     """
     values: list[np.ndarray] = []
     missing: dict[str, str] = {}
@@ -239,7 +250,7 @@ def _match_tensors(
     for weight in weights:
         name = weight.name
         if name not in tensors:
-            missing[name] = name
+            missing[name] = ""
             continue
         # The shape is checked before the values are read, because a file of a few bytes can
         # declare a tensor of any size.
@@ -247,22 +258,22 @@ def _match_tensors(
         drop_first = drop_class_token and _starts_with_token(shape, weight)
         new_shape = (shape[0], shape[1] - 1, shape[2]) if drop_first else shape
         if new_shape != weight.shape and not _grid_side(new_shape, weight):
-            shapes[name] = f"{name} {shape}, expected {weight.shape}"
+            shapes[name] = f" {shape}, expected {weight.shape}"
             continue
         try:
             array = as_numpy(tensors[name])
         except (ValueError, TypeError, RuntimeError) as error:
-            unreadable[name] = f"{name} ({error})"
+            unreadable[name] = f" ({error})"
             continue
         if array.dtype.kind != "f" and array.dtype != tf.bfloat16.as_numpy_dtype:
-            unreadable[name] = f"{name} ({array.dtype})"
+            unreadable[name] = f" ({array.dtype})"
         else:
             array = array[:, 1:] if drop_first else array
             values.append(weight.as_weight(_resize_positions(array, weight, family)))
     known = {weight.name for weight in weights}
     problems = {
         "missing": missing,
-        "unexpected": {name: name for name in tensors if name not in known},
+        "unexpected": {name: "" for name in tensors if name not in known},
         "wrong shape": shapes,
         "not a floating-point array": unreadable,
     }
@@ -285,6 +296,10 @@ def _problem_advice(
     for kind, pre_logits in (("missing", False), ("unexpected", True)):
         if any(name.startswith("pre_logits.") for name in problems.get(kind, ())):
             advice.append(f"Create the model with pre_logits={pre_logits}.")
+    if len(problems.get("missing", ())) > len(weights) / 2:
+        advice.append(
+            "The file is of another architecture, or of another library than timm and torchvision."
+        )
     if positions - skipped_with_head:
         advice.append(
             "Position embeddings are interpolated only from a square grid with as many channels."

@@ -14,6 +14,14 @@ import tensorflow as tf
 from noah_tf.head import NOAHHead
 from noah_tf.models.backbones.layers import ClassToken, PositionEmbedding
 from noah_tf.models.feature_map import weighted_layers
+from noah_tf.models.other_libraries import (
+    DEIT,
+    MOBILENETV2,
+    MOBILENETV3,
+    RESNET,
+    SHUFFLENETV2,
+    LibraryNames,
+)
 
 
 class Family(NamedTuple):
@@ -26,6 +34,7 @@ class Family(NamedTuple):
         script_key: the key under which the family's training script expects the weights. None
             if the script loads the mapping itself into a DataParallel model.
         interpolation: how position embeddings are resized. None if the family has none.
+        libraries: other libraries' names of the tensors, in files that are read too.
     """
 
     order: str
@@ -33,6 +42,7 @@ class Family(NamedTuple):
     head: str = "head"
     script_key: str | None = None
     interpolation: str | None = None
+    libraries: tuple[LibraryNames, ...] = ()
 
     @property
     def words(self) -> list[str]:
@@ -60,17 +70,24 @@ _TENSORS = [
 ]
 _FAMILIES = {
     "resnet": Family(
-        "conv1 bn1 conv2 bn2 conv3 bn3 downsample layer1 layer2 layer3 layer4 head", "head.2"
+        "conv1 bn1 conv2 bn2 conv3 bn3 downsample layer1 layer2 layer3 layer4 head",
+        "head.2",
+        libraries=RESNET,
     ),
-    "mobilenetv2": Family("features conv head", "head.2"),
-    "mobilenetv3": Family("features conv fc classifier", "classifier.1", "classifier"),
-    "shufflenetv2": Family("conv1 stage2 stage3 stage4 branch1 branch2 conv5 head", "head.2"),
+    "mobilenetv2": Family("features conv head", "head.2", libraries=MOBILENETV2),
+    "mobilenetv3": Family(
+        "features conv fc classifier", "classifier.1", "classifier", libraries=MOBILENETV3
+    ),
+    "shufflenetv2": Family(
+        "conv1 stage2 stage3 stage4 branch1 branch2 conv5 head", "head.2", libraries=SHUFFLENETV2
+    ),
     "deit": Family(
         "cls_token pos_embed patch_embed blocks norm1 attn qkv proj norm2 mlp fc1 fc2 norm "
         "pre_logits fc head",
         "head",
         script_key="model",
         interpolation="bicubic",
+        libraries=DEIT,
     ),
     "pvt": Family(
         "pos_embed1 pos_embed2 pos_embed3 pos_embed4 cls_token patch_embed1 block1 patch_embed2 "

@@ -118,9 +118,9 @@ def create_model(
         input_shape: (height, width, channels). Height and width must be multiples of 16 pixels
             for DeiT and ViT and of 32 for PVT. Mixer and gMLP take 224x224 only. The other
             families take any size, even None.
-        weights: path of a file with initial weights: a checkpoint of the authors (.pth, .pt, .tar),
-            its tensors as .safetensors, or a Keras .weights.h5 file. None initializes the weights
-            at random. See `load_official_weights`.
+        weights: path of a file with initial weights: a Keras .weights.h5 file, or a checkpoint of
+            the authors, timm, torchvision, DeiT or PVT (.pth, .pt, .tar, .safetensors). None
+            initializes the weights at random. See `load_official_weights`.
         num_groups: number of groups N of the NOAH head. None is the paper's.
         key_ratio: key ratio r of the NOAH head. None is the paper's.
         dropout: dropout rate of the head during training. None is the paper's.
@@ -250,8 +250,8 @@ def load_weights_file(
         return
     if head != "load" or ema:
         raise ValueError(
-            "weights_head='skip' and weights_ema=True need a checkpoint of the reference "
-            f"implementation, got {path}."
+            "weights_head='skip' and weights_ema=True need a file of named tensors (.pth, "
+            f".safetensors), got {path}."
         )
     if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}.")

@@ -64,8 +64,8 @@ def load_initial_weights(model: tf.keras.Model, spec: ModelSpec) -> None:
         return
     if spec.architecture is None and not spec.weights.endswith(".h5"):
         raise ValueError(
-            f"model.weights={spec.weights!r} is a file of the reference implementation, which "
-            "needs model.architecture: set it, or give a .weights.h5 file or the folder of a run."
+            f"model.weights={spec.weights!r} is a file of named tensors, which needs "
+            "model.architecture: set it, or give a .weights.h5 file or the folder of a run."
         )
     load_weights_file(model, spec.weights, spec.weights_head, spec.weights_ema)
 

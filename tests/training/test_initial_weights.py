@@ -1,10 +1,14 @@
 """The initial weights of a new run."""
 
+import library_tensors
 import numpy as np
 import pytest
-from recipes import quickstart, small_recipe
+import safetensors.numpy
+from library_tensors import random_tensors
+from recipes import quickstart, recipe, small_recipe
 
 import noah_tf
+from noah_tf.models.official import state_dict
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.runs.model_config import model_from_config
 from noah_tf.training.initial_weights import copy_weights, load_initial_weights
@@ -67,7 +71,21 @@ def test_folder_without_a_run_raises(tmp_path):
         load_initial_weights(model_of(config, 7), config)
 
 
-def test_authors_weights_need_an_architecture(tmp_path):
+def test_weights_of_another_library_start_a_run(tmp_path):
+    tensors = random_tensors(library_tensors.resnet18())
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    config = recipe("finetune").model
+    config.architecture, config.weights_head = "resnet18", "skip"
+    config.weights = str(tmp_path / "model.safetensors")
+    model = model_of(config, num_classes=3)
+    load_initial_weights(model, config)
+    loaded = state_dict(model)
+    assert "head.query.weight" in loaded
+    for name in ("conv1.weight", "layer4.1.bn2.running_var"):
+        np.testing.assert_array_equal(loaded[name], tensors[name])
+
+
+def test_files_of_tensors_need_an_architecture(tmp_path):
     config = quickstart().model
     config.weights = str(tmp_path / "noah_resnet18.safetensors")
     with pytest.raises(FileNotFoundError, match="no weights at model.weights=.*safetensors"):

@@ -12,6 +12,7 @@ from head_helpers import run_python
 from recipes import draw_shapes, small_recipe
 from stacks import slow_on_one_stack
 
+import noah_tf
 from noah_tf.runs import recipe
 from noah_tf.runs.checkpoint import load_run
 
@@ -67,8 +68,18 @@ def few_shapes(tmp_path_factory):
     return draw_shapes(tmp_path_factory.mktemp("few_shapes"), 2 * BATCH)
 
 
-def rich_recipe(shapes):
-    """Returns a recipe with all random options, and a model with BatchNorm."""
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The file of a model that classifies the shapes, with random weights."""
+    inputs = tf.keras.Input((32, 32, 3))
+    x = tf.keras.layers.BatchNormalization()(tf.keras.layers.Conv2D(8, 3, strides=2)(inputs))
+    model = noah_tf.attach_noah(tf.keras.Model(inputs, x), num_classes=3)
+    model.save(path := tmp_path_factory.mktemp("teacher") / "teacher.keras")
+    return path
+
+
+def rich_recipe(shapes, teacher=None):
+    """Returns a recipe with all options that have state, and a model with BatchNorm."""
     config = recipe.base()
     small = small_recipe(shapes)
     config.data, config.preprocess = small.data, small.preprocess
@@ -81,12 +92,18 @@ def rich_recipe(shapes):
     config.augment.erasing = 0.5
     config.augment.mixup = 0.8
     config.augment.cutmix = 1.0
-    config.optimizer.name = "adamw"
+    config.optimizer.name = "keras.AdamW"
+    config.optimizer.args = {"beta_2": 0.99}
     config.optimizer.learning_rate = 2e-3
     config.optimizer.weight_decay = 0.05
     config.schedule.warmup_epochs = 2.0
     config.ema.decay = 0.9
     config.train.epochs = STEPS // EPOCH
+    config.train.patience = STEPS // EPOCH - 1
+    config.train.frozen_epochs = 1
+    config.train.frozen_layers = ("features.0*",)
+    config.train.recompute_batch_statistics = True
+    config.train.teacher = str(teacher) if teacher else None
     config.train.batch_size = BATCH
     config.train.label_smoothing = 0.1
     config.train.checkpoint_every = EVERY
@@ -124,8 +141,8 @@ def rows(workdir):
         pytest.param(2, 3, marks=pytest.mark.exhaustive),
     ],
 )
-def test_killed_run_ends_bit_for_bit_the_same(more_shapes, tmp_path, replicas, kills):
-    config = rich_recipe(more_shapes)
+def test_killed_run_ends_bit_for_bit_the_same(more_shapes, teacher, tmp_path, replicas, kills):
+    config = rich_recipe(more_shapes, teacher)
     config.strategy = "mirrored"
     process = run(config, tmp_path / "whole", replicas)
     assert process.returncode == 0, process.stderr[-3000:]

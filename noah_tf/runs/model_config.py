@@ -11,12 +11,14 @@ import tensorflow as tf
 
 from noah_tf.models import (
     ARCHITECTURES,
+    OFFICIAL,
     attach_noah,
     check_weights_options,
     create_model,
     in_precision,
     load_keras_file,
     model_from_json,
+    official_file,
     sha256_of,
     with_input_shape,
 )
@@ -122,7 +124,8 @@ class ModelSpec:
         split_groups: for ablations with a `backbone`, as in `NOAHHead`; None for the default.
         split_key_value: likewise.
         uniform_attention: likewise.
-        weights: file or run folder that a new run starts from; None for random weights.
+        weights: file or run folder that a new run starts from, or "official" for the authors'
+            checkpoint of the `architecture`; None for random weights.
         weights_head: "load" the head's weights as well, or "skip" them.
         weights_ema: whether to take the averaged weights of the file or run.
 
@@ -167,7 +170,7 @@ class ModelSpec:
 
     @property
     def start(self) -> str:
-        """What a new run starts from: a file or run, or "random weights"."""
+        """What a new run starts from: a file or run, "official", or "random weights"."""
         backbone = self.backbone if is_keras_file(self.backbone) else None
         return self.weights or backbone or "random weights"
 
@@ -204,9 +207,8 @@ class ModelSpec:
             A Keras model, (B, height, width, channels) to logits (B, M).
         """
         if self.architecture is not None:
-            prefix = "noah_" if self.head == "noah" else ""
             return create_model(
-                f"{prefix}{self.architecture}",
+                self._architecture_name,
                 num_classes,
                 input_shape,
                 num_groups=self.num_groups,
@@ -235,6 +237,11 @@ class ModelSpec:
             head=self.head,
             **self._head_options(),
         )
+
+    @property
+    def _architecture_name(self) -> str:
+        """The name of the `architecture` and head in `list_models()`."""
+        return f"noah_{self.architecture}" if self.head == "noah" else str(self.architecture)
 
     def _head_options(self) -> dict[str, Any]:
         """The options of the head that are set and that `attach_noah` passes on."""
@@ -273,6 +280,13 @@ class ModelSpec:
         check_weights_options(
             self.weights, self.weights_head, self.weights_ema, prefix="model.weights_"
         )
+        if self.weights == OFFICIAL and self.architecture is None:
+            raise ValueError(
+                "model.weights='official' needs model.architecture, one of the paper's: set it, or "
+                "name a .weights.h5 file or the folder of a run"
+            )
+        if self.weights == OFFICIAL and self.architecture in ARCHITECTURES:
+            official_file(self._architecture_name)
 
     def _check_architecture(self) -> None:
         if self.architecture is None:

@@ -23,6 +23,7 @@ from noah_tf.models import (
     with_input_shape,
 )
 from noah_tf.models.backbones import small
+from noah_tf.runs.library_downloads import download_problem
 from noah_tf.runs.recipe import from_section
 from noah_tf.utils.distribute import dtype_policy
 from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
@@ -45,6 +46,7 @@ def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
     Raises:
         ValueError: the library is not supported, the library has no such model, or the model
             does not take the arguments.
+        ConnectionError: the library could not download the model's pretrained weights.
 
     Example:
 
@@ -60,6 +62,11 @@ def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
             f"{name} does not take these arguments ({error}): set model.backbone_args in the "
             "recipe's file to arguments that it takes."
         ) from error
+    except Exception as error:  # Keras raises this very class if a download fails.
+        problem = download_problem(name, error)
+        if problem is None:
+            raise
+        raise ConnectionError(problem) from error
 
 
 class SavedBackbone(NamedTuple):

@@ -12,6 +12,7 @@ from noah_tf.models.keras_file import (
 from noah_tf.models.official import load_official_weights, save_official_weights
 from noah_tf.models.official_download import OFFICIAL, official_file
 from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.models.pooled_classifier import check_pooled_options
 from noah_tf.models.precision import in_precision
 from noah_tf.models.zoo import (
     check_weights_options,
@@ -25,6 +26,7 @@ __all__ = [
     "ARCHITECTURES",
     "OFFICIAL",
     "attach_noah",
+    "check_pooled_options",
     "check_weights_options",
     "create_model",
     "feature_layer_name",

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -13,6 +12,7 @@ from noah_tf.models import (
     ARCHITECTURES,
     OFFICIAL,
     attach_noah,
+    check_pooled_options,
     check_weights_options,
     create_model,
     in_precision,
@@ -22,51 +22,18 @@ from noah_tf.models import (
     sha256_of,
     with_input_shape,
 )
-from noah_tf.models.backbones import small
-from noah_tf.runs.library_downloads import download_problem
+from noah_tf.runs.library_backbones import check_library_backbone, library_backbone
 from noah_tf.runs.recipe import from_section
 from noah_tf.utils.distribute import dtype_policy
-from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
+from noah_tf.utils.validation import (
+    check_choice,
+    check_key_ratio,
+    check_positive_int,
+    check_rate,
+    error_messages,
+)
 
-LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
-
-
-def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
-    """Returns a backbone of Keras applications, of KerasCV, or of ours for small images.
-
-    Args:
-        name: full name of the function or class, such as "tf.keras.applications.MobileNetV2",
-            "keras_cv.models.ResNetBackbone" or "noah_tf.models.backbones.small.small_resnet".
-        **arguments: the arguments to call it with.
-
-    Returns:
-        A Keras model.
-
-    Raises:
-        ValueError: the library is not supported, the library has no such model, or the model
-            does not take the arguments.
-        ConnectionError: the library could not download the model's pretrained weights.
-
-    Example:
-
-    >>> backbone = library_backbone(
-    ...     "tf.keras.applications.MobileNetV2", weights=None, input_shape=(96, 96, 3))
-    """
-    _check_backbone(name)
-    library, _, model = name.rpartition(".")
-    try:
-        return getattr(_namespace(library), model)(**arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} does not take these arguments ({error}): set model.backbone_args in the "
-            "recipe's file to arguments that it takes."
-        ) from error
-    except Exception as error:  # Keras raises this very class if a download fails.
-        problem = download_problem(name, error)
-        if problem is None:
-            raise
-        raise ConnectionError(problem) from error
 
 
 class SavedBackbone(NamedTuple):
@@ -86,29 +53,6 @@ def is_keras_file(backbone: str | None) -> bool:
     return backbone is not None and backbone.endswith(".keras")
 
 
-def _check_backbone(name: str) -> None:
-    if is_keras_file(name):
-        return
-    library, _, model = name.rpartition(".")
-    if library not in LIBRARIES:
-        raise ValueError(
-            f"backbone must be of {', '.join(LIBRARIES[:-1])} or {LIBRARIES[-1]}, or the path of a "
-            f".keras file, got {name!r}."
-        )
-    if not callable(getattr(_namespace(library), model, None)):
-        raise ValueError(f"{library} has no model {model!r}.")
-
-
-def _namespace(library: str) -> ModuleType:
-    if library == "tf.keras.applications":
-        return tf.keras.applications
-    if library == "noah_tf.models.backbones.small":
-        return small
-    from keras_cv import models
-
-    return models
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """The `model` section of a recipe. Constructing it checks the values.
@@ -123,6 +67,8 @@ class ModelSpec:
             the initial ones.
         backbone_args: the arguments of a backbone of a library; a file does not use them.
         head: "noah", or "gap" for global average pooling and a linear layer.
+        init: "random", or "pooled" for a head that starts with the logits of the classifier of a
+            `backbone`, as in `attach_noah`.
         num_groups: number of groups N of the NOAH head; None for the default.
         key_ratio: key ratio r of the NOAH head; None for the default.
         dropout: dropout rate of the head; None for the default.
@@ -147,6 +93,7 @@ class ModelSpec:
     backbone: str | None = None
     backbone_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     head: str = "noah"
+    init: str = "random"
     num_groups: int | None = None
     key_ratio: float | None = None
     dropout: float | None = None
@@ -163,6 +110,7 @@ class ModelSpec:
             error_messages(
                 self._check_head,
                 self._check_head_options,
+                self._check_init,
                 self._check_weights,
                 self._check_architecture,
             )
@@ -242,6 +190,7 @@ class ModelSpec:
             key_ratio=self.key_ratio,
             dropout=self.dropout or 0.0,
             head=self.head,
+            init=self.init,
             **self._head_options(),
         )
 
@@ -283,6 +232,17 @@ class ModelSpec:
         if self.kernel_initializer is not None:
             _check_initializer(self.kernel_initializer, self.head)
 
+    def _check_init(self) -> None:
+        if check_choice("model.init", self.init, ("random", "pooled")) == "random":
+            return
+        if self.architecture is not None:
+            raise ValueError(
+                "model.init='pooled' starts from the classifier of a model.backbone, got "
+                f"model.architecture={self.architecture!r}"
+            )
+        options = self._head_options()
+        check_pooled_options(self.head, "auto", [options.pop("kernel_initializer", None)], options)
+
     def _check_weights(self) -> None:
         check_weights_options(
             self.weights, self.weights_head, self.weights_ema, prefix="model.weights_"
@@ -311,7 +271,8 @@ class ModelSpec:
                 "model.architecture and model.backbone are both None: name one of the paper's "
                 "architectures, or a backbone of a library"
             )
-        _check_backbone(self.backbone)
+        if not is_keras_file(self.backbone):
+            check_library_backbone(self.backbone)
         for option in ("drop_path", "mlp_dropout", "pre_logits"):
             if getattr(self, option):
                 raise ValueError(

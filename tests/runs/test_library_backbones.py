@@ -5,8 +5,7 @@ import re
 import pytest
 from head_helpers import run_python
 
-from noah_tf.runs.library_downloads import download_problem
-from noah_tf.runs.model_config import library_backbone
+from noah_tf.runs.library_backbones import download_problem, library_backbone
 
 NO_PROXY_THERE = "http://127.0.0.1:9"
 MOBILENET = {"weights": "imagenet", "input_shape": (96, 96, 3), "include_top": False}
@@ -61,7 +60,7 @@ def test_keras_reads_a_file_at_the_place(tmp_path):
     """Keras reports that the file is damaged, and downloads nothing."""
     code = f"""
 import pathlib
-from noah_tf.runs.model_config import library_backbone
+from noah_tf.runs.library_backbones import library_backbone
 
 def build():
     try:

@@ -11,7 +11,7 @@ import importlib.resources
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from noah_tf.models.keras_file import sha256_of
 from noah_tf.models.tensor_files import import_torch, is_html_page, read_checkpoint
@@ -116,7 +116,8 @@ def official_checkpoint(name: str, base_url: str = DRIVE) -> Iterator[pathlib.Pa
         _check_sha256(file, sha256)
     yield file.path
     if is_new:
-        write_text_atomically(file.sha256_path, f"{sha256}  {file.path.name}\n")
+        with _lock(file):  # Two processes must not write to the same temporary file.
+            write_text_atomically(file.sha256_path, f"{sha256}  {file.path.name}\n")
 
 
 @functools.cache
@@ -125,6 +126,13 @@ def _file_ids() -> dict[str, str]:
     table = importlib.resources.files(__package__) / "official_checkpoints.tsv"
     lines = table.read_text("utf-8").splitlines()
     return dict(line.split("\t") for line in lines if not line.startswith("#"))
+
+
+def _lock(file: OfficialFile) -> Any:
+    """Returns the lock that a process holds while it writes files beside the checkpoint."""
+    import filelock
+
+    return filelock.FileLock(f"{file.path}.lock")
 
 
 def _check_sha256(file: OfficialFile, sha256: str) -> None:
@@ -149,9 +157,7 @@ def _download(file: OfficialFile, base_url: str) -> None:
             f"The authors' checkpoint of {file.name} is downloaded with gdown, which is not "
             f"installed: pip install gdown, or {file.by_hand}."
         ) from None
-    import filelock
-
-    with filelock.FileLock(f"{file.path}.lock"):
+    with _lock(file):
         if not file.path.is_file():  # Another process may have downloaded it meanwhile.
             save_atomically(lambda partial: _fetch(file, base_url, partial), file.path)
 

@@ -1,6 +1,7 @@
 """Downloading the authors' checkpoints, from a server on this machine in place of Google Drive."""
 
 import builtins
+import concurrent.futures
 import contextlib
 import hashlib
 import http.server
@@ -269,20 +270,18 @@ def test_a_changed_file(drive):
     assert len(drive.paths) == 1
 
 
-def test_two_threads_download_once(drive):
+def test_threads_download_once(drive):
     drive.content = checkpoint(tiny_model())
-    paths = []
+    barrier = threading.Barrier(8)
 
-    def use():
+    def use(_):
         with official_checkpoint(NAME, drive.base_url) as path:
-            paths.append(path)
+            barrier.wait(timeout=60)  # All of them write the hash at the same time.
+        return path.read_bytes()
 
-    threads = [threading.Thread(target=use) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(paths) == 4 and len(drive.paths) == 1
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(8))) == [drive.content] * 8
+    assert len(drive.paths) == 1
 
 
 def test_keras_home(monkeypatch):

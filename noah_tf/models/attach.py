@@ -24,7 +24,7 @@ from noah_tf.models.pooled_classifier import (
     pooled_classifier,
     start_from,
 )
-from noah_tf.utils.validation import check_choice, check_key_ratio, check_positive_int, is_int
+from noah_tf.utils.validation import check_key_ratio, check_positive_int, is_int
 
 _HEADS = ("noah", "gap")
 _DEFAULT_CLASSES = 1000
@@ -45,7 +45,7 @@ def attach_noah(
     kernel_initializer: Any = None,
     bias_initializer: Any = None,
     name: str | None = None,
-    init: str = "random",
+    init: str | None = None,
     **head_options: Any,
 ) -> tf.keras.Model:
     """Puts a NOAH head, or a pooled linear head, on the last feature map of a Keras model.
@@ -84,10 +84,10 @@ def attach_noah(
             the reference implementation's for any number of classes.
         bias_initializer: initializer of the head's biases. None uses zeros.
         name: name of the new model. By default the backbone's name plus "_noah" or "_gap".
-        init: "random", or "pooled" for a head that starts with the logits of a trained classifier:
-            global average pooling, any dropout, and one dense layer. A softmax or sigmoid after it
-            is left out. The keys are zero, keys and values use all channels
-            (split_key_value=False), and the groups share the channels of the dense kernel.
+        init: "pooled" for a head that starts with the logits of a trained classifier: global
+            average pooling, any dropout, and one dense layer. A softmax or sigmoid after it is left
+            out. The keys are zero, keys and values use all channels (split_key_value=False), and
+            the groups share the channels of the dense kernel. None for random weights.
         **head_options: further arguments of `NOAHHead`, such as split_groups=False.
 
     Returns:
@@ -118,7 +118,8 @@ def attach_noah(
     """
     _check_backbone(backbone)
     _check_arguments(num_classes, num_groups, key_ratio, head, drop_class_token, kernel_initializer)
-    check_choice("init", init, ("random", "pooled"))
+    if init not in (None, "pooled"):
+        raise ValueError(f"init must be None or 'pooled', got {init!r}.")
     if head_options and head != "noah":
         raise ValueError(f"{', '.join(head_options)}: only head='noah' takes these, got {head!r}.")
     if feature_layer is None:

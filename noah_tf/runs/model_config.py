@@ -26,7 +26,6 @@ from noah_tf.runs.library_backbones import check_library_backbone, library_backb
 from noah_tf.runs.recipe import from_section
 from noah_tf.utils.distribute import dtype_policy
 from noah_tf.utils.validation import (
-    check_choice,
     check_key_ratio,
     check_positive_int,
     check_rate,
@@ -67,8 +66,8 @@ class ModelSpec:
             the initial ones.
         backbone_args: the arguments of a backbone of a library; a file does not use them.
         head: "noah", or "gap" for global average pooling and a linear layer.
-        init: "random", or "pooled" for a head that starts with the logits of the classifier of a
-            `backbone`, as in `attach_noah`.
+        init: "pooled" for a NOAH head that starts with the logits of the classifier of a
+            `backbone`, as in `attach_noah`; None for random weights.
         num_groups: number of groups N of the NOAH head; None for the default.
         key_ratio: key ratio r of the NOAH head; None for the default.
         dropout: dropout rate of the head; None for the default.
@@ -93,7 +92,7 @@ class ModelSpec:
     backbone: str | None = None
     backbone_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     head: str = "noah"
-    init: str = "random"
+    init: str | None = None
     num_groups: int | None = None
     key_ratio: float | None = None
     dropout: float | None = None
@@ -233,8 +232,10 @@ class ModelSpec:
             _check_initializer(self.kernel_initializer, self.head)
 
     def _check_init(self) -> None:
-        if check_choice("model.init", self.init, ("random", "pooled")) == "random":
+        if self.init is None:
             return
+        if self.init != "pooled":
+            raise ValueError(f"model.init must be None or 'pooled', got {self.init!r}")
         if self.architecture is not None:
             raise ValueError(
                 "model.init='pooled' starts from the classifier of a model.backbone, got "

@@ -64,7 +64,8 @@ def _model() -> ml_collections.ConfigDict:
     model.backbone = config_dict.placeholder(str)
     model.backbone_args = ml_collections.ConfigDict()
     model.head = "noah"  # or gap, the standard head
-    model.init = "random"  # or pooled: the logits of the backbone's classifier, see attach_noah
+    # None: random weights; pooled: those of the backbone's own classifier, see attach_noah.
+    model.init = config_dict.placeholder(str)
     model.num_groups = config_dict.placeholder(int)  # None: the default, see attach_noah
     model.key_ratio = config_dict.placeholder(float)  # likewise
     model.dropout = config_dict.placeholder(float)  # None: the paper's for an architecture, else 0

@@ -284,7 +284,7 @@ def test_branches_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"init": "zeros"}, "init must be one of random, pooled, got 'zeros'"),
+        ({"init": "zeros"}, "init must be None or 'pooled', got 'zeros'"),
         ({"head": "gap"}, "init='pooled' is for head='noah', got head='gap'"),
         ({"num_classes": 7}, "keeps the 5 classes of classifier, got num_classes=7"),
         ({"drop_class_token": 1}, "pools all tokens, got drop_class_token=1"),

@@ -160,7 +160,7 @@ def test_run_from_before_these_options_loads():
 def test_init_pooled_is_for_a_backbone_and_the_noah_head():
     config = quickstart().model
     config.init = "zeros"
-    with pytest.raises(ValueError, match="model.init must be one of random, pooled, got 'zeros'"):
+    with pytest.raises(ValueError, match="model.init must be None or 'pooled', got 'zeros'"):
         model_config.ModelSpec.from_config(config)
     config.init, config.split_groups = "pooled", False
     with pytest.raises(ValueError, match="leave out split_groups"):

@@ -41,7 +41,7 @@ make_venv = rm -rf $(1).old; [ ! -e $(1) ] || mv $(1) $(1).old; \
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV) (TensorFlow is a large download) ..."
-	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint$(COMMA)docs$(COMMA)hub$(COMMA)serving$(COMMA)onnx$(COMMA)demo$(COMMA)wandb)
+	@$(call find_python,3.13 3.12 3.11 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV),test$(COMMA)lint$(COMMA)docs$(COMMA)hub$(COMMA)serving$(COMMA)onnx$(COMMA)demo$(COMMA)official$(COMMA)wandb)
 
 $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_ADDONS) (TensorFlow is a large download) ..."
@@ -51,7 +51,7 @@ $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml
 # torchvision for that version.
 $(VENV_TORCH)/.installed: setup.cfg pyproject.toml
 	@echo "Setting up $(VENV_TORCH) (TensorFlow and PyTorch are large downloads) ..."
-	@$(call find_python,3.11 3.12 3.13 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV_TORCH),test$(COMMA)torch$(COMMA)torch-models,torch==2.13.0 torchvision==0.28.0)
+	@$(call find_python,3.11 3.12 3.13 3.10,Python 3.10 to 3.13); $(call make_venv,$(VENV_TORCH),test$(COMMA)torch$(COMMA)torch-models$(COMMA)official,torch==2.13.0 torchvision==0.28.0)
 
 COMMA := ,
 

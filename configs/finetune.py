@@ -21,7 +21,7 @@ fine-tuning: all layers learn best at 1e-4 to 3e-4, and the head has its default
 initial kernels and few key channels. The argument is the head: noah (the default) or gap. The
 backbone can be any of Keras applications or KerasCV, or a model in a .keras file of your own; set
 the preprocessing that its weights need. docs/photos.md shows the whole way from photos to answers.
-This command starts from the authors' weights:
+This command starts from the authors' weights, a file or official to download them:
 
     python trainers/train.py --config configs/finetune.py --workdir runs/pets18 \\
         --config.data.data_dir=pets \\

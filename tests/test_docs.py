@@ -49,6 +49,7 @@ SERVED_PAGE = "docs/serving.md"
 # Replacements in a page's Python before it runs.
 REPLACED = {
     'weights="imagenet"': "weights=None",  # a download
+    'weights="official"': "weights=None",  # likewise
     "images[:1500], labels[:1500], epochs=5": "images[:64], labels[:64], epochs=1",
     ".pth.tar": ".safetensors",  # needs PyTorch, which has an environment of its own
     ".pth": ".safetensors",

@@ -28,6 +28,7 @@ def test_wheel_holds_only_the_package(tmp_path):
     assert {name.split("/")[0] for name in names} <= {"noah_tf", f"{wheel.name[:13]}.dist-info"}
     sources = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "noah_tf").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
+    assert "noah_tf/models/official_checkpoints.tsv" in names
     code = f"""
 import sys
 sys.path.insert(0, {str(tmp_path / "installed")!r})

@@ -44,7 +44,10 @@ _MODEL = flags.DEFINE_string(
     "model", None, "The model of the paper to export, such as noah_resnet18."
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Weights of --model: a .pth, .pt, .tar, .safetensors or .weights.h5 file."
+    "checkpoint",
+    None,
+    "Weights of --model: a .pth, .pt, .tar, .safetensors or .weights.h5 file, or 'official' to "
+    "download the authors'.",
 )
 _EMA = flags.DEFINE_bool("ema", False, "Use the averaged weights of the checkpoint.")
 _NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Number of classes of the checkpoint.")

@@ -3,9 +3,10 @@
     python trainers/import_official.py --model noah_resnet18 --checkpoint noah_resnet18.pth.tar \\
         --output imported/noah_resnet18
 
-With a data set, it also evaluates the model as the paper does:
+With --checkpoint official it downloads the authors' checkpoint of the model. With a data set, it
+also evaluates the model as the paper does:
 
-    python trainers/import_official.py --model noah_resnet18 --checkpoint noah_resnet18.pth.tar \\
+    python trainers/import_official.py --model noah_resnet18 --checkpoint official \\
         --output imported/noah_resnet18 --data imagenet2012 --split validation
 """
 
@@ -22,7 +23,9 @@ from noah_tf.models import zoo
 from noah_tf.utils.files import write_text_atomically
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model, such as noah_resnet18.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A .pth, .pt, .tar or .safetensors file.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A .pth, .pt, .tar or .safetensors file, or 'official' to download it."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 _EMA = flags.DEFINE_bool("ema", False, "Use the averaged weights of the checkpoint.")
 _NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Number of classes of the checkpoint.")

@@ -50,7 +50,8 @@ def export_official(
 
     Args:
         name: one of `list_models()`.
-        checkpoint: a .pth, .pt, .tar, .safetensors or .weights.h5 file.
+        checkpoint: a .pth, .pt, .tar, .safetensors or .weights.h5 file, or "official" for that of
+            the authors, which is downloaded on first use.
         model_dir: the folder of all versions.
         ema: whether to use the averaged weights of the checkpoint.
         num_classes: the number of classes of the checkpoint.
@@ -95,7 +96,7 @@ def import_official(
 
     Args:
         name: one of `list_models()`.
-        checkpoint: a file or a mapping, as `load_official_weights` takes it.
+        checkpoint: a file, a mapping or "official", as `load_official_weights` takes it.
         output: the folder to write.
         ema: whether to use the averaged weights of the checkpoint.
         num_classes: the number of classes of the checkpoint.
@@ -110,6 +111,7 @@ def import_official(
         ValueError: the checkpoint belongs to another model, or the number of class names is
             wrong.
         FileNotFoundError: the checkpoint does not exist.
+        ConnectionError: the authors' checkpoint could not be downloaded.
 
     Example:
 

@@ -11,7 +11,9 @@ from noah_tf.models.keras_file import (
     with_input_shape,
 )
 from noah_tf.models.official import load_official_weights, save_official_weights
+from noah_tf.models.official_download import OFFICIAL, official_file
 from noah_tf.models.paper_table import ARCHITECTURES
+from noah_tf.models.pooled_classifier import check_pooled_options
 from noah_tf.models.precision import in_precision
 from noah_tf.models.zoo import (
     check_weights_options,
@@ -23,7 +25,9 @@ from noah_tf.models.zoo import (
 
 __all__ = [
     "ARCHITECTURES",
+    "OFFICIAL",
     "attach_noah",
+    "check_pooled_options",
     "check_weights_options",
     "create_model",
     "feature_layer_name",
@@ -38,6 +42,7 @@ __all__ = [
     "load_weights_file",
     "model_from_json",
     "num_positions",
+    "official_file",
     "preprocessing_for",
     "save_official_weights",
     "sha256_of",

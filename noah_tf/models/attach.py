@@ -19,16 +19,22 @@ from noah_tf.models.feature_map import (
     weighted_layers,
 )
 from noah_tf.models.groups_and_ratio import groups_and_ratio
+from noah_tf.models.pooled_classifier import (
+    check_pooled_options,
+    pooled_classifier,
+    start_from,
+)
 from noah_tf.utils.validation import check_key_ratio, check_positive_int, is_int
 
 _HEADS = ("noah", "gap")
+_DEFAULT_CLASSES = 1000
 # Classes of Keras itself. A model of any other class is a library's own.
 _PLAIN_MODELS = ("Functional", "Model", "Sequential")
 
 
 def attach_noah(
     backbone: tf.keras.Model,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     num_groups: int | None = None,
     key_ratio: float | None = None,
     dropout: float = 0.0,
@@ -39,6 +45,7 @@ def attach_noah(
     kernel_initializer: Any = None,
     bias_initializer: Any = None,
     name: str | None = None,
+    init: str | None = None,
     **head_options: Any,
 ) -> tf.keras.Model:
     """Puts a NOAH head, or a pooled linear head, on the last feature map of a Keras model.
@@ -52,7 +59,8 @@ def attach_noah(
 
     Args:
         backbone: a functional `tf.keras.Model` or a built Sequential, with channels-last features.
-        num_classes: M, the number of classes.
+        num_classes: M, the number of classes. By default 1000, or with init="pooled" those of the
+            classifier.
         num_groups: N of the head. By default it is the paper's N for at least 1,000 classes if the
             backbone belongs to a family that the paper trains (ResNet, MobileNetV2 and V3,
             ShuffleNetV2, ViT, PVT, MLP-Mixer, gMLP) and that N divides the channels. Otherwise it
@@ -76,6 +84,10 @@ def attach_noah(
             the reference implementation's for any number of classes.
         bias_initializer: initializer of the head's biases. None uses zeros.
         name: name of the new model. By default the backbone's name plus "_noah" or "_gap".
+        init: "pooled" for a head that starts with the logits of a trained classifier: global
+            average pooling, any dropout, and one dense layer. A softmax or sigmoid after it is left
+            out. The keys are zero, keys and values use all channels (split_key_value=False), and
+            the groups share the channels of the dense kernel. None for random weights.
         **head_options: further arguments of `NOAHHead`, such as split_groups=False.
 
     Returns:
@@ -90,7 +102,8 @@ def attach_noah(
         TypeError: the backbone is not a Keras model.
         ValueError: the backbone has no graph of layers (a subclassed model, or a Sequential that is
             not built), several outputs, no feature map or several of them before the output, or a
-            feature map of another rank; or an argument is invalid. The message says what works.
+            feature map of another rank; an argument is invalid; or init="pooled" cannot convert
+            the classifier. The message says what works.
 
     Example:
 
@@ -105,6 +118,8 @@ def attach_noah(
     """
     _check_backbone(backbone)
     _check_arguments(num_classes, num_groups, key_ratio, head, drop_class_token, kernel_initializer)
+    if init not in (None, "pooled"):
+        raise ValueError(f"init must be None or 'pooled', got {init!r}.")
     if head_options and head != "noah":
         raise ValueError(f"{', '.join(head_options)}: only head='noah' takes these, got {head!r}.")
     if feature_layer is None:
@@ -112,6 +127,15 @@ def attach_noah(
     else:
         feature_map = named_feature_map(backbone, feature_layer)
     _check_features(backbone, feature_map, head)
+    classifier = None
+    if init == "pooled":
+        initializers = [kernel_initializer, bias_initializer]
+        check_pooled_options(head, drop_class_token, initializers, head_options)
+        classifier = pooled_classifier(backbone, feature_map, num_classes)
+        num_classes, drop_class_token = classifier.num_classes, False
+        head_options = {**head_options, "split_key_value": False}
+    elif num_classes is None:
+        num_classes = _DEFAULT_CLASSES
 
     inputs, features = _graph(backbone, feature_map)
     if drop_class_token == "auto":
@@ -135,6 +159,8 @@ def attach_noah(
             **head_options,
         )
         logits = head_layer(features)
+        if classifier is not None:
+            start_from(head_layer, classifier)
     else:
         logits = _gap_head(
             features,
@@ -201,7 +227,8 @@ def _check_backbone(backbone):
 def _check_arguments(
     num_classes, num_groups, key_ratio, head, drop_class_token, kernel_initializer
 ):
-    check_positive_int("num_classes", num_classes)
+    if num_classes is not None:
+        check_positive_int("num_classes", num_classes)
     if num_groups is not None:
         check_positive_int("num_groups", num_groups)
     if key_ratio is not None:

@@ -12,6 +12,7 @@ from absl import logging
 
 from noah_tf.head import NOAHHead
 from noah_tf.models.backbones.layers import PositionEmbedding
+from noah_tf.models.official_download import OFFICIAL, official_checkpoint
 from noah_tf.models.other_libraries import with_reference_names
 from noah_tf.models.reference_tensors import (
     BARE_HEAD,
@@ -58,20 +59,23 @@ def load_official_weights(
         model_or_head: a model of `create_model`, or another model made of its layers; or a built
             `NOAHHead`. A head takes "query.weight", "query.bias", "value.weight" and
             "value.bias", either alone or from the checkpoint of a whole model.
-        source: the path of a .pth, .pt or .tar file (these need PyTorch: `pip install
-            'torch>=2.6'`) or of a .safetensors file; or a mapping name → NumPy array, PyTorch
-            tensor or TensorFlow tensor. The tensors may be nested under "state_dict" or "model".
+        source: "official" for the authors' checkpoint of the model, which is downloaded on first
+            use, see `official_checkpoint`; the path of a .pth, .pt or .tar file (these need
+            PyTorch: `pip install 'torch>=2.6'`) or of a .safetensors file; or a mapping name →
+            NumPy array, PyTorch tensor or TensorFlow tensor. The tensors may be nested under
+            "state_dict" or "model".
         ema: whether to load the averaged weights, under "state_dict_ema" or "model_ema".
         head: "load", or "skip" to leave the model's head unchanged, for another number of classes
             or kind of head. If the model has no class token, "skip" also ignores the checkpoint's,
             because only the standard head of a transformer uses it.
         architecture: a name of `list_models()`, such as "noah_resnet18". Needed if the model's
-            own name does not start with it.
+            own name does not start with it, or for "official" is not equal to it.
 
     Returns:
         `model_or_head`.
 
     Raises:
+        ConnectionError: the authors' checkpoint could not be downloaded.
         FileNotFoundError: the file does not exist.
         ImportError: the file needs PyTorch 2.6 or newer.
         TypeError: `source` is neither a path nor a mapping, or `model_or_head` is not a model.
@@ -87,6 +91,9 @@ def load_official_weights(
     if head not in ("load", "skip"):
         raise ValueError(f"head must be 'load' or 'skip', got {head!r}.")
     family, weights = reference_tensors(model_or_head, architecture)
+    if isinstance(source, str) and source == OFFICIAL:
+        with official_checkpoint(architecture or model_or_head.name) as path:
+            return load_official_weights(model_or_head, path, ema, head, architecture)
     label, content = _read_source(source)
     tensors = named_tensors(content, ema, label)
     tensors, file_names = with_reference_names(tensors, family.libraries, label)

@@ -56,14 +56,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     Raises:
         FileNotFoundError: the file does not exist.
         ImportError: the file needs PyTorch, which is not installed or older than 2.6.
-        ValueError: the path has another suffix, the file is damaged or not a checkpoint, or
-            reading it would call a function.
+        ValueError: the path has another suffix, the file is damaged, a web page or not a
+            checkpoint, or reading it would call a function.
     """
     path = pathlib.Path(path).expanduser()
     suffix = _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
-    path.open("rb").close()  # Raises OSError if the file may not be read.
+    if is_html_page(path):
+        raise ValueError(
+            f"{path} is a web page (HTML) that was saved instead of the checkpoint: download the "
+            "file again with the download button of its page."
+        )
     return _read_safetensors(path) if suffix == _SAFETENSORS else _read_pickle(path)
 
 
@@ -93,7 +97,7 @@ def write_checkpoint(
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
     if path.is_dir():
         raise IsADirectoryError(f"path must be a file, got the folder {path}.")
-    torch = None if suffix == _SAFETENSORS else _import_torch(path)
+    torch = None if suffix == _SAFETENSORS else import_torch(path)
 
     def save(partial: str) -> None:
         if torch is None:
@@ -183,17 +187,29 @@ def list_names(title: str, names: Iterable[Any], limit: int = 10) -> str:
     return f"{title}: {', '.join(names[:limit])}{more}"
 
 
-def _check_suffix(path: pathlib.Path) -> str:
-    """Returns the lower-case suffix of a checkpoint's path."""
-    suffix = path.suffix.lower()
-    if suffix not in (*_PICKLES, _SAFETENSORS):
-        raise ValueError(
-            f"The path must end in {', '.join(_PICKLES)} or {_SAFETENSORS}, got {path}."
-        )
-    return suffix
+def is_html_page(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file begins as a web page, which was saved instead of the file in it.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: the file may not be read.
+    """
+    with pathlib.Path(path).open("rb") as file:
+        start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return start.startswith((b"<!doctype html", b"<html"))
 
 
-def _import_torch(path: pathlib.Path) -> types.ModuleType:
+def import_torch(path: pathlib.Path) -> types.ModuleType:
+    """Returns PyTorch, which a .pth, .pt or .tar file needs.
+
+    Args:
+        path: the file, for error messages.
+
+    Raises:
+        ImportError: PyTorch is not installed, or older than 2.6.
+    """
     try:
         import torch
     except ImportError:
@@ -210,8 +226,18 @@ def _import_torch(path: pathlib.Path) -> types.ModuleType:
     return torch
 
 
+def _check_suffix(path: pathlib.Path) -> str:
+    """Returns the lower-case suffix of a checkpoint's path."""
+    suffix = path.suffix.lower()
+    if suffix not in (*_PICKLES, _SAFETENSORS):
+        raise ValueError(
+            f"The path must end in {', '.join(_PICKLES)} or {_SAFETENSORS}, got {path}."
+        )
+    return suffix
+
+
 def _read_pickle(path: pathlib.Path) -> Any:
-    torch = _import_torch(path)
+    torch = import_torch(path)
     # On exit, `safe_globals` removes its classes even if the caller had allowed them before.
     allowed = {argparse.Namespace} - set(torch.serialization.get_safe_globals())
     try:

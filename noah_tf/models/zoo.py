@@ -15,6 +15,7 @@ import tensorflow as tf
 from noah_tf.images import Preprocessing
 from noah_tf.models.attach import attach_noah
 from noah_tf.models.families import Family, family_of
+from noah_tf.models.official_download import OFFICIAL
 from noah_tf.models.paper_table import ARCHITECTURES, PaperRow
 from noah_tf.utils.validation import check_positive_int, check_rate
 
@@ -118,9 +119,11 @@ def create_model(
         input_shape: (height, width, channels). Height and width must be multiples of 16 pixels
             for DeiT and ViT and of 32 for PVT. Mixer and gMLP take 224x224 only. The other
             families take any size, even None.
-        weights: path of a file with initial weights: a Keras .weights.h5 file, or a checkpoint of
-            the authors, timm, torchvision, DeiT or PVT (.pth, .pt, .tar, .safetensors). None
-            initializes the weights at random. See `load_official_weights`.
+        weights: "official" for the authors' checkpoint, which is downloaded on first use (this
+            needs `pip install gdown 'torch>=2.6'`); or the path of a file with initial weights: a
+            Keras .weights.h5 file, or a checkpoint of the authors, timm, torchvision, DeiT or PVT
+            (.pth, .pt, .tar, .safetensors). None initializes the weights at random. See
+            `load_official_weights`.
         num_groups: number of groups N of the NOAH head. None is the paper's.
         key_ratio: key ratio r of the NOAH head. None is the paper's.
         dropout: dropout rate of the head during training. None is the paper's.
@@ -152,6 +155,7 @@ def create_model(
         ValueError: the name is unknown, the model lacks an option, the sizes do not fit, or the
             weights are not those of the model.
         FileNotFoundError: the weights file does not exist.
+        ConnectionError: the authors' checkpoint could not be downloaded.
 
     Example:
 
@@ -183,7 +187,8 @@ def create_model(
     if weights is not None:
         # A checkpoint has a head. A Keras file of a backbone has none.
         has_head = include_top or str(weights).endswith(".h5")
-        load_weights_file(model, weights, weights_head if has_head else "skip", weights_ema)
+        head_part = weights_head if has_head else "skip"
+        load_weights_file(model, weights, head_part, weights_ema, architecture=name)
     return model
 
 
@@ -224,29 +229,37 @@ def preprocessing_for(name: str, image_size: int | tuple[int, int] = (224, 224))
 
 
 def load_weights_file(
-    model: tf.keras.Model, path: str | os.PathLike[str], head: str = "load", ema: bool = False
+    model: tf.keras.Model,
+    path: str | os.PathLike[str],
+    head: str = "load",
+    ema: bool = False,
+    architecture: str | None = None,
 ) -> None:
     """Loads a file of weights into a model. The file name's suffix decides the format.
 
     Args:
         model: a Keras model.
-        path: a .weights.h5 file of either Keras, or a checkpoint for `load_official_weights`.
+        path: a .weights.h5 file of either Keras, or a checkpoint for `load_official_weights`, or
+            "official" for that of the authors.
         head: "load", or "skip" to leave the head as it is. Only for checkpoints.
         ema: whether to load the averaged weights. Only for checkpoints.
+        architecture: as for `load_official_weights`.
 
     Raises:
         ValueError: the weights are not those of the model.
         FileNotFoundError: the file does not exist.
+        ConnectionError: the authors' checkpoint could not be downloaded.
     """
     path = pathlib.Path(path).expanduser()
     if not path.name.endswith(".h5"):
-        if path.suffix not in (".pth", ".pt", ".tar", ".safetensors"):
+        if str(path) != OFFICIAL and path.suffix not in (".pth", ".pt", ".tar", ".safetensors"):
             raise ValueError(
-                f"weights must end in .pth, .pt, .tar, .safetensors or .weights.h5, got {path}."
+                "weights must be 'official' or a path that ends in .pth, .pt, .tar, .safetensors "
+                f"or .weights.h5, got {path}."
             )
         from noah_tf.models.official import load_official_weights
 
-        load_official_weights(model, path, head=head, ema=ema)
+        load_official_weights(model, str(path), ema, head, architecture)
         return
     if head != "load" or ema:
         raise ValueError(

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -11,53 +10,29 @@ import tensorflow as tf
 
 from noah_tf.models import (
     ARCHITECTURES,
+    OFFICIAL,
     attach_noah,
+    check_pooled_options,
     check_weights_options,
     create_model,
     in_precision,
     load_keras_file,
     model_from_json,
+    official_file,
     sha256_of,
     with_input_shape,
 )
-from noah_tf.models.backbones import small
+from noah_tf.runs.library_backbones import check_library_backbone, library_backbone
 from noah_tf.runs.recipe import from_section
 from noah_tf.utils.distribute import dtype_policy
-from noah_tf.utils.validation import check_key_ratio, check_positive_int, check_rate, error_messages
+from noah_tf.utils.validation import (
+    check_key_ratio,
+    check_positive_int,
+    check_rate,
+    error_messages,
+)
 
-LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
-
-
-def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
-    """Returns a backbone of Keras applications, of KerasCV, or of ours for small images.
-
-    Args:
-        name: full name of the function or class, such as "tf.keras.applications.MobileNetV2",
-            "keras_cv.models.ResNetBackbone" or "noah_tf.models.backbones.small.small_resnet".
-        **arguments: the arguments to call it with.
-
-    Returns:
-        A Keras model.
-
-    Raises:
-        ValueError: the library is not supported, the library has no such model, or the model
-            does not take the arguments.
-
-    Example:
-
-    >>> backbone = library_backbone(
-    ...     "tf.keras.applications.MobileNetV2", weights=None, input_shape=(96, 96, 3))
-    """
-    _check_backbone(name)
-    library, _, model = name.rpartition(".")
-    try:
-        return getattr(_namespace(library), model)(**arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} does not take these arguments ({error}): set model.backbone_args in the "
-            "recipe's file to arguments that it takes."
-        ) from error
 
 
 class SavedBackbone(NamedTuple):
@@ -77,29 +52,6 @@ def is_keras_file(backbone: str | None) -> bool:
     return backbone is not None and backbone.endswith(".keras")
 
 
-def _check_backbone(name: str) -> None:
-    if is_keras_file(name):
-        return
-    library, _, model = name.rpartition(".")
-    if library not in LIBRARIES:
-        raise ValueError(
-            f"backbone must be of {', '.join(LIBRARIES[:-1])} or {LIBRARIES[-1]}, or the path of a "
-            f".keras file, got {name!r}."
-        )
-    if not callable(getattr(_namespace(library), model, None)):
-        raise ValueError(f"{library} has no model {model!r}.")
-
-
-def _namespace(library: str) -> ModuleType:
-    if library == "tf.keras.applications":
-        return tf.keras.applications
-    if library == "noah_tf.models.backbones.small":
-        return small
-    from keras_cv import models
-
-    return models
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """The `model` section of a recipe. Constructing it checks the values.
@@ -114,6 +66,8 @@ class ModelSpec:
             the initial ones.
         backbone_args: the arguments of a backbone of a library; a file does not use them.
         head: "noah", or "gap" for global average pooling and a linear layer.
+        init: "pooled" for a NOAH head that starts with the logits of the classifier of a
+            `backbone`, as in `attach_noah`; None for random weights.
         num_groups: number of groups N of the NOAH head; None for the default.
         key_ratio: key ratio r of the NOAH head; None for the default.
         dropout: dropout rate of the head; None for the default.
@@ -122,7 +76,8 @@ class ModelSpec:
         split_groups: for ablations with a `backbone`, as in `NOAHHead`; None for the default.
         split_key_value: likewise.
         uniform_attention: likewise.
-        weights: file or run folder that a new run starts from; None for random weights.
+        weights: file or run folder that a new run starts from, or "official" for the authors'
+            checkpoint of the `architecture`; None for random weights.
         weights_head: "load" the head's weights as well, or "skip" them.
         weights_ema: whether to take the averaged weights of the file or run.
 
@@ -137,6 +92,7 @@ class ModelSpec:
     backbone: str | None = None
     backbone_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     head: str = "noah"
+    init: str | None = None
     num_groups: int | None = None
     key_ratio: float | None = None
     dropout: float | None = None
@@ -153,6 +109,7 @@ class ModelSpec:
             error_messages(
                 self._check_head,
                 self._check_head_options,
+                self._check_init,
                 self._check_weights,
                 self._check_architecture,
             )
@@ -167,7 +124,7 @@ class ModelSpec:
 
     @property
     def start(self) -> str:
-        """What a new run starts from: a file or run, or "random weights"."""
+        """What a new run starts from: a file or run, "official", or "random weights"."""
         backbone = self.backbone if is_keras_file(self.backbone) else None
         return self.weights or backbone or "random weights"
 
@@ -204,9 +161,8 @@ class ModelSpec:
             A Keras model, (B, height, width, channels) to logits (B, M).
         """
         if self.architecture is not None:
-            prefix = "noah_" if self.head == "noah" else ""
             return create_model(
-                f"{prefix}{self.architecture}",
+                self._architecture_name,
                 num_classes,
                 input_shape,
                 num_groups=self.num_groups,
@@ -233,8 +189,14 @@ class ModelSpec:
             key_ratio=self.key_ratio,
             dropout=self.dropout or 0.0,
             head=self.head,
+            init=self.init,
             **self._head_options(),
         )
+
+    @property
+    def _architecture_name(self) -> str:
+        """The name of the `architecture` and head in `list_models()`."""
+        return f"noah_{self.architecture}" if self.head == "noah" else str(self.architecture)
 
     def _head_options(self) -> dict[str, Any]:
         """The options of the head that are set and that `attach_noah` passes on."""
@@ -269,10 +231,30 @@ class ModelSpec:
         if self.kernel_initializer is not None:
             _check_initializer(self.kernel_initializer, self.head)
 
+    def _check_init(self) -> None:
+        if self.init is None:
+            return
+        if self.init != "pooled":
+            raise ValueError(f"model.init must be None or 'pooled', got {self.init!r}")
+        if self.architecture is not None:
+            raise ValueError(
+                "model.init='pooled' starts from the classifier of a model.backbone, got "
+                f"model.architecture={self.architecture!r}"
+            )
+        options = self._head_options()
+        check_pooled_options(self.head, "auto", [options.pop("kernel_initializer", None)], options)
+
     def _check_weights(self) -> None:
         check_weights_options(
             self.weights, self.weights_head, self.weights_ema, prefix="model.weights_"
         )
+        if self.weights == OFFICIAL and self.architecture is None:
+            raise ValueError(
+                "model.weights='official' needs model.architecture, one of the paper's: set it, or "
+                "name a .weights.h5 file or the folder of a run"
+            )
+        if self.weights == OFFICIAL and self.architecture in ARCHITECTURES:
+            official_file(self._architecture_name)
 
     def _check_architecture(self) -> None:
         if self.architecture is None:
@@ -290,7 +272,8 @@ class ModelSpec:
                 "model.architecture and model.backbone are both None: name one of the paper's "
                 "architectures, or a backbone of a library"
             )
-        _check_backbone(self.backbone)
+        if not is_keras_file(self.backbone):
+            check_library_backbone(self.backbone)
         for option in ("drop_path", "mlp_dropout", "pre_logits"):
             if getattr(self, option):
                 raise ValueError(

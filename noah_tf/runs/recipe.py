@@ -64,6 +64,8 @@ def _model() -> ml_collections.ConfigDict:
     model.backbone = config_dict.placeholder(str)
     model.backbone_args = ml_collections.ConfigDict()
     model.head = "noah"  # or gap, the standard head
+    # None: random weights; pooled: those of the backbone's own classifier, see attach_noah.
+    model.init = config_dict.placeholder(str)
     model.num_groups = config_dict.placeholder(int)  # None: the default, see attach_noah
     model.key_ratio = config_dict.placeholder(float)  # likewise
     model.dropout = config_dict.placeholder(float)  # None: the paper's for an architecture, else 0
@@ -72,8 +74,8 @@ def _model() -> ml_collections.ConfigDict:
     model.split_groups = config_dict.placeholder(bool)
     model.split_key_value = config_dict.placeholder(bool)
     model.uniform_attention = config_dict.placeholder(bool)
-    # A new run starts from these weights (.pth, .safetensors, .weights.h5, or the folder of another
-    # run), or from random ones. A resumed run goes on from its own checkpoint.
+    # A new run starts from these weights (.pth, .safetensors, .weights.h5, the folder of another
+    # run, or official: the authors'), or from random ones. A resumed run has its own checkpoint.
     model.weights = config_dict.placeholder(str)
     model.weights_head = "load"  # or skip, for another number of classes
     model.weights_ema = False  # whether to take the averaged weights of the file

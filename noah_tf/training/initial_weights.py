@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow as tf
 
-from noah_tf.models import load_weights_file, sha256_of
+from noah_tf.models import OFFICIAL, load_weights_file, sha256_of
 from noah_tf.runs import ModelSpec, SavedBackbone, Workdir, is_keras_file, load_run
 from noah_tf.training.param_groups import backbone_layers, weight_path
 from noah_tf.training.plan import TrainingPlan
@@ -12,7 +12,9 @@ from noah_tf.training.plan import TrainingPlan
 
 def check_initial_weights(spec: ModelSpec) -> None:
     """Raises FileNotFoundError if the weights that a recipe names do not exist."""
-    if spec.weights and not pathlib.Path(spec.weights).expanduser().exists():
+    if not spec.weights or spec.weights == OFFICIAL:
+        return
+    if not pathlib.Path(spec.weights).expanduser().exists():
         raise FileNotFoundError(f"There are no weights at model.weights={spec.weights}.")
 
 
@@ -46,19 +48,20 @@ def load_initial_weights(model: tf.keras.Model, spec: ModelSpec) -> None:
 
     Args:
         model: the model that was built from the section.
-        spec: the section: `weights` is None, the path of a file that `create_model` takes, or the
-            folder of another run; `weights_head` is "load" or "skip"; `weights_ema` takes the
-            averaged weights.
+        spec: the section: `weights` is None, the folder of another run, "official", or the path of
+            a file that `create_model` takes; `weights_head` is "load" or "skip"; `weights_ema`
+            takes the averaged weights.
 
     Raises:
         ValueError: the weights do not fit the model.
         FileNotFoundError: there is no such file or run.
+        ConnectionError: the authors' checkpoint could not be downloaded.
     """
     if not spec.weights:
         return
     check_initial_weights(spec)
     path = pathlib.Path(spec.weights).expanduser()
-    if path.is_dir():
+    if spec.weights != OFFICIAL and path.is_dir():
         run = load_run(path, "ema" if spec.weights_ema else "last")
         copy_weights(run.model, model, spec.weights_head)
         return

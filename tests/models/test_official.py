@@ -665,7 +665,7 @@ def test_unusual_dtypes_in_safetensors(tmp_path):
 def test_damaged_safetensors(tmp_path):
     path = save_official_weights(tiny_cnn(), tmp_path / "model.safetensors")
     data = path.read_bytes()
-    for damaged in (b"", b"<html>not found</html>", data[:20], data[:-4], data + b"0"):
+    for damaged in (b"", data[:20], data[:-4], data + b"0"):
         path.write_bytes(damaged)
         assert_raises(tiny_cnn(), path, f"{path} is damaged or not a safetensors file: ")
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st  # noqa: E402
 
 from benchmarks import head_cases  # noqa: E402
 from noah_tf import NOAHHead, create_model  # noqa: E402
-from noah_tf.models import official, tensor_files  # noqa: E402
+from noah_tf.export import import_official  # noqa: E402
+from noah_tf.models import official, official_file, tensor_files  # noqa: E402
 from noah_tf.models.official import (  # noqa: E402
     load_official_weights,
     save_official_weights,
@@ -510,3 +511,28 @@ def test_the_benchmarks_torch_head_equals_noah_head():
         loss = tf.reduce_mean(losses)
     gradient = tape.gradient(loss, head.value_bias).numpy().ravel()
     np.testing.assert_allclose(module.value.bias.grad, gradient, atol=1e-6)
+
+
+def test_the_official_file_of_the_smallest_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    name = "deit_tiny_050_patch16_224"
+    file = official_file(name)
+    file.path.parent.mkdir()
+    source = create_model(name)
+    save_official_weights(source, file.path, script=True)
+    model = create_model(name, weights="official")
+    for weight, expected in zip(model.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert file.sha256_path.is_file()
+    imported = import_official(name, "official", tmp_path / "imported")
+    assert imported.keras_file.is_file()
+    with file.path.open("r+b") as content:
+        content.truncate(file.path.stat().st_size // 2)
+    with pytest.raises(ValueError, match="has changed"):
+        create_model(name, weights="official")
+    file.sha256_path.unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        create_model(name, weights="official")
+    file.path.write_text("<!DOCTYPE html><html></html>")
+    with pytest.raises(ValueError, match="web page"):
+        create_model(name, weights="official")

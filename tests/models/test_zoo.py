@@ -323,7 +323,7 @@ def test_layers_of_one_shape_start_differently():
         ({"name": "resnet18", "weights_head": "drop"}, "weights_head must be 'load' or 'skip'"),
         ({"name": "resnet18", "weights_head": "skip"}, "need weights, got none"),
         ({"name": "resnet18", "weights_ema": 3}, "weights_ema must be True or False, got 3"),
-        ({"name": "resnet18", "weights": "imagenet"}, "weights must end in .pth, .pt, .tar, .saf"),
+        ({"name": "resnet18", "weights": "imagenet"}, "weights must be 'official' or a path"),
     ],
 )
 def test_invalid_arguments_raise(arguments, message):

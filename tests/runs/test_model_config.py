@@ -4,7 +4,7 @@ import pytest
 from recipes import quickstart
 
 from noah_tf import NOAHHead
-from noah_tf.runs import model_config
+from noah_tf.runs import library_backbones, model_config
 
 
 def test_recipe_becomes_a_model_with_its_head():
@@ -26,7 +26,7 @@ def test_both_heads_have_the_same_backbone():
 
 
 def test_keras_applications():
-    model = model_config.library_backbone(
+    model = library_backbones.library_backbone(
         "tf.keras.applications.MobileNetV2", weights=None, input_shape=(32, 32, 3), alpha=0.35
     )
     assert model.output_shape[-1] == 1000
@@ -45,7 +45,7 @@ def test_keras_applications():
 )
 def test_unknown_backbones_raise(name, message):
     with pytest.raises(ValueError, match=message):
-        model_config.library_backbone(name)
+        library_backbones.library_backbone(name)
 
 
 def test_architecture_of_the_paper_with_either_head():
@@ -155,3 +155,19 @@ def test_run_from_before_these_options_loads():
         del config[name]
     head = model_config.model_from_config(config, (64, 64, 3), 7).get_layer("noah_head")
     assert head.split_groups and head.split_key_value and not head.uniform_attention
+
+
+def test_init_pooled_is_for_a_backbone_and_the_noah_head():
+    config = quickstart().model
+    config.init = "zeros"
+    with pytest.raises(ValueError, match="model.init must be None or 'pooled', got 'zeros'"):
+        model_config.ModelSpec.from_config(config)
+    config.init, config.split_groups = "pooled", False
+    with pytest.raises(ValueError, match="leave out split_groups"):
+        model_config.ModelSpec.from_config(config)
+    config.split_groups, config.head = None, "gap"
+    with pytest.raises(ValueError, match="for head='noah', got head='gap'"):
+        model_config.ModelSpec.from_config(config)
+    config.head, config.architecture, config.backbone = "noah", "resnet18", None
+    with pytest.raises(ValueError, match="of a model.backbone, got model.architecture='resnet18'"):
+        model_config.ModelSpec.from_config(config)

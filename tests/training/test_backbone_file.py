@@ -8,6 +8,7 @@ from training_runs import train_and_kill
 
 from noah_tf.evaluation.evaluator import evaluate_run
 from noah_tf.export.from_run import export_run
+from noah_tf.models import with_input_shape
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.runs.workdir import Workdir
 from noah_tf.training.loop import train
@@ -47,6 +48,27 @@ def test_a_run_starts_from_the_files_weights(shapes, tmp_path, file, head, capsy
     run = load_run(tmp_path / "run")
     assert run.model.input_shape == (None, 32, 32, 3) and run.model.output_shape == (None, 3)
     np.testing.assert_allclose(stem(run.model), stem(tf.keras.models.load_model(file)), atol=1e-6)
+
+
+def test_a_run_starts_from_the_logits_of_the_files_classifier(shapes, tmp_path, file):
+    classifier = tf.keras.models.load_model(file)
+    scores = layers.Dense(3, activation="softmax", name="scores")(classifier.layers[-2].output)
+    classifier = tf.keras.Model(classifier.input, scores)
+    classifier.save(file)
+    config = recipe_for(shapes, file)
+    config.model.init, config.optimizer.learning_rate = "pooled", 1e-12
+    train(config, tmp_path / "run")
+    file.unlink()
+    run = load_run(tmp_path / "run")
+    photos = np.random.default_rng(0).random((2, 24, 24, 3), np.float32)
+    model = with_input_shape(run.model, (24, 24, 3))
+    # One epoch changes the statistics of the batch normalization.
+    norm = classifier.get_layer("norm")
+    norm.set_weights(run.model.get_layer("norm").get_weights())
+    np.testing.assert_allclose(tf.nn.softmax(model(photos)), classifier(photos), atol=1e-5)
+    tf.keras.Model(classifier.input, classifier.get_layer("map").output).save(file)
+    with pytest.raises(ValueError, match="no classifier after its feature map"):
+        train(config, tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from library_tensors import random_tensors
 from recipes import quickstart, recipe, small_recipe
 
 import noah_tf
+from noah_tf.models import official_file, tensor_files
 from noah_tf.models.official import state_dict
 from noah_tf.runs.checkpoint import load_run
 from noah_tf.runs.model_config import model_from_config
@@ -93,3 +94,20 @@ def test_files_of_tensors_need_an_architecture(tmp_path):
     (tmp_path / "noah_resnet18.safetensors").touch()
     with pytest.raises(ValueError, match="which needs model.architecture"):
         load_initial_weights(model_of(config, 7), config)
+
+
+def test_the_authors_weights_without_their_head(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    # The real file needs PyTorch, which has an environment of its own.
+    monkeypatch.setattr(tensor_files, "_read_pickle", tensor_files._read_safetensors)
+    source = noah_tf.create_model("noah_mobilenetv2_035", input_shape=(64, 64, 3))
+    saved = noah_tf.save_official_weights(source, tmp_path / "weights.safetensors")
+    path = official_file(source.name).path
+    path.parent.mkdir()
+    saved.rename(path)
+    config = quickstart().model
+    config.backbone, config.architecture = None, "mobilenetv2_035"
+    config.weights, config.weights_head = "official", "skip"
+    model = model_from_config(config, (64, 64, 3), 5)
+    load_initial_weights(model, config)
+    assert same(backbone(model), backbone(source))

@@ -134,13 +134,13 @@ class BatchStatistics:
                 tf.convert_to_tensor(raw_variable(layer.moving_variance)) for layer in layers
             ]
             squares = [variance + mean**2 for mean, variance in zip(means, variances, strict=True)]
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.MEAN, [*means, *squares])
+            return [*means, *squares]
 
         @tf.function
         def moments(images: Any) -> list[tf.Tensor]:
             per_replica = strategy.run(replica_moments, args=(images,))
-            return [strategy.experimental_local_results(value)[0] for value in per_replica]
+            mean = tf.distribute.ReduceOp.MEAN
+            return [strategy.reduce(mean, value, axis=None) for value in per_replica]
 
         return moments
 

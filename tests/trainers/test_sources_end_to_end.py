@@ -10,6 +10,7 @@ import tensorflow as tf
 from forked_commands import run_trainers
 from recipes import CLASSES, SMALL
 from shared_data import REPOSITORY
+from stacks import slow_on_one_stack
 
 from noah_tf.datasets import find_files
 
@@ -61,6 +62,7 @@ def test_multi_label_tsv_with_80_classes(shapes, tmp_path):
     assert answer["logits"].shape == (1, 80)
 
 
+@slow_on_one_stack
 def test_a_run_is_evaluated_on_every_kind_of_data(shapes, tmp_path):
     records = tmp_path / "records"
     records.mkdir()

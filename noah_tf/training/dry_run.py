@@ -41,7 +41,8 @@ def dry_run(config: ml_collections.ConfigDict) -> str:
     recipe_checks.check_data_size(config, num_classes, num_examples)
     steps_per_epoch = plan.steps_per_epoch(num_examples)
     state = build_state(plan, num_classes, steps_per_epoch)
-    trial = _try_steps(plan, state, num_classes, plan.train.frozen_epochs * steps_per_epoch)
+    # The last epoch trains the most weights.
+    trial = _try_steps(plan, state, num_classes, (plan.train.epochs - 1) * steps_per_epoch)
     epochs, batch_size = plan.train.epochs, plan.train.batch_size
     num_images = epochs * steps_per_epoch * batch_size
     images_per_second = batch_size / trial.seconds

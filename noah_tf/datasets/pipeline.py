@@ -14,14 +14,15 @@ import tensorflow as tf
 
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import replacing_corrupt
+from noah_tf.datasets.mixing import mixing
 from noah_tf.datasets.order import balanced_order, epoch_indices, repeated, shuffled
 from noah_tf.datasets.source import Source, file_names, from_numpy, host_range, random_order
-from noah_tf.images import Augmentation, Preprocessing, TrainTransform, to_uint8
+from noah_tf.images import Preprocessing, TrainTransform, to_uint8
 from noah_tf.utils.seeds import derived_seed
 from noah_tf.utils.validation import check_positive_int
 
 # (seed, epoch) is used for several purposes, and each has random numbers of its own.
-_ORDER, _PIXELS, _MIX = 0, 1, 2
+_ORDER, _PIXELS = 0, 1  # and 2 in mixing.py
 
 
 def train_batches(
@@ -53,7 +54,8 @@ def train_batches(
     Args:
         source: the training examples.
         transform: from an encoded photo to pixels, and the mixing of batches. The pixels are a
-            function of (seed, epoch, example, copy), the mixing of (seed, epoch, host, step).
+            function of (seed, epoch, example, copy), the mixing of (seed, epoch, host, step), or
+            of (seed, epoch, step, group) with `mix_group`.
         options: batch size, caching, and handling of corrupt photos. Examples that do not fill a
             batch are dropped; each epoch drops others.
         seed: the seed of the run, 0 or more.
@@ -133,20 +135,8 @@ def train_batches(
         dataset = _map(dataset, lambda *element: (*transform_example(load(*element)), 1.0))
         dataset = _batch(dataset, host_batch if mixes else host_batch // replicas)
     if mixes:
-        mix_seeds = tf.constant(
-            [derived_seed(seed, number, _MIX, shard[0]) for number in epochs], tf.int64
-        )
         steps = source.num_examples // options.batch_size
-        mix_images = _traced_mix(transform.augmentation)
-
-        def mix(step, batch):
-            images, targets, weights = batch
-            if not source.multi_label:
-                targets = tf.one_hot(targets, source.num_classes)
-            mix_seed = tf.stack([mix_seeds[step // steps], step % steps])
-            images, targets = mix_images(images, targets, mix_seed)
-            return images, targets, weights
-
+        mix = mixing(source, transform.augmentation, seed, epochs, steps, host_batch, shard)
         dataset = _map(dataset.enumerate(skip_batches), mix)
     if replicas > 1 and (mixes or options.on_corrupt == "skip"):
         dataset = dataset.rebatch(host_batch // replicas, drop_remainder=True)
@@ -339,12 +329,6 @@ def _traced_preprocessing(
         return preprocessing.normalize(pixel_transform(cropped, index))
 
     return preprocess
-
-
-@functools.lru_cache(maxsize=8)
-def _traced_mix(augmentation: Augmentation) -> Callable[..., Any]:
-    """Returns `augmentation.mix` as a `tf.function` of (images, targets, seed)."""
-    return tf.function(augmentation.mix, autograph=False)
 
 
 def _label(example):

@@ -17,7 +17,13 @@ from noah_tf.images.mixing import mix_batch
 from noah_tf.images.pil_ops import to_uint8
 from noah_tf.images.rand_augment import INTERPOLATIONS, RandAugment
 from noah_tf.utils.seeds import fold_in, uniform
-from noah_tf.utils.validation import check_bounded, check_choice, check_range, is_number
+from noah_tf.utils.validation import (
+    check_bounded,
+    check_choice,
+    check_positive_int,
+    check_range,
+    is_number,
+)
 
 ERASING_MODES = ("pixel", "const")
 _ERASING_TRIES = 10
@@ -42,6 +48,9 @@ class Augmentation:
         cutmix: alpha of CutMix; 0 turns it off.
         mix_probability: the share of batches that are mixed.
         mix_switch: the share of mixed batches that use CutMix, if both are on.
+        mix_group: the batch is mixed in groups of so many consecutive examples, each of which has
+            draws of its own; None for one group. The groups of a batch are the same on any number
+            of hosts, if its examples are.
 
     Raises:
         ValueError: an option is out of its range.
@@ -62,6 +71,7 @@ class Augmentation:
     cutmix: float = 0.0
     mix_probability: float = 1.0
     mix_switch: float = 0.5
+    mix_group: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the options, and makes `color_jitter` four numbers or None."""
@@ -78,6 +88,8 @@ class Augmentation:
             check_bounded(name, getattr(self, name), 1)
         for name in ("mixup", "cutmix"):
             check_bounded(name, getattr(self, name))
+        if self.mix_group is not None:
+            check_positive_int("mix_group", self.mix_group)
 
     def image(self, image: tf.Tensor, seed: tf.Tensor, fill: Any) -> tf.Tensor:
         """Applies color jitter and RandAugment to a crop that is not normalized yet.

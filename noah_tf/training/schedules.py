@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from noah_tf.utils.validation import check_positive_int, is_number
+from noah_tf.utils.validation import check_positive_int, is_int, is_number
 
 SCHEDULES = ("cosine", "step", "linear", "constant")
 UNITS = ("epoch", "step")
@@ -40,6 +40,8 @@ class Schedule:
         warmup_epochs: w, at least 0 and below n; may be fractional.
         warmup_start: learning rate at the start of the warm-up.
         end: final learning rate of "cosine" and "linear".
+        lag_epochs: number of epochs by which a schedule by epoch lags behind: epoch e is trained at
+            the rate of epoch max(e - lag_epochs, 0).
         boundaries: rising epochs of "step".
         factor: what "step" multiplies the learning rate by at each boundary.
 
@@ -56,6 +58,7 @@ class Schedule:
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
     end: float = 0.0
+    lag_epochs: int = 0
     boundaries: tuple = ()
     factor: float = 0.1
 
@@ -67,6 +70,11 @@ class Schedule:
         )
         _require(_is_positive(self.peak), "optimizer.learning_rate", "above 0", self.peak)
         self._check_warmup()
+        lag = self.lag_epochs
+        _require(is_int(lag) and lag >= 0, "schedule.lag_epochs", "a whole number from 0", lag)
+        _require(
+            not lag or self.by == "epoch", "schedule.lag_epochs", "0 if schedule.by='step'", lag
+        )
         if self.name in ("cosine", "linear"):
             _require(_is_at_least_zero(self.end), "schedule.end", "at least 0", self.end)
         if self.name == "step":
@@ -109,7 +117,8 @@ class Schedule:
             # int64 and float64, because float32 cannot represent every step of a long run.
             step = tf.cast(step, tf.int64)
             if by_epoch:
-                epochs = warmup_time = tf.cast(step // steps_per_epoch, tf.float64)
+                epoch = tf.maximum(step // steps_per_epoch - self.lag_epochs, 0)
+                epochs = warmup_time = tf.cast(epoch, tf.float64)
             else:
                 epochs = tf.cast(step, tf.float64) / steps_per_epoch
                 warmup_time = tf.cast(step + 1, tf.float64) / steps_per_epoch

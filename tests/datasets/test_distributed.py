@@ -179,6 +179,26 @@ def test_hosts_mix_differently(fetched):
     assert shares[0] != shares[1]
 
 
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_groups_are_mixed_alike_on_any_number_of_hosts(fetched, hosts):
+    options = {"augmentation": Augmentation(mixup=1.0, mix_group=5), **PLAIN}
+    whole = batches(fetched, **options)
+    shares = [batches(fetched, shard=(index, hosts), **options) for index in range(hosts)]
+    joined = [
+        [np.concatenate(parts) for parts in zip(*step, strict=True)]
+        for step in zip(*shares, strict=True)
+    ]
+    assert_same(joined, whole)
+    # Each group of five has a share of its own.
+    assert len({round(float(rows[0].max()), 6) for rows in np.split(whole[0][1], 4)}) == 4
+
+
+def test_groups_must_divide_the_share_of_a_host(fetched):
+    options = {"augmentation": Augmentation(mixup=1.0, mix_group=10), **PLAIN}
+    with pytest.raises(ValueError, match="mix_group must divide the 5 examples .* got 10"):
+        batches(fetched, shard=(0, 4), **options)
+
+
 def test_multi_label_targets_are_mixed(tfds_dir):
     from noah_tf.datasets.registry import open_source
 

@@ -131,6 +131,7 @@ def test_recipes_of_the_cnns(family):
     assert config.schedule.by == "epoch" and config.schedule.warmup_epochs == 0
     assert config.preprocess.resize_size == 256 and config.preprocess.interpolation == "bilinear"
     assert not config.augment.mixup and not config.augment.cutmix
+    assert config.augment.crop_antialias  # as PIL
     assert config.augment.rand_augment is None
 
 
@@ -144,6 +145,7 @@ def test_recipes_of_the_transformers(family, prefix):
         **recipe.base().schedule.to_dict(),
         "by": "epoch",
         "end": 1e-5,
+        "lag_epochs": 1,
         "warmup_epochs": 5.0,
         "warmup_start": 1e-6,
     }
@@ -163,6 +165,7 @@ def test_recipes_of_the_transformers(family, prefix):
         0.25,
     )
     assert augment.rand_augment == "rand-m9-mstd0.5-inc1" and augment.repeats == 3
+    assert augment.mix_group == 128
     assert config.preprocess.interpolation == "bicubic" and config.preprocess.resize_size == 256
 
 
@@ -177,6 +180,7 @@ def test_recipes_of_the_mlps(family):
     )
     assert optimizer.clip_norm == 1 and config.train.batch_size == 1536
     assert (augment.mixup, augment.cutmix, augment.erasing, augment.repeats) == (0.5, 1, 0, 1)
+    assert augment.mix_group == 192
     assert augment.crop_ratio == (0.67, 1.5) and augment.crop_interpolation == "random"
     assert config.model.drop_path == 0.1 and config.model.mlp_dropout == 0.02333
     assert config.ema.decay == 0.99992 and config.schedule.warmup_epochs == 20

@@ -90,6 +90,17 @@ def test_by_step_has_the_same_rates(recipe):
     )
 
 
+def test_a_schedule_that_lags_trains_each_epoch_at_the_rate_of_the_one_before():
+    config, peak, total, expected = RECIPES["deit"]
+    late = ml_collections.ConfigDict({**config, "lag_epochs": 1})
+    epochs = np.arange(total + 1)
+    results = rates(make_schedule(late, peak, total, STEPS), epochs * STEPS)
+    lagging = np.maximum(epochs - 1, 0).astype(float)
+    np.testing.assert_allclose(results, expected(lagging), rtol=2e-7, atol=1e-12)
+    # The second epoch is still at the first rate of the warm-up.
+    assert results[0] == results[1] == np.float32(1e-6) < results[2]
+
+
 def test_warm_up_by_step_from_zero_starts_above_zero_and_ends_at_its_peak():
     config = section(by="step", warmup_epochs=0.5, warmup_start=0.0)
     results = rates(make_schedule(config, 0.4, 3, 10), range(30))
@@ -129,6 +140,8 @@ def test_schedule_runs_inside_a_function():
         ({"name": "step", "boundaries": (30, 20)}, r"schedule.boundaries must be rising .*30, 20"),
         ({"name": "step", "boundaries": (0, 20)}, "schedule.boundaries must be rising"),
         ({"name": "step", "boundaries": (5,), "factor": 0.0}, "schedule.factor must be above 0"),
+        ({"lag_epochs": -1}, "schedule.lag_epochs must be a whole number from 0, got -1"),
+        ({"lag_epochs": 1, "by": "step"}, "schedule.lag_epochs must be 0 if schedule.by='step'"),
         ({"end": -1.0}, "schedule.end must be at least 0, got -1.0"),
         ({"warmup_epochs": 10}, "less than the 10 epochs of the run, got 10"),
         ({"warmup_epochs": 2, "warmup_start": -1.0}, "schedule.warmup_start must be at least 0"),

@@ -21,6 +21,7 @@ def get_config(row: str = "noah_deit_tiny_050") -> ml_collections.ConfigDict:
     config, _ = recipe.imagenet(row, ARCHITECTURES)
     recipe.transformer(config)
     config.model.drop_path = 0.0
+    config.augment.mix_group = None
     config.data.name = "fake"
     config.data.num_examples = 16
     config.schedule.warmup_epochs = 0.0

@@ -21,6 +21,7 @@ def get_config(row: str = "noah_shufflenetv2_100") -> ml_collections.ConfigDict:
     """Returns the recipe of one row."""
     config, _ = recipe.imagenet(row, VARIANTS)
     recipe.cnn(config)
+    config.model.batch_norm_group = 128
     config.optimizer.learning_rate = 0.5
     config.optimizer.weight_decay = 4e-5
     config.schedule.name = "linear"

@@ -76,6 +76,9 @@ class ModelSpec:
         split_groups: for ablations with a `backbone`, as in `NOAHHead`; None for the default.
         split_key_value: likewise.
         uniform_attention: likewise.
+        batch_norm_group: number of examples whose statistics BatchNorm shares in training, which
+            divides a replica's share of a batch; None for the whole share.
+        synchronized_batch_norm: whether BatchNorm shares the statistics of all replicas.
         weights: file or run folder that a new run starts from, or "official" for the authors'
             checkpoint of the `architecture`; None for random weights.
         weights_head: "load" the head's weights as well, or "skip" them.
@@ -100,6 +103,8 @@ class ModelSpec:
     split_groups: bool | None = None
     split_key_value: bool | None = None
     uniform_attention: bool | None = None
+    batch_norm_group: int | None = None
+    synchronized_batch_norm: bool = False
     weights: str | None = None
     weights_head: str = "load"
     weights_ema: bool = False
@@ -110,6 +115,7 @@ class ModelSpec:
                 self._check_head,
                 self._check_head_options,
                 self._check_init,
+                self._check_batch_norm,
                 self._check_weights,
                 self._check_architecture,
             )
@@ -243,6 +249,16 @@ class ModelSpec:
             )
         options = self._head_options()
         check_pooled_options(self.head, "auto", [options.pop("kernel_initializer", None)], options)
+
+    def _check_batch_norm(self) -> None:
+        if self.batch_norm_group is None:
+            return
+        check_positive_int("model.batch_norm_group", self.batch_norm_group)
+        if self.synchronized_batch_norm:
+            raise ValueError(
+                f"model.batch_norm_group={self.batch_norm_group} and "
+                "model.synchronized_batch_norm=True contradict each other: leave one out"
+            )
 
     def _check_weights(self) -> None:
         check_weights_options(

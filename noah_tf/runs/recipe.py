@@ -74,6 +74,9 @@ def _model() -> ml_collections.ConfigDict:
     model.split_groups = config_dict.placeholder(bool)
     model.split_key_value = config_dict.placeholder(bool)
     model.uniform_attention = config_dict.placeholder(bool)
+    # Examples whose statistics BatchNorm shares in training; None: those of a replica.
+    model.batch_norm_group = config_dict.placeholder(int)
+    model.synchronized_batch_norm = False  # or those of all replicas
     # A new run starts from these weights (.pth, .safetensors, .weights.h5, the folder of another
     # run, or official: the authors'), or from random ones. A resumed run has its own checkpoint.
     model.weights = config_dict.placeholder(str)
@@ -264,6 +267,7 @@ def imagenet(row: str, architectures: Iterable[str]) -> tuple[ml_collections.Con
 
 def cnn(config: ml_collections.ConfigDict) -> None:
     """Sets the values that the paper's recipes of convolutional networks share."""
+    config.model.batch_norm_group = 32  # the share of one of the paper's eight GPUs
     config.optimizer.name = "sgd"
     config.schedule.by = "epoch"
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets import Source, naming_corrupt_examples, train_batches
+from noah_tf.training.batch_norm import batch_norm_layers
 from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.state import TrainState
 from noah_tf.utils import distribute
@@ -73,11 +74,7 @@ class BatchStatistics:
 
     def layers(self) -> list[Any]:
         """Returns the BatchNorm layers of the model, also those of nested models and layers."""
-        return [
-            layer
-            for layer in self._state.model._flatten_layers()
-            if isinstance(layer, tf.keras.layers.BatchNormalization)
-        ]
+        return batch_norm_layers(self._state.model)
 
     @contextlib.contextmanager
     def recomputed(self) -> Iterator[None]:

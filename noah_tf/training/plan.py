@@ -139,6 +139,14 @@ class TrainingPlan:
         """Returns the images of a training batch as the model takes them."""
         return images if self.transform.normalize else self.preprocessing.normalize(images)
 
+    @property
+    def num_batch_norm_groups(self) -> int:
+        """Number of groups in which a replica normalizes its share of a batch."""
+        group = self.model.batch_norm_group
+        replicas = self.strategy.num_replicas_in_sync
+        part = self.train.batch_size // replicas // self.train.accumulate
+        return part // group if group else 1
+
     def steps_per_epoch(self, num_examples: int) -> int:
         """Returns the number of whole batches of the training examples."""
         return num_examples // self.batches.batch_size

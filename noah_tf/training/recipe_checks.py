@@ -41,6 +41,13 @@ def combination_problems(config: ml_collections.ConfigDict, replicas: int) -> It
             f"train.accumulate={train.accumulate} does not divide the "
             f"{train.batch_size // replicas} examples of a replica's share of a batch"
         )
+    group = config.model.batch_norm_group
+    part = train.batch_size // replicas // train.accumulate
+    if group is not None and not problem and part % group:
+        yield (
+            f"model.batch_norm_group={group} does not divide the {part} examples that a replica "
+            "normalizes at once: change train.batch_size, or set the group to None"
+        )
     if train.loss == "sparse_categorical_crossentropy":
         if config.augment.mixup or config.augment.cutmix:
             yield (

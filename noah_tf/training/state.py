@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from noah_tf.runs import MovingAverage, SavedBackbone
+from noah_tf.training.batch_norm import normalize_in_groups, normalize_over_replicas
 from noah_tf.training.distillation import Teacher, load_teacher
 from noah_tf.training.optimizer import Optimizer
 from noah_tf.training.optimizer_settings import make_optimizer
@@ -84,6 +85,10 @@ def build_state(
     frozen_steps = plan.train.frozen_epochs * steps_per_epoch
     with distribute.dtype_policy(plan.precision), plan.strategy.scope():
         model = plan.model.build(plan.preprocessing.input_shape, num_classes, saved_backbone)
+        if plan.num_batch_norm_groups > 1:
+            normalize_in_groups(model, plan.num_batch_norm_groups)
+        if plan.model.synchronized_batch_norm:
+            normalize_over_replicas(model)
         starts = layer_starts(model, frozen_steps, plan.train.frozen_layers)
         optimizer = make_optimizer(
             plan.optimizer,

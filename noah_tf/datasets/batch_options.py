@@ -21,6 +21,9 @@ class BatchOptions:
             even if all photos are good.
         prefetch: number of batches to prepare ahead; None lets tf.data choose.
         threads: number of threads of the pipeline; None uses TensorFlow's shared thread pool.
+        last_batch_multiple: training only: the examples of an epoch that do not fill a batch make a
+            smaller one, and some of the epoch's examples are repeated until their number is a
+            multiple of this. None drops these examples.
 
     Raises:
         ValueError: an option is out of its range.
@@ -35,10 +38,17 @@ class BatchOptions:
     on_corrupt: str = "error"
     prefetch: int | None = None
     threads: int | None = None
+    last_batch_multiple: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        for name in ("batch_size", "shuffle_buffer", "prefetch", "threads"):
+        for name in (
+            "batch_size",
+            "shuffle_buffer",
+            "prefetch",
+            "threads",
+            "last_batch_multiple",
+        ):
             value = getattr(self, name)
             if value is not None or name in ("batch_size", "shuffle_buffer"):
                 check_positive_int(name, value)
@@ -64,3 +74,15 @@ class BatchOptions:
                 f"replicas each: use a multiple of {count * replicas}."
             )
         return self.batch_size // count
+
+    def steps_per_epoch(self, num_examples: int) -> int:
+        """Returns the number of training batches of an epoch of so many examples."""
+        full, rest = divmod(num_examples, self.batch_size)
+        return full + bool(rest and self.last_batch_multiple)
+
+    def last_batch_size(self, num_examples: int) -> int:
+        """Returns the size of the last training batch of an epoch, over all hosts and replicas."""
+        rest = num_examples % self.batch_size
+        if not rest or self.last_batch_multiple is None:
+            return self.batch_size
+        return -(-rest // self.last_batch_multiple) * self.last_batch_multiple

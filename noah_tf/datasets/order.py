@@ -101,10 +101,23 @@ def shuffled(
         rows = tf.data.Dataset.from_tensor_slices(order)
         return rows.map(lambda row: {key: values[row] for key, values in examples.items()})
 
-    keys = ("image", "label", "index")
     examples = source.examples(shuffle_seed=seed, skip=skipped_windows * window, shard=shard)
-    windows = examples.map(lambda example: {key: example[key] for key in keys}).batch(window)
+    windows = examples.map(_without_boxes).batch(window)
     return windows.prefetch(1).enumerate(skipped_windows).flat_map(shuffle_window)
+
+
+def first_examples(source: Source, shard: tuple[int, int]) -> tf.data.Dataset:
+    """Returns the examples of a host in natural order, with the same keys as `shuffled`.
+
+    Args:
+        source: the source.
+        shard: (index, count) of the host.
+    """
+    return source.examples(shard=shard).map(_without_boxes)
+
+
+def _without_boxes(example):
+    return {key: example[key] for key in ("image", "label", "index")}
 
 
 def repeated(examples: tf.data.Dataset, host_batch: int, distinct: int) -> tf.data.Dataset:

@@ -6,23 +6,23 @@ timing.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import replacing_corrupt
+from noah_tf.datasets.epochs import fetch_from_memory, training_examples
 from noah_tf.datasets.mixing import mixing
-from noah_tf.datasets.order import balanced_order, epoch_indices, repeated, shuffled
-from noah_tf.datasets.source import Source, file_names, from_numpy, host_range, random_order
+from noah_tf.datasets.source import Source, file_names, host_range
 from noah_tf.images import Preprocessing, TrainTransform, to_uint8
 from noah_tf.utils.seeds import derived_seed
 from noah_tf.utils.validation import check_positive_int
 
 # (seed, epoch) is used for several purposes, and each has random numbers of its own.
-_ORDER, _PIXELS = 0, 1  # and 2 in mixing.py
+_PIXELS = 1  # 0 in epochs.py, 2 in mixing.py
 
 
 def train_batches(
@@ -57,7 +57,8 @@ def train_batches(
             function of (seed, epoch, example, copy), the mixing of (seed, epoch, host, step), or
             of (seed, epoch, step, group) with `mix_group`.
         options: batch size, caching, and handling of corrupt photos. Examples that do not fill a
-            batch are dropped; each epoch drops others.
+            batch are dropped, and each epoch drops others; or they make a smaller batch, see
+            `BatchOptions.last_batch_multiple`.
         seed: the seed of the run, 0 or more.
         epoch: the first epoch, from 0. Each epoch has its own order and its own crops.
         num_epochs: number of epochs. A single pipeline makes their batches, one epoch after the
@@ -112,7 +113,7 @@ def train_batches(
             f"got {seed}, {epoch} and {skip_batches}."
         )
     check_positive_int("num_epochs", num_epochs)
-    skip_batches = min(skip_batches, source.num_examples // options.batch_size)
+    skip_batches = min(skip_batches, options.steps_per_epoch(source.num_examples))
     epochs = range(epoch, epoch + num_epochs)
     pixel_seeds = tf.constant([derived_seed(seed, number, _PIXELS) for number in epochs], tf.int64)
     transform_photo = _traced_transform(transform)
@@ -124,18 +125,23 @@ def train_batches(
         image = transform_photo(example["image"], tf.stack([pixel_seed, number]))
         return image, _label(example)
 
-    dataset, load = _train_examples(
+    dataset, load = training_examples(
         source, options, transform.repeats, seed, epochs, skip_batches, shard, balanced
     )
     mixes = transform.augmentation.mixes
+    if options.last_batch_multiple:
+        _check_last_batch(transform, options)
     if options.on_corrupt == "skip":
         # Loading stays outside: a file that cannot be read is an error all the same.
         dataset = replacing_corrupt(_map(dataset, load), transform_example, host_batch)
     else:
         dataset = _map(dataset, lambda *element: (*transform_example(load(*element)), 1.0))
-        dataset = _batch(dataset, host_batch if mixes else host_batch // replicas)
+        parts = 1 if mixes else replicas
+        dataset = _batch_epochs(
+            dataset, host_batch // parts, parts, options, source.num_examples, skip_batches
+        )
     if mixes:
-        steps = source.num_examples // options.batch_size
+        steps = options.steps_per_epoch(source.num_examples)
         mix = mixing(source, transform.augmentation, seed, epochs, steps, host_batch, shard)
         dataset = _map(dataset.enumerate(skip_batches), mix)
     if replicas > 1 and (mixes or options.on_corrupt == "skip"):
@@ -143,70 +149,14 @@ def train_batches(
     return _with_runtime_options(dataset, options, replicas)
 
 
-def _train_examples(source, options, repeats, seed, epochs, skip_batches, shard, balanced):
-    """Returns one host's examples of the epochs in random order, not yet loaded.
-
-    Args:
-        source: see `train_batches`, as for the others without a line here.
-        options: see there.
-        repeats: number of copies of an example in a batch.
-        seed: see there.
-        epochs: the range of the epochs.
-        skip_batches: see there.
-        shard: see there.
-        balanced: see there.
-
-    Returns:
-        A dataset, and the function from its elements to examples with "copy" and "epoch".
-    """
-    steps = source.num_examples // options.batch_size
-    numbers = tf.data.Dataset.range(epochs.start, epochs.stop)
-    if not balanced and not options.cache and source.fetch is None:
-        host_batch = options.batch_size // shard[1]
-        distinct = -(-host_batch // repeats)  # each host repeats its own examples
-        order_seeds = tf.constant([derived_seed(seed, number, _ORDER) for number in epochs])
-
-        def read_epoch(number):
-            skipped = tf.where(number == epochs.start, skip_batches, 0)
-            skipped = tf.cast(skipped, tf.int64)
-            examples = shuffled(
-                source,
-                order_seeds[number - epochs.start],
-                options.shuffle_buffer,
-                skip=skipped * distinct,
-                shard=shard,
-            ).take((steps - skipped) * distinct)
-            return repeated(examples, host_batch, distinct).map(
-                lambda example: {**example, "epoch": number}
-            )
-
-        return numbers.flat_map(read_epoch), _identity
-
-    labels = source.known_labels(options.cache, "balanced sampling") if balanced else None
-    fetch = _fetch_from_memory(source) if options.cache else source.fetch
-
-    def epoch_order(number):
-        if labels is None:
-            indices = random_order(seed, number, _ORDER, size=source.num_examples)
-            occurrences = np.zeros_like(indices)
-        else:
-            indices, occurrences = balanced_order(labels, seed, number, _ORDER)
-        skipped = skip_batches if number == epochs.start else 0
-        positions, copies = epoch_indices(
-            np.arange(source.num_examples), steps, options.batch_size, repeats, skipped, shard
+def _check_last_batch(transform, options):
+    """Raises ValueError if an epoch cannot end with a smaller batch."""
+    others = transform.augmentation.mixes, transform.repeats > 1, options.on_corrupt == "skip"
+    if any(others):
+        raise ValueError(
+            "An epoch ends with a smaller batch only without mixup, CutMix, repeats and "
+            "on_corrupt='skip': drop that batch, or leave these out."
         )
-        # Each occurrence and copy of an example has its own number, and so its own pixels.
-        return indices[positions], copies + repeats * occurrences[positions]
-
-    def list_epoch(number):
-        indices, copies = from_numpy(epoch_order, [number], [tf.TensorSpec([None], tf.int64)] * 2)
-        rows = tf.data.Dataset.from_tensor_slices((indices, copies))
-        return rows.map(lambda index, copy: (index, copy, number))
-
-    def load(index, copy, number):
-        return {**fetch(index), "copy": copy, "epoch": number}
-
-    return numbers.flat_map(list_epoch), load
 
 
 def eval_batches(
@@ -255,7 +205,7 @@ def eval_batches(
     start, stop = host_range(source.num_examples, shard, even=False)
     if options.cache:
         dataset = tf.data.Dataset.range(start, stop)
-        load = _fetch_from_memory(source)
+        load = fetch_from_memory(source)
     else:
         dataset, load = source.examples(shard=shard), _identity
     largest_share = -(-source.num_examples // shard[1])
@@ -341,18 +291,33 @@ def _identity(example):
     return example
 
 
-def _fetch_from_memory(source):
-    """Returns a function from an index in natural order to the cached example."""
-    columns = {key: source.in_memory[key] for key in ("image", "label", "index")}
-    return lambda index: {key: column[index] for key, column in columns.items()}
-
-
 def _map(dataset, function):
     return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _batch(dataset, size):
     return dataset.batch(size, drop_remainder=True)
+
+
+def _batch_epochs(dataset, size, replicas, options, num_examples, skip_batches):
+    """Returns batches of `size` examples, and the last one of each epoch if it is kept.
+
+    Args:
+        dataset: the examples of one host.
+        size: examples of an ordinary batch of one replica.
+        replicas: number of replicas of the host.
+        options: the `BatchOptions`.
+        num_examples: number of examples of the source.
+        skip_batches: number of batches of the first epoch that are left out.
+    """
+    last_batch = options.last_batch_size(num_examples)
+    if last_batch == options.batch_size:
+        return _batch(dataset, size)
+    last_size = last_batch * size // options.batch_size
+    full_steps = options.steps_per_epoch(num_examples) - 1
+    sizes = [size] * (full_steps * replicas) + [last_size] * replicas
+    skipped = skip_batches * replicas
+    return dataset.batch(math.gcd(size, last_size)).rebatch(sizes[skipped:] + sizes[:skipped])
 
 
 def _with_runtime_options(dataset, batch_options, replicas):

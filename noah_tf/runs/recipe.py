@@ -104,6 +104,7 @@ def _data() -> ml_collections.ConfigDict:
     data.balanced_sampling = False  # whether every class is drawn equally often in training
     data.cache = False  # whether to keep the encoded photos in memory
     data.shuffle_buffer = 10_000  # examples, used only if the photos are not in memory
+    data.keep_last_batch = False  # whether an epoch ends with a smaller batch of the examples left
     data.prefetch = config_dict.placeholder(int)  # batches made ahead; None: tf.data decides
     data.threads = config_dict.placeholder(int)  # of the input pipeline; None: TensorFlow's own
     data.on_corrupt = "error"  # names the corrupt photo; or skip, which counts corrupt photos
@@ -268,6 +269,7 @@ def imagenet(row: str, architectures: Iterable[str]) -> tuple[ml_collections.Con
 def cnn(config: ml_collections.ConfigDict) -> None:
     """Sets the values that the paper's recipes of convolutional networks share."""
     config.model.batch_norm_group = 32  # the share of one of the paper's eight GPUs
+    config.data.keep_last_batch = True
     config.optimizer.name = "sgd"
     config.schedule.by = "epoch"
 

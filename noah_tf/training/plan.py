@@ -92,7 +92,7 @@ class TrainingPlan:
         batches: Any = None
         schedule: Any = None
         if train:
-            batches = build(_batch_options, config)
+            batches = build(_batch_options, config, strategy, model)
             schedule = build(
                 Schedule.from_config,
                 config.schedule,
@@ -148,8 +148,8 @@ class TrainingPlan:
         return part // group if group else 1
 
     def steps_per_epoch(self, num_examples: int) -> int:
-        """Returns the number of whole batches of the training examples."""
-        return num_examples // self.batches.batch_size
+        """Returns the number of batches of an epoch."""
+        return self.batches.steps_per_epoch(num_examples)
 
     def train_batches(self, source: Source, step: int, num_epochs: int | None = None) -> Callable:
         """Returns a function that makes the batches of the rest of the run.
@@ -188,9 +188,21 @@ def _transform(config: ml_collections.ConfigDict) -> TrainTransform:
     )
 
 
-def _batch_options(config: ml_collections.ConfigDict) -> BatchOptions:
+def _batch_options(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy | None,
+    model: ModelSpec | None,
+) -> BatchOptions:
     names = ("shuffle_buffer", "cache", "on_corrupt", "prefetch", "threads")
+    values = {name: config.data[name] for name in names}
+    if config.data.keep_last_batch and strategy and model:
+        # The last batch is divided like the others: among replicas, parts and BatchNorm's groups.
+        values["last_batch_multiple"] = (
+            config.train.batch_size // model.batch_norm_group
+            if model.batch_norm_group
+            else strategy.num_replicas_in_sync * config.train.accumulate
+        )
     try:
-        return BatchOptions(config.train.batch_size, **{name: config.data[name] for name in names})
+        return BatchOptions(config.train.batch_size, **values)
     except ValueError as error:
         raise ValueError(f"data.{error}") from error

@@ -41,6 +41,15 @@ def combination_problems(config: ml_collections.ConfigDict, replicas: int) -> It
             f"train.accumulate={train.accumulate} does not divide the "
             f"{train.batch_size // replicas} examples of a replica's share of a batch"
         )
+    others = {
+        "augment.repeats": config.augment.repeats > 1,
+        "augment.mixup": config.augment.mixup,
+        "augment.cutmix": config.augment.cutmix,
+        "data.on_corrupt": config.data.on_corrupt == "skip",
+    }
+    for key in others if config.data.keep_last_batch else ():
+        if others[key]:
+            yield f"data.keep_last_batch=True and {key} contradict each other: leave one out"
     group = config.model.batch_norm_group
     part = train.batch_size // replicas // train.accumulate
     if group is not None and not problem and part % group:

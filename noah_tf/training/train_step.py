@@ -29,7 +29,7 @@ def make_train_step(
         A function of one distributed batch (images, targets, weights) of
         `TrainingPlan.train_batches`. It returns `SUMS` as a float32 tensor (5,).
     """
-    batch_size, accumulate = plan.train.batch_size, plan.train.accumulate
+    accumulate = plan.train.accumulate
     shares = plan.strategy.num_replicas_in_sync * accumulate
     model, optimizer, teacher = state.model, state.optimizer, state.teacher
     is_normalized = plan.transform.normalize
@@ -50,7 +50,8 @@ def make_train_step(
             # The gradients are summed over the replicas and over the parts of their batches. So
             # the loss is divided by the size of the whole batch, and the penalties, which do not
             # depend on the batch, by the number of summands.
-            mean = tf.reduce_sum(losses) / batch_size
+            examples = tf.cast(tf.shape(images)[0] * shares, tf.float32)
+            mean = tf.reduce_sum(losses) / examples
             penalty = tf.add_n(model.losses) if model.losses else 0.0
             scaled = optimizer.scale_loss(mean + penalty / shares)
         gradients = tape.gradient(scaled, trained)

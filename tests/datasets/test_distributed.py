@@ -288,3 +288,41 @@ def test_threads_and_prefetch_do_not_change_the_batches(fetched):
     assert dataset.options().threading.private_threadpool_size == 3
     assert dataset.options().deterministic
     assert isinstance(dataset, tf.data.Dataset)
+
+
+# --- smaller last batches
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_the_last_batch_of_an_epoch_is_kept(source, hosts):
+    options = {"last_batch_multiple": 4, "num_epochs": 2, **PLAIN}
+    shares = [
+        batches(source, 24, shard=(index, hosts), replicas=2, **options) for index in range(hosts)
+    ]
+    # 100 examples are four batches of 24 and one of 4, for each replica 12 and 2.
+    sizes = [[len(images) for images, *_ in share] for share in shares]
+    assert sizes == [([24 // hosts // 2] * 8 + [4 // hosts // 2] * 2) * 2] * hosts
+    for epoch in range(2):
+        seen = np.concatenate([concat(share[10 * epoch :][:10]) for share in shares])
+        assert sorted(seen) == list(range(100))
+    first = np.concatenate([concat(share[:10]) for share in shares])
+    assert not np.array_equal(first, seen)
+
+
+def test_examples_are_repeated_until_the_last_batch_can_be_divided(source):
+    results = batches(source, 24, last_batch_multiple=8, **PLAIN)
+    assert [len(images) for images, *_ in results] == [24] * 4 + [8]
+    counts = np.bincount(concat(results), minlength=100)
+    assert counts.sum() == 104 and counts.min() == 1 and counts.max() == 2
+
+
+@pytest.mark.parametrize("skipped", [2, 4])
+def test_skipped_batches_of_an_epoch_with_a_smaller_one(source, skipped):
+    options = {"last_batch_multiple": 4, "num_epochs": 2, "replicas": 2, **PLAIN}
+    whole = batches(source, 24, **options)
+    assert_same(batches(source, 24, skip_batches=skipped, **options), whole[2 * skipped :])
+
+
+def test_a_smaller_batch_cannot_be_mixed(fetched):
+    with pytest.raises(ValueError, match="only without mixup, CutMix, repeats and on_corrupt"):
+        batches(fetched, 24, last_batch_multiple=4, repeats=2, **PLAIN)

@@ -10,7 +10,9 @@ from noah_tf.datasets.folders import open_folder
 from noah_tf.datasets.label_files import open_label_file, read_class_names
 from noah_tf.datasets.source import Source
 from noah_tf.datasets.tfrecord_files import open_tfrecord
-from noah_tf.utils.validation import is_int
+from noah_tf.utils.validation import check_choice, is_int
+
+FILE_FORMATS = ("tfrecord", "array_record")
 
 # The options that only some sources have. A TFDS set has the options of "tfds".
 _OPTIONS = {
@@ -18,7 +20,7 @@ _OPTIONS = {
     "files": ("class_names",),
     "tfrecord": ("class_names", "image_key", "label_key", "num_classes"),
     "fake": ("num_classes", "num_examples"),
-    "tfds": ("image_key", "label_key", "manual_dir"),
+    "tfds": ("file_format", "image_key", "label_key", "manual_dir"),
 }
 
 
@@ -47,6 +49,8 @@ class DataSet:
         download: whether to download and prepare a TFDS set that is not prepared yet.
         manual_dir: the folder of the archives of a TFDS set that has to be downloaded by hand, such
             as "imagenet2012" (default: `data_dir/downloads/manual`).
+        file_format: "tfrecord" or "array_record", the format of a TFDS set; None for the format that
+            it has, or TFRecord. A set in ArrayRecord files is shuffled as a whole.
         class_names: the names of the classes in the order of their labels, or a text file in
             `data_dir` with one name per line; for "folder", "files" and "tfrecord".
         split_seed: the seed by which slices of folders divide the photos.
@@ -68,6 +72,7 @@ class DataSet:
     label_key: str | None = None
     download: bool = True
     manual_dir: str | os.PathLike | None = None
+    file_format: str | None = None
     class_names: str | os.PathLike | Sequence[str] | None = None
     split_seed: int = 0
     num_classes: int | None = None
@@ -76,6 +81,8 @@ class DataSet:
     def __post_init__(self) -> None:
         if not is_int(self.split_seed) or self.split_seed < 0:
             raise ValueError(f"split_seed must be an integer from 0, got {self.split_seed!r}.")
+        if self.file_format is not None:
+            check_choice("file_format", self.file_format, FILE_FORMATS)
         kind = self.name if self.name in _OPTIONS else "tfds"
         for option in dict.fromkeys(name for names in _OPTIONS.values() for name in names):
             value = getattr(self, option)
@@ -165,6 +172,7 @@ class DataSet:
             self.label_key,
             self.download,
             self.manual_dir,
+            self.file_format,
         )
 
 

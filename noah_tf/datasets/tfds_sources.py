@@ -43,9 +43,10 @@ def open_tfds(
     label_key: str | None,
     download: bool,
     manual_dir: str | os.PathLike | None = None,
+    file_format: str | None = None,
 ) -> Source:
     """Opens one split of a TFDS set; the arguments are those of `registry.open_source`."""
-    builder = _find_builder(name, data_dir)
+    builder = _find_builder(name, data_dir, file_format)
     # Ambiguous keys are an error before anything is downloaded.
     features = builder.info.features
     image = _find_image(features, image_key, name)
@@ -139,16 +140,20 @@ def _how_to_prepare(builder, error, manual_dir):
     )
 
 
-def _build_command(builder):
+def _build_command(builder, data_dir=None):
     config = f"/{builder.builder_config.name}" if builder.builder_config else ""
-    return f"tfds build {builder.name}{config} --data_dir={builder.data_dir_root}"
+    return f"tfds build {builder.name}{config} --data_dir={data_dir or builder.data_dir_root}"
 
 
-def _find_builder(name, data_dir):
+def _find_builder(name, data_dir, file_format):
     if name.split("/")[0].split(":")[0] == "digit_scenes":
         import noah_tf.datasets.digit_scenes  # noqa: F401  (importing registers the builder)
+    options = {} if file_format is None else {"file_format": file_format}
     try:
-        return tfds.builder(name, data_dir=data_dir)
+        builder = tfds.builder(name, data_dir=data_dir)
+        stored = builder.info.file_format.value if builder.is_prepared() else file_format
+        if stored == file_format or file_format is None:
+            return tfds.builder(name, data_dir=data_dir, **options)
     except tfds.core.DatasetNotFoundError as error:
         known = ["digit_scenes", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name.split("/")[0], known, n=3, cutoff=0.4)
@@ -160,6 +165,11 @@ def _find_builder(name, data_dir):
     except (ValueError, AssertionError, RuntimeError) as error:
         # The config or version is unknown; the message of TFDS lists those that exist.
         raise ValueError(f"TFDS cannot open {name!r}: {error}") from error
+    raise ValueError(
+        f"{name!r} is stored as {stored} in {builder.data_dir}, got file_format={file_format!r}: "
+        f"prepare it in another folder ({_build_command(builder, 'FOLDER')} "
+        f"--file_format={file_format}) and give that folder as data_dir."
+    )
 
 
 def _split_files(builder, split):

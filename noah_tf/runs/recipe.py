@@ -95,6 +95,7 @@ def _data() -> ml_collections.ConfigDict:
     data.manual_dir = config_dict.placeholder(str)  # folder of archives downloaded by hand
     data.train_split = "train"
     data.eval_split = "validation"
+    data.file_format = config_dict.placeholder(str)  # of TFDS: tfrecord or array_record
     data.image_key = config_dict.placeholder(str)  # None: the only image feature
     data.label_key = config_dict.placeholder(str)  # None: the only label feature
     data.class_names = config_dict.placeholder(str)  # text file, for files and tfrecord

@@ -440,3 +440,15 @@ def test_other_formats_of_tfds_raise(monkeypatch, tmp_path):
     monkeypatch.setattr(tfds, "builder", lambda *args, **kwargs: builder)
     with pytest.raises(ValueError, match="stored as riegeli.* tfds build .*--file_format=tfrecord"):
         open_source("many_files", "train", data_dir=tmp_path)
+
+
+def test_a_set_is_prepared_in_the_format_of_the_recipe(monkeypatch, tmp_path):
+    monkeypatch.setattr(ManyFiles, "FEATURES", {"image": IMAGE, "label": CLASSES})
+    source = open_source("many_files", "train", data_dir=tmp_path, file_format="array_record")
+    assert list(tmp_path.glob("many_files/1.0.0/*.array_record-*")) and source.fetch is not None
+    again = open_source("many_files", "train", data_dir=tmp_path)
+    assert indices(again, shuffle_seed=1) == indices(source, shuffle_seed=1)
+    with pytest.raises(ValueError, match="stored as array_record in .* got file_format='tfrecord'"):
+        open_source("many_files", "train", data_dir=tmp_path, file_format="tfrecord")
+    with pytest.raises(ValueError, match="file_format must be one of .*, got 'riegeli'"):
+        open_source("many_files", "train", data_dir=tmp_path, file_format="riegeli")

@@ -17,6 +17,7 @@ parameters in the paper is without it: --config.model.pre_logits=False.
 
 Cost: 300 epochs of 1.28 million images. The paper's batch is 128 on each of 8 GPUs, and its
 learning rate is 5e-4 * batch / 512: if you change the batch size, change the learning rate, too.
+The authors train in float16 (--config.precision=mixed_float16), this recipe trains in float32.
 """
 
 import ml_collections
@@ -32,4 +33,5 @@ def get_config(row: str = "noah_deit_tiny") -> ml_collections.ConfigDict:
     is_noah = config.model.head == "noah"
     config.optimizer.exempt = ("pos_embed/*",) if is_noah else ("pos_embed/*", "cls_token/*")
     config.ema.decay = 0.99996
+    config.ema.chooses_best = False
     return config

@@ -11,7 +11,8 @@ Rows, with the ImageNet top-1 accuracy in percent that the paper reports:
     mobilenetv2_050  64.30  noah_mobilenetv2_050  67.44  0.16
     mobilenetv2_035  59.62  noah_mobilenetv2_035  63.40  0.12
 
-Cost: 150 epochs of 1.28 million images.
+Cost: 150 epochs of 1.28 million images. The head's dropout is printed for x1.0 only, 0.2. For the
+others, 0 is a guess: the default of the authors' script.
 """
 
 import ml_collections

@@ -11,7 +11,8 @@ Rows, with the ImageNet top-1 accuracy in percent that the paper reports:
     resnet152  78.16  noah_resnet152  78.57  11.64
 
 Cost: 100 epochs of 1.28 million images. The paper's batch is 256 on all GPUs together, and the
-learning rate does not depend on it.
+learning rate does not depend on it. The head's dropout is printed for ResNet-18 only, 0.1. For the
+others, 0 is a guess: the default of the authors' script.
 """
 
 import ml_collections

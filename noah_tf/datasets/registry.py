@@ -49,8 +49,8 @@ class DataSet:
         download: whether to download and prepare a TFDS set that is not prepared yet.
         manual_dir: the folder of the archives of a TFDS set that has to be downloaded by hand, such
             as "imagenet2012" (default: `data_dir/downloads/manual`).
-        file_format: "tfrecord" or "array_record", the format of a TFDS set; None for the format that
-            it has, or TFRecord. A set in ArrayRecord files is shuffled as a whole.
+        file_format: "tfrecord" or "array_record", the format of a TFDS set; None for the format
+            that it has, or TFRecord. A set in ArrayRecord files is shuffled as a whole.
         class_names: the names of the classes in the order of their labels, or a text file in
             `data_dir` with one name per line; for "folder", "files" and "tfrecord".
         split_seed: the seed by which slices of folders divide the photos.

@@ -48,6 +48,7 @@ def base() -> ml_collections.ConfigDict:
     config.schedule = _schedule()
     config.ema = ml_collections.ConfigDict()
     config.ema.decay = 0.0  # of the moving average of all weights; 0: no moving average
+    config.ema.chooses_best = True  # whether the best weights are those of the moving average
     config.train = _train()
     return config
 

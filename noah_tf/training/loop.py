@@ -290,8 +290,7 @@ class Trainer:
         for prefix in ("", "ema_") if self.state.average is not None else ("",):
             with self._evaluated_weights(averaged=bool(prefix)):
                 evaluations[prefix] = result = self._metrics()
-                # The averaged weights, which come last, are the candidates if there are any.
-                is_candidate = bool(prefix) or self.state.average is None
+                is_candidate = bool(prefix) == self.plan.average_chooses_best
                 value = result[metrics.primary_metric(result)]
                 if is_candidate and self.progress.update_best(value, self.step):
                     self.workdir.save_best(self.state.model, {**result, "step": self.step})

@@ -131,6 +131,11 @@ class TrainingPlan:
         return self.config.ema.decay
 
     @property
+    def average_chooses_best(self) -> bool:
+        """Whether the best evaluation and its weights are those of the moving average."""
+        return bool(self.ema_decay) and self.config.ema.get("chooses_best", True)
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of training, evaluation and export."""
         return self.transform.preprocessing

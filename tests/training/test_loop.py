@@ -441,14 +441,18 @@ def test_run_without_average_raises(finished_run):
 
 
 @pytest.mark.slow
-def test_unfinished_run_has_averaged_and_best_weights(shapes, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("averaged", "best"), [(True, "eval_ema_loss"), (False, "eval_loss")])
+def test_unfinished_run_has_averaged_and_best_weights(
+    shapes, tmp_path, monkeypatch, averaged, best
+):
     config = small_recipe(shapes)
     config.ema.decay = 0.5
+    config.ema.chooses_best = averaged
     train_and_kill(monkeypatch, 3, config, tmp_path)
     (row,) = read_rows(tmp_path)
-    for which in ("ema", "best"):
+    for which, column in (("ema", "eval_ema_loss"), ("best", best)):
         loss = evaluate_run(tmp_path, weights=which)[0]["loss"]
-        assert loss == pytest.approx(float(row["eval_ema_loss"]), rel=1e-5)
+        assert loss == pytest.approx(float(row[column]), rel=1e-5)
 
 
 def read_rows(workdir):

@@ -8,9 +8,9 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from head_helpers import run_python
 from recipes import draw_shapes, small_recipe
 from stacks import slow_on_one_stack
+from training_runs import run
 
 import noah_tf
 from noah_tf.runs import recipe
@@ -20,41 +20,6 @@ from noah_tf.runs.checkpoint import load_run
 STEPS, EPOCH, EVERY = 60, 12, 8
 BATCH = 4
 TIMES = ("images_per_second", "data_wait", "save_seconds")
-
-# Trains a recipe on several logical CPU devices, and sends itself a signal after some steps.
-RUN = """
-import json, os, signal, sys
-import ml_collections
-import tensorflow as tf
-
-config, workdir, replicas, steps, signum = json.loads(sys.argv[1])
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas)
-from noah_tf.training import interrupt, loop
-make = loop.make_train_step
-left = [steps]
-
-def killing(*arguments):
-    step = make(*arguments)
-    def counted(batch):
-        if left[0] == 0:
-            os.kill(os.getpid(), signum)
-        left[0] -= 1
-        return step(batch)
-    return counted
-
-loop.make_train_step = killing
-try:
-    loop.train(ml_collections.ConfigDict(config), workdir)
-except interrupt.Interrupted as interruption:
-    print(interruption)
-    sys.exit(77)
-"""
-
-
-def run(config, workdir, replicas=1, steps=-1, signum=signal.SIGKILL):
-    arguments = json.dumps([json.loads(config.to_json()), str(workdir), replicas, steps, signum])
-    return run_python(RUN, arguments, timeout=540)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from noah_tf.training import dry_run, loop
-from noah_tf.training.callbacks import load_callbacks
+from noah_tf.training.callbacks import callbacks_function
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, FILE.py or FILE.py:row.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -25,12 +25,12 @@ _CALLBACKS = flags.DEFINE_string(
 
 
 def main(_: list[str]) -> None:
+    callbacks = callbacks_function(_CALLBACKS.value) if _CALLBACKS.value else ()
     if _DRY_RUN.value:
         print(dry_run.dry_run(_CONFIG.value))
         return
     if _WORKDIR.value is None:
         raise ValueError("--workdir is missing: name the folder of the run, or give --dry_run.")
-    callbacks = load_callbacks(_CALLBACKS.value) if _CALLBACKS.value else ()
     result = loop.train(_CONFIG.value, _WORKDIR.value, callbacks=callbacks)
     print(", ".join(f"{name} {value:.6g}" for name, value in result.items()))
     print(

@@ -25,6 +25,7 @@ RESUMABLE_KEYS = (
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "train.log_every",
+    "train.teacher",  # a teacher with the same weights may be elsewhere
 )
 _IMAGENET_TRAIN_EXAMPLES = 1_281_167
 

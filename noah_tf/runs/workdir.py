@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
+from noah_tf.runs import recipe
 from noah_tf.runs.model_config import SavedBackbone
 from noah_tf.utils.files import save_atomically, write_text_atomically
 
@@ -106,7 +107,9 @@ class Workdir:
         resumed = self.has_progress()
         if resumed:
             differences = [
-                *_differences(self.config(), _as_saved(config.to_dict()), ignored=resumable),
+                *_differences(
+                    _with_defaults(self.config()), _as_saved(config.to_dict()), ignored=resumable
+                ),
                 *_differences(
                     self.data(), _as_saved({**data, "stack": self.data().stack}), "data: "
                 ),
@@ -256,6 +259,20 @@ def _read_json(path: pathlib.Path) -> Any:
 def _as_saved(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Returns data as JSON returns them: tuples become lists."""
     return ml_collections.ConfigDict(json.loads(json.dumps(data)))
+
+
+def _with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the config of a run, with the defaults of options that are newer than the run."""
+
+    def fill(values: dict, defaults: dict) -> dict:
+        merged = {**defaults, **values}
+        for key, value in values.items():
+            if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+                merged[key] = fill(value, defaults[key])
+        return merged
+
+    defaults = _as_saved(recipe.base().to_dict()).to_dict()
+    return ml_collections.ConfigDict(fill(config.to_dict(), defaults))
 
 
 def _differences(

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from noah_tf.datasets import Source, naming_corrupt_examples, train_batches
+from noah_tf.runs import Workdir
 from noah_tf.training.batch_norm import batch_norm_layers
 from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.state import TrainState
@@ -23,6 +24,8 @@ from noah_tf.utils.keras_compat import random_state_variables, raw_variable
 
 # Runs with fewer steps compute the statistics anew unless the recipe says otherwise.
 SHORT_RUN_STEPS = 1000
+# The key of a run's data that says whether it does.
+RECOMPUTES = "recomputes_batch_statistics"
 # The largest number of training batches that the statistics are computed from.
 MAX_BATCHES = 100
 
@@ -32,8 +35,9 @@ class BatchStatistics:
 
     The batches are the first ones of the first epoch, so the statistics are a function of the
     weights, the random state and the recipe. The layers normalize by the statistics of the batch
-    meanwhile, as in training. The mean of a layer is the average over the batches, and the variance
-    that of all their examples together. Layers that are frozen keep their statistics.
+    meanwhile, as in training. The mean of a layer is the average over the batches. The variance is
+    that of all their examples together, from the variances that Keras computes for the batches.
+    Layers that are frozen keep their statistics.
 
     Args:
         plan: the plan of the run.
@@ -63,7 +67,7 @@ class BatchStatistics:
                 shard=shard,
                 replicas=replicas,
             )
-            return batches.take(self.num_batches)
+            return batches.take(self.num_batches * replicas)  # one element for each replica
 
         self._make_batches = make_batches
         self._moments: dict[tuple[int, ...], Callable] = {}
@@ -110,6 +114,11 @@ class BatchStatistics:
         with naming_corrupt_examples(self._source, self._plan.preprocessing.decode):
             for images, _, _ in self._batches:
                 moments.append([value.numpy() for value in self._moments[key](images)])
+        if not moments:
+            raise ValueError(
+                f"{self._source.name} has no whole batch to compute BatchNorm's statistics from: "
+                "lower train.batch_size, or set train.recompute_batch_statistics to False."
+            )
         averages = [
             np.asarray(np.mean(values, 0, np.float64)) for values in zip(*moments, strict=True)
         ]
@@ -126,10 +135,9 @@ class BatchStatistics:
         def replica_moments(images: tf.Tensor) -> list[tf.Tensor]:
             with _without_memory(layers):
                 model(self._plan.normalize(images), training=True)
-            means = [tf.convert_to_tensor(raw_variable(layer.moving_mean)) for layer in layers]
-            variances = [
-                tf.convert_to_tensor(raw_variable(layer.moving_variance)) for layer in layers
-            ]
+            # The squares of float32 means would swallow small variances.
+            means = [_float64(layer.moving_mean) for layer in layers]
+            variances = [_float64(layer.moving_variance) for layer in layers]
             squares = [variance + mean**2 for mean, variance in zip(means, variances, strict=True)]
             return [*means, *squares]
 
@@ -142,15 +150,25 @@ class BatchStatistics:
         return moments
 
 
-def recomputes(plan: TrainingPlan, total_steps: int) -> bool:
+def recomputes(plan: TrainingPlan, total_steps: int, workdir: Workdir) -> bool:
     """Returns whether a run computes the statistics anew for its evaluations.
+
+    A resumed run does as at its beginning, so that its evaluations can be compared.
 
     Args:
         plan: the plan of the run.
         total_steps: steps of the run.
+        workdir: the folder of the run.
     """
+    if workdir.has_progress():
+        # Runs of earlier versions did not.
+        return bool(workdir.data().get(RECOMPUTES, False))
     option = plan.train.recompute_batch_statistics
     return total_steps < SHORT_RUN_STEPS if option is None else option
+
+
+def _float64(weight: Any) -> tf.Tensor:
+    return tf.cast(tf.convert_to_tensor(raw_variable(weight)), tf.float64)
 
 
 @contextlib.contextmanager

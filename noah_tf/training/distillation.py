@@ -56,6 +56,19 @@ class DistillationSettings:
             problems.append(
                 f"train.distillation must be one of {', '.join(KINDS)}, got {self.distillation!r}"
             )
+        if self.teacher is None:
+            fields = dataclasses.fields(self)
+            unused = [f.name for f in fields if getattr(self, f.name) != f.default]
+            problems += [
+                f"train.{name}={getattr(self, name)!r} needs train.teacher: name a teacher, or "
+                "leave it out"
+                for name in unused
+            ]
+        elif not is_keras_file(self.teacher) and (self.teacher_mean or self.teacher_std):
+            problems.append(
+                f"train.teacher_mean={self.teacher_mean} and train.teacher_std={self.teacher_std} "
+                f"are for a teacher in a .keras file, got {self.teacher!r}, which has its own"
+            )
         weight, temperature = self.distillation_weight, self.distillation_temperature
         if not is_number(weight) or not 0 < weight <= 1:
             problems.append(f"train.distillation_weight must be in (0, 1], got {weight!r}")
@@ -150,54 +163,61 @@ def load_teacher(
     """
     if settings.teacher is None:
         return None
+    try:
+        model, preprocessing, class_names = _open(settings, student, num_classes)
+        _check_fits(model, preprocessing, student, num_classes)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"train.teacher={settings.teacher!r}: {error}") from error
+    model.trainable = False
+    return Teacher(settings, model, preprocessing, student, _sha256(model), binary, class_names)
+
+
+def _open(
+    settings: DistillationSettings, student: Preprocessing, num_classes: int
+) -> tuple[tf.keras.Model, Preprocessing, tuple[str, ...] | None]:
+    """Returns the teacher's model, its preprocessing, and the names of its classes if known."""
     class_names = None
-    name, colon, weights = settings.teacher.partition(":")
-    if is_keras_file(settings.teacher):
+    teacher = str(settings.teacher)
+    name, colon, weights = teacher.partition(":")
+    if is_keras_file(teacher):
         mean, std = settings.teacher_mean or student.mean, settings.teacher_std or student.std
         preprocessing = dataclasses.replace(student, mean=tuple(mean), std=tuple(std))
-        model = with_input_shape(load_keras_file(settings.teacher), preprocessing.input_shape)
+        model = with_input_shape(load_keras_file(teacher), preprocessing.input_shape)
     elif colon and name in list_models():
         preprocessing = preprocessing_for(name, student.image_size)
         with dtype_policy("float32"):
             model = create_model(
                 name, num_classes, input_shape=preprocessing.input_shape, weights=weights
             )
-    elif Workdir(settings.teacher).has_progress():
-        run = load_run(settings.teacher, "best")
+    elif Workdir(teacher).has_progress():
+        run = load_run(teacher, "best")
         model, preprocessing, class_names = run.model, run.preprocessing, run.class_names
     else:
         raise FileNotFoundError(
-            f"train.teacher={settings.teacher!r} is no trained run, no .keras file and no model "
-            f"with weights such as resnet50:resnet50.pth."
+            "it is no trained run, no .keras file, and no model with weights such as "
+            "resnet50:resnet50.pth."
         )
-    _check_fits(settings.teacher, model, preprocessing, student, num_classes)
-    model.trainable = False
-    return Teacher(settings, model, preprocessing, student, _sha256(model), binary, class_names)
+    return model, preprocessing, class_names
 
 
 def _check_fits(
-    name: str,
-    model: tf.keras.Model,
-    preprocessing: Preprocessing,
-    student: Preprocessing,
-    num_classes: int,
+    model: tf.keras.Model, preprocessing: Preprocessing, student: Preprocessing, num_classes: int
 ) -> None:
     activation = final_activation(model)
     if activation is not None:
         raise ValueError(
-            f"train.teacher={name!r} must return logits, got a model that ends in the activation "
-            f"{activation!r}."
+            f"a teacher returns logits, got a model that ends in the activation {activation!r}."
         )
-    if model.output_shape[-1] != num_classes:
+    if tuple(model.output_shape[1:]) != (num_classes,):
         raise ValueError(
-            f"train.teacher={name!r} must have the {num_classes} classes of the data, got a model "
-            f"with {model.output_shape[-1]}."
+            f"a teacher returns logits of the {num_classes} classes of the data, got a model whose "
+            f"output has the shape {model.output_shape}."
         )
     if preprocessing.input_shape != student.input_shape:
         raise ValueError(
-            f"train.teacher={name!r} takes images of the shape {preprocessing.input_shape}, and "
-            f"the run trains on {student.input_shape}: set preprocess.image_size to that of the "
-            "teacher."
+            f"the teacher takes images of the shape {preprocessing.input_shape}, and the run "
+            f"trains on {student.input_shape}: choose preprocess.image_size and the channels of "
+            "preprocess.mean like the teacher's."
         )
 
 

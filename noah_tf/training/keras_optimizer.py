@@ -30,6 +30,7 @@ _OUR_ARGUMENTS = {
     "jit_compile": "jit_compile",
 }
 _UNSUITABLE = {
+    "keras.Ftrl": "it computes weights from its own state, so that initial weights are lost",
     "keras.ScheduleFreeAdamW": "it evaluates other weights than it trains",
     "tfa.ConditionalGradient": "it has no default for the size of its steps",
 }
@@ -72,13 +73,15 @@ class KerasRule:
         """
         cls = self._class()
         for argument in self.arguments:
-            if argument in _OUR_ARGUMENTS:
+            key = "weight_decay" if argument.endswith("weight_decay") else argument
+            if key in _OUR_ARGUMENTS:
                 raise ValueError(
                     f"optimizer.args.{argument} is not passed on to {self.name}: set "
-                    f"{_OUR_ARGUMENTS[argument]}."
+                    f"{_OUR_ARGUMENTS[key]}."
                 )
         # Some classes have a weight decay by default. `KerasOptimizer` decays weights itself.
-        own = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(cls).parameters else {}
+        parameters = inspect.signature(cls).parameters
+        own = {name: 0.0 for name in parameters if name.endswith("weight_decay")}
         try:
             return cls(learning_rate=learning_rate, **own, **self.arguments)
         except (TypeError, ValueError) as error:
@@ -92,6 +95,7 @@ class KerasRule:
             name: cls
             for name, cls in optimizer_classes(library).items()
             if "learning_rate" in inspect.signature(cls).parameters
+            and f"{library}.{name}" not in _UNSUITABLE
         }
         if self.name in _UNSUITABLE:
             raise ValueError(
@@ -99,7 +103,7 @@ class KerasRule:
             )
         if class_name not in classes:
             raise ValueError(
-                f"optimizer.name must be {library!r}, a point and one of "
+                f"optimizer.name must be {library}.CLASS, where CLASS is one of "
                 f"{', '.join(sorted(classes))}, got {self.name!r}."
             )
         return classes[class_name]

@@ -13,7 +13,7 @@ from noah_tf.datasets import Source, naming_corrupt_examples, source_from_config
 from noah_tf.evaluation import Evaluator, metrics
 from noah_tf.runs import Checkpoints, Workdir, check_stack, model_config, recipe
 from noah_tf.training import recipe_checks
-from noah_tf.training.batch_statistics import BatchStatistics, recomputes
+from noah_tf.training.batch_statistics import RECOMPUTES, BatchStatistics, recomputes
 from noah_tf.training.callbacks import Callbacks, OptimizerView
 from noah_tf.training.initial_weights import (
     backbone_of_run,
@@ -40,7 +40,7 @@ def train(
     config: ml_collections.ConfigDict,
     workdir: Any,
     *,
-    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    callbacks: Sequence[tf.keras.callbacks.Callback] | Callable[[], Sequence[Any]] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Trains the model of a recipe, or resumes a run that was killed or interrupted.
@@ -58,8 +58,9 @@ def train(
     Args:
         config: a recipe, see `recipe.base`.
         workdir: the folder of the run; the same folder resumes it.
-        callbacks: Keras callbacks that observe the run, see `Callbacks`. A run in which one of them
-            sets `model.stop_training` ends after that epoch.
+        callbacks: Keras callbacks that observe the run, see `Callbacks`, or a function that returns
+            them, which is called once the run begins or resumes. A run in which one of them sets
+            `model.stop_training` ends after that epoch.
         clock: a function that returns seconds, for tests.
 
     Returns:
@@ -82,20 +83,23 @@ def train(
     eval_source = source_from_config(config.data, config.data.eval_split)
     recipe_checks.check_data(config, train_source, eval_source)
     saved_backbone = backbone_of_run(plan, workdir)
+    steps_per_epoch = plan.steps_per_epoch(train_source.num_examples)
     state = build_state(
         plan,
         train_source.num_classes,
-        plan.steps_per_epoch(train_source.num_examples),
+        steps_per_epoch,
         saved_backbone if workdir.has_progress() else None,
         train_source.multi_label,
     )
     recipe_checks.check_teacher(state.teacher, train_source)
     with workdir.locked(), stop_requests() as stop, lost_workers_named(plan.strategy, workdir.path):
+        recompute = recomputes(plan, plan.train.epochs * steps_per_epoch, workdir)
         data = {
             "class_names": train_source.class_names,
             "multi_label": train_source.multi_label,
             "train_examples": train_source.num_examples,
             "stack": KERAS_NAME,
+            RECOMPUTES: recompute,
         }
         if state.teacher is not None:
             data["teacher_sha256"] = state.teacher.sha256
@@ -103,16 +107,18 @@ def train(
         workdir.begin(model_config.with_head(config, state.model), data, resumable)
         if saved_backbone is not None and not workdir.has_progress():
             workdir.save_backbone(saved_backbone)
-        if workdir.result() is not None:
-            if is_complete(plan, workdir, train_source.num_examples):
+        result = workdir.result()
+        if result is not None:
+            if is_complete(plan, result, train_source.num_examples):
                 print(f"{workdir.path} is already complete.", flush=True)
-                return workdir.result()
+                return result
             workdir.reopen()
         # In a new run, the first worker may not have written the data yet.
         if workdir.has_progress():
             check_stack(workdir)
-        trainer = Trainer(plan, state, workdir, train_source, eval_source, stop, callbacks, clock)
-        return trainer.run()
+        made = callbacks() if callable(callbacks) else callbacks
+        sources = train_source, eval_source
+        return Trainer(plan, state, workdir, *sources, stop, recompute, made, clock).run()
 
 
 class Trainer:
@@ -125,6 +131,7 @@ class Trainer:
         train_source: the source of training examples.
         eval_source: the source of evaluation examples.
         stop: True once the process was asked to stop.
+        recompute_statistics: whether evaluations compute BatchNorm's statistics anew.
         callbacks: Keras callbacks that observe the run.
         clock: a function that returns seconds.
     """
@@ -137,6 +144,7 @@ class Trainer:
         train_source: Source,
         eval_source: Source,
         stop: StopRequest,
+        recompute_statistics: bool = False,
         callbacks: Sequence[tf.keras.callbacks.Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -159,7 +167,7 @@ class Trainer:
         class_weights = plan.loss.weights_of_classes(train_source, plan.batches.cache)
         self._loss = training_loss(plan.loss, train_source.multi_label, class_weights)
         self._statistics = None
-        if recomputes(plan, self.total_steps):
+        if recompute_statistics:
             self._statistics = BatchStatistics(plan, state, train_source)
         self.callbacks = Callbacks(
             callbacks,
@@ -189,15 +197,8 @@ class Trainer:
             # repeats the evaluation.
             evaluations = self.evaluate()
             self.end_epoch(evaluations)
-            if self._is_stopped_by_callback:
-                print("A callback ended the run (model.stop_training).", flush=True)
-                break
-            if self.progress.is_out_of_patience:
-                print(
-                    f"The last {self.progress.epochs_since_best} epochs had no better evaluation, "
-                    f"so the run ends (train.patience={self.plan.train.patience}).",
-                    flush=True,
-                )
+            if reason := self._reason_to_end():
+                print(f"{reason}, so the run ends.", flush=True)
                 break
         return self.finish(evaluations)
 
@@ -304,13 +305,18 @@ class Trainer:
         self.workdir.add_epoch(row)
         self.callbacks.end_epoch(row["epoch"] - 1, logs)
         (self._is_stopped_by_callback,) = self._any_worker(self.callbacks.stop_training)
-        is_last = (
-            self.step == self.total_steps
-            or self._is_stopped_by_callback
-            or self.progress.is_out_of_patience
-        )
+        is_last = self.step == self.total_steps or self._reason_to_end()
         if self._any_worker(bool(self._stop))[0] and not is_last:
             self.interrupt()
+
+    def _reason_to_end(self) -> str | None:
+        """Returns why the run ends after this epoch although it could have more, or None."""
+        if self._is_stopped_by_callback:
+            return "A callback set model.stop_training"
+        epochs, patience = self.progress.epochs_since_best, self.plan.train.patience
+        if self.plan.train.is_out_of_patience(epochs):
+            return f"The last {epochs} epochs had no better evaluation (train.patience={patience})"
+        return None
 
     def finish(self, evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Writes the trained model and the result of the run, and returns the result."""

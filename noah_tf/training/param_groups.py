@@ -133,6 +133,12 @@ def layer_starts(
             for layer in backbone_layers(model)
             if id(layer) not in ids
         ]
+    waiting = {id(weight) for layer, _ in starts for weight in layer.weights}
+    if all(id(weight) in waiting for weight in model.trainable_weights):
+        raise ValueError(
+            f"train.frozen_layers={frozen_layers!r} and the frozen backbone of the first epochs "
+            "leave no layer to train: leave the head out of the patterns."
+        )
     return starts
 
 

@@ -114,11 +114,6 @@ class Progress(tf.Module):
         """Number of epochs since the best evaluation so far."""
         return self.epochs_done - self.best[1] // self._steps_per_epoch
 
-    @property
-    def is_out_of_patience(self) -> bool:
-        """Whether so many epochs had no better evaluation that the run ends."""
-        return is_out_of_patience(self._settings, self.epochs_since_best)
-
     def update_best(self, value: float, step: int) -> bool:
         """Remembers an evaluation if it is better than all before it, and returns whether it is."""
         if value <= self.best[0]:
@@ -247,11 +242,6 @@ class _Speed:
         """Images per second, and the share of the time that steps waited for data."""
         steps, seconds, wait_seconds = measured
         return steps * self._batch_size / max(seconds, 1e-9), wait_seconds / max(seconds, 1e-9)
-
-
-def is_out_of_patience(settings: TrainSettings, epochs_since_best: int) -> bool:
-    """Returns whether a run ends after so many epochs without a better evaluation."""
-    return 0 < settings.patience <= epochs_since_best
 
 
 def _means(sums: np.ndarray) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """How long a run trains, and when a run that has ended may go on."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from noah_tf.runs import Workdir
 from noah_tf.training.plan import TrainingPlan
-from noah_tf.training.progress import is_out_of_patience
 
 
 def changed_length(plan: TrainingPlan, workdir: Workdir) -> tuple[str, ...]:
@@ -36,17 +38,17 @@ def changed_length(plan: TrainingPlan, workdir: Workdir) -> tuple[str, ...]:
     return ("train.epochs", "train.patience")
 
 
-def is_complete(plan: TrainingPlan, workdir: Workdir, num_examples: int) -> bool:
+def is_complete(plan: TrainingPlan, result: Mapping[str, Any], num_examples: int) -> bool:
     """Returns whether a run that has ended has nothing left to do.
 
     Args:
         plan: the plan of the run, whose recipe may have more epochs or patience than the run had.
-        workdir: the folder of the run, which has a result.
+        result: the result of the run.
         num_examples: number of training examples.
     """
-    result = workdir.result() or {}
-    has_all_steps = result["steps"] >= plan.train.epochs * plan.steps_per_epoch(num_examples)
+    if result["steps"] >= plan.train.epochs * plan.steps_per_epoch(num_examples):
+        return True
     if result.get("stopped_before_epochs", 0) >= plan.train.epochs:
         return True
     # Runs of earlier versions have no patience.
-    return has_all_steps or is_out_of_patience(plan.train, result.get("epochs_since_best", 0))
+    return plan.train.is_out_of_patience(result.get("epochs_since_best", 0))

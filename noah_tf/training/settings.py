@@ -64,6 +64,10 @@ class TrainSettings:
     keep_checkpoints: int = 2
     log_every: int = 10
 
+    def is_out_of_patience(self, epochs_since_best: int) -> bool:
+        """Returns whether a run ends after so many epochs without a better evaluation."""
+        return 0 < self.patience <= epochs_since_best
+
     def __post_init__(self) -> None:
         smallest = {
             "epochs": 1,

@@ -194,7 +194,8 @@ def synchronize_statistics(statistics: Sequence[Any]) -> None:
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync > 1 and statistics:
-        values = [tf.convert_to_tensor(variable) for variable in statistics]
+        # A value without a device of its own cannot be reduced on a worker with one device.
+        values = [tf.identity(variable) for variable in statistics]
         means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
         for variable, mean in zip(statistics, means, strict=True):
             variable.assign(mean)

@@ -1,5 +1,8 @@
 """The files of a run, and the errors if two runs would share a folder."""
 
+import json
+import shutil
+
 import pytest
 from recipes import quickstart
 
@@ -130,3 +133,20 @@ def test_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
 def test_short_names_of_folders(paths, names):
     result = short_names(paths)
     assert len(result) == len(paths) and result[: len(names)] == names
+
+
+def test_a_run_of_an_earlier_version_is_resumed(finished_run, tmp_path):
+    workdir = Workdir(shutil.copytree(finished_run, tmp_path / "run"))
+    config, data = workdir.config(), workdir.data().to_dict()
+    # Options that an earlier version did not have.
+    old = config.to_dict()
+    for key in ("teacher", "distillation", "distillation_weight", "patience", "frozen_layers"):
+        del old["train"][key]
+    del old["optimizer"]["args"], old["ema"]
+    (workdir.path / "config.json").write_text(json.dumps(old))
+    workdir.begin(config, data)
+    assert workdir.config().train.distillation == "soft"
+    (workdir.path / "config.json").write_text(json.dumps(old))
+    config.train.distillation = "hard"
+    with pytest.raises(ValueError, match="train.distillation: 'soft' there, 'hard' here"):
+        workdir.begin(config, data)

@@ -9,7 +9,7 @@ from recipes import small_recipe
 from stacks import slow_on_one_stack
 from training_runs import train_and_kill, weights
 
-from noah_tf.training.callbacks import load_callbacks
+from noah_tf.training.callbacks import callbacks_function
 from noah_tf.training.loop import train
 
 
@@ -68,7 +68,8 @@ def test_stop_training_ends_the_run_after_its_epoch(shapes, tmp_path, capsys):
     config.schedule.name = "constant"
     config.train.epochs = 3
     result = train(config, tmp_path, callbacks=[Recorder(stop_after=1)])
-    assert result["steps"] == 6 and "A callback ended the run" in capsys.readouterr().out
+    assert result["steps"] == 6
+    assert "A callback set model.stop_training, so the run ends." in capsys.readouterr().out
     assert train(config, tmp_path) == result
     config.train.epochs = 4
     assert train(config, tmp_path)["steps"] == 12
@@ -80,6 +81,16 @@ class Meddler(tf.keras.callbacks.Callback):
         weight.assign(np.nextafter(np.asarray(weight), 1, dtype=np.float32))
 
 
+class Freezer(tf.keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.layers[1].trainable = False
+
+
+class RateAssigner(tf.keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.lr.assign(0.1)
+
+
 class RateSetter(tf.keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.model.optimizer.learning_rate = 0.1
@@ -89,7 +100,12 @@ class RateSetter(tf.keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (Meddler(), "changed the weights of the model in on_epoch_begin, but callbacks only obs"),
+        (
+            Meddler(),
+            "changed the weights of the model, or which layers are trained, in on_ep",
+        ),
+        (Freezer(), "or which layers are trained, in on_epoch_begin, but callbacks only observe"),
+        (RateAssigner(), "sets optimizer.learning_rate=0.1, but callbacks only observe a run"),
         (RateSetter(), "sets optimizer.learning_rate=0.1, but callbacks only observe a run"),
     ],
 )
@@ -112,13 +128,13 @@ def wrong():
 def test_functions_of_modules_make_callbacks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_callbacks.py").write_text(MODULE)
-    (callback,) = load_callbacks("my_callbacks:make")
+    (callback,) = callbacks_function("my_callbacks:make")()
     assert isinstance(callback, tf.keras.callbacks.CSVLogger)
     with pytest.raises(ValueError, match="my_callbacks:wrong must return a list of tf.keras.callb"):
-        load_callbacks("my_callbacks:wrong")
+        callbacks_function("my_callbacks:wrong")()
     for name in ("my_callbacks:no", "nothing_here:make", "my_callbacks", ":make"):
         with pytest.raises(ValueError, match=f"must be module:function, .* got '{name}'"):
-            load_callbacks(name)
+            callbacks_function(name)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def softmax(logits):
 
 
 def teacher_of(binary=False, **settings):
-    settings = DistillationSettings(**settings)
+    settings = DistillationSettings("teacher.keras", **settings)
     return Teacher(settings, None, SIZE, SIZE, "", binary)
 
 
@@ -95,15 +95,26 @@ def test_teachers_in_files(tmp_path):
 
 def test_teachers_that_do_not_fit_raise(tmp_path):
     path = save_keras_file(tmp_path / "three.keras", num_classes=3)
-    with pytest.raises(ValueError, match="the 2 classes of the data, got a model with 3"):
+    with pytest.raises(
+        ValueError,
+        match="logits of the 2 classes of the data, got a model whose output has the sha",
+    ):
         load(teacher=path)
     path = save_keras_file(tmp_path / "softmax.keras", activation="softmax")
-    with pytest.raises(ValueError, match="must return logits, got .* the activation 'softmax'"):
+    with pytest.raises(ValueError, match="returns logits, got .* the activation 'softmax'"):
         load(teacher=path)
-    with pytest.raises(FileNotFoundError, match="'nothing' is no trained run, no .keras file and"):
+    with pytest.raises(
+        FileNotFoundError, match="'nothing': it is no trained run, no .keras file, and"
+    ):
         load(teacher="nothing")
     with pytest.raises(ValueError, match="distillation must be one of soft, hard, got 'warm'; .*w"):
-        DistillationSettings(distillation="warm", distillation_weight=0.0)
+        DistillationSettings("run", distillation="warm", distillation_weight=0.0)
+    with pytest.raises(ValueError, match="distillation_weight=0.7 needs train.teacher: name a tea"):
+        DistillationSettings(distillation_weight=0.7)
+    with pytest.raises(ValueError, match="for a teacher in a .keras file, got 'run', which has it"):
+        DistillationSettings("run", teacher_mean=(0.5,))
+    with pytest.raises(ValueError, match="train.teacher='gs://run': The workdir must be a folder"):
+        load(teacher="gs://run")
 
 
 @pytest.mark.slow

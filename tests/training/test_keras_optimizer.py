@@ -186,10 +186,12 @@ def test_two_replicas_step_as_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "keras.Adm"}, "'keras', a point and one of .*Adam, .*, got 'keras.Adm'"),
+        ({"name": "keras.Adm"}, "keras.CLASS, where CLASS is one of .*Adam, .*, got 'keras.Adm'"),
         ({"name": "keras.ScheduleFreeAdamW"}, "cannot be used: it evaluates other weights")
         if IS_KERAS_3
-        else ({"name": "keras.Nadam"}, "and one of Adadelta, .*, got 'keras.Nadam'"),
+        else ({"name": "keras.Nadam"}, "is one of Adadelta, .*, got 'keras.Nadam'"),
+        ({"name": "keras.Ftrl"}, "cannot be used: it computes weights from its own state"),
+        ({"name": "keras.Adam", "args": {"weight_decay": 0.1}}, "set optimizer.weight_decay"),
         ({"name": "keras.Adam", "beta_1": 0.8}, "beta_1=0.8 is not for keras.Adam: set optimizer"),
         ({"name": "keras.Adam", "layer_decay": 0.7}, "layer_decay=0.7 is not for keras.Adam"),
         (

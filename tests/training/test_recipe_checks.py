@@ -65,7 +65,11 @@ def test_all_contradictions_are_named_at_once():
         ("data.on_corrupt", "ignore", "on_corrupt must be one of error, skip, got 'ignore'"),
         ("ema.decay", 1.0, "ema.decay must be a number in [0, 1), got 1.0"),
         ("strategy", "horovod", "strategy must be one of auto, single"),
-        ("optimizer.name", "adam", "optimizer.name must be one of sgd, adamw, lamb, or one of Keras or"),
+        (
+            "optimizer.name",
+            "adam",
+            "optimizer.name must be one of sgd, adamw, lamb, or one of",
+        ),
         ("optimizer.learning_rate", -1.0, "learning_rate"),
         ("schedule.name", "poly", "schedule.name must be one of"),
         ("augment.mixup", -0.5, "augment.mixup"),

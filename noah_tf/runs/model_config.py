@@ -61,7 +61,7 @@ def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
 
 
 class SavedBackbone(NamedTuple):
-    """What a run keeps of a backbone in a `.keras` file, so that it no longer needs the file.
+    """A backbone of a `.keras` file, as a run keeps it so that it no longer needs the file.
 
     Attributes:
         sha256: the SHA-256 of the file.
@@ -167,7 +167,7 @@ class ModelSpec:
 
     @property
     def start(self) -> str:
-        """What a new run starts from: a file or run, or "random weights"."""
+        """The origin of the initial weights of a new run: a file or run, or "random weights"."""
         backbone = self.backbone if is_keras_file(self.backbone) else None
         return self.weights or backbone or "random weights"
 

@@ -44,7 +44,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise and the bootstrap.", 
 _STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices to use.")
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     runs = arguments[1:]
     _check_flags(runs)
     default_set = f"{_DATA.value}:{_SPLIT.value or ''}" if _DATA.value else _SPLIT.value or ""

@@ -35,7 +35,7 @@ _MEASURE = flags.DEFINE_list(
 )
 
 
-def main(_):
+def main(_: list[str]) -> None:
     options = MapOptions(
         compare_workdir=_COMPARE.value,
         weights=_WEIGHTS.value,

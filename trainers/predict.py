@@ -10,11 +10,11 @@ reason, or an error with --strict. Without --output the CSV is printed. --logits
 also write arrays to NPZ files.
 """
 
-import contextlib
 import io
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 import command_line
 import numpy as np
@@ -96,9 +96,7 @@ def main(arguments: list[str]) -> None:
                     arrays[name].append(getattr(prediction, name))
 
     rows = answer_rows(progress(), predictor.class_names, predictor.multi_label, options)
-    as_json = (_OUTPUT.value or "").endswith(".jsonl")
-    with _text_file() as file:
-        write_answers(rows, file, as_json)
+    _write_rows(rows)
     if _LOGITS.value:
         _write_arrays(_LOGITS.value, arrays, ("files", "logits"))
     if _EMBEDDINGS.value:
@@ -127,23 +125,24 @@ def _predictor() -> KerasPredictor | ExportPredictor:
     )
 
 
-@contextlib.contextmanager
-def _text_file():
-    """Opens the output, which appears once it is complete."""
-    if not _OUTPUT.value:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")  # a file name may not be UTF-8
-        yield sys.stdout
+def _write_rows(rows: Iterable[dict[str, Any]]) -> None:
+    """Writes the rows to --output, which appears once it is complete, or prints them."""
+
+    def write(file: TextIO) -> None:
+        write_answers(rows, file, as_json=(_OUTPUT.value or "").endswith(".jsonl"))
+
+    def save(path: str) -> None:
+        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            write(file)
+
+    if _OUTPUT.value:
+        path = pathlib.Path(_OUTPUT.value).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(save, path)
         return
-    path = pathlib.Path(_OUTPUT.value).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name may not be UTF-8
+    write(sys.stdout)
 
 
 def _write_arrays(path: str, arrays: dict[str, list[Any]], names: tuple[str, ...]) -> None:

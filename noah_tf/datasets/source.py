@@ -206,21 +206,8 @@ def photos_source(files: Sequence[str], class_names: Sequence[str]) -> Source:
         files: the paths of the photos, in natural order.
         class_names: the names of the classes, of which no photo has any.
     """
-    file_tensor = file_names(files)
-
-    def fetch(index):
-        label = tf.zeros(len(class_names))
-        return {"image": tf.io.read_file(file_tensor[index]), "label": label, "index": index}
-
-    return Source(
-        name="photos",
-        split="",
-        num_examples=len(files),
-        class_names=tuple(class_names),
-        multi_label=True,
-        read=functools.partial(read_by_index, fetch, len(files)),
-        files=tuple(files),
-        fetch=fetch,
+    return _source_of_files(
+        "photos", "", files, lambda index: tf.zeros(len(class_names)), class_names, multi_label=True
     )
 
 
@@ -247,12 +234,25 @@ def files_source(
         class_names: the names of the classes.
         multi_label: whether a photo may have several classes.
     """
-    file_tensor = file_names(files)
     label_tensor = tf.constant(labels, tf.float32 if multi_label else tf.int64)
+    return _source_of_files(
+        name,
+        split,
+        files,
+        lambda index: label_tensor[index],
+        class_names,
+        multi_label,
+        np.asarray(labels),
+    )
+
+
+def _source_of_files(name, split, files, label_of, class_names, multi_label, labels=None):
+    """Returns a source of files, whose labels a function of their index gives."""
+    file_tensor = file_names(files)
 
     def fetch(index):
         image = tf.io.read_file(file_tensor[index])
-        return {"image": image, "label": label_tensor[index], "index": index}
+        return {"image": image, "label": label_of(index), "index": index}
 
     return Source(
         name=name,
@@ -263,5 +263,5 @@ def files_source(
         read=functools.partial(read_by_index, fetch, len(files)),
         files=tuple(files),
         fetch=fetch,
-        labels=np.asarray(labels),
+        labels=labels,
     )

@@ -45,9 +45,8 @@ class Evaluator:
     ) -> None:
         strategy = strategy or tf.distribute.get_strategy()
         self._strategy, self._multi_label = strategy, multi_label
-        self._pipeline: tuple[tuple[Any, ...], Any] | None = (
-            None  # the last one, its arguments first
-        )
+        # The arguments of the last pipeline, and its batches.
+        self._pipeline: tuple[tuple[Any, ...], Any] | None = None
 
         def replica_sums(images, labels, mask):
             logits = model(images, training=False)

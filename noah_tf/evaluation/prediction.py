@@ -15,7 +15,7 @@ from noah_tf.runs import Run
 
 
 class Prediction(NamedTuple):
-    """What a model says about one photo.
+    """The prediction of a model for one photo.
 
     Attributes:
         file: the path of the photo.

@@ -36,7 +36,7 @@ _ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
 class SavedBackbone(NamedTuple):
-    """What a run keeps of a backbone in a `.keras` file, so that it no longer needs the file.
+    """A backbone of a `.keras` file, as a run keeps it so that it no longer needs the file.
 
     Attributes:
         sha256: the SHA-256 of the file.
@@ -130,7 +130,7 @@ class ModelSpec:
 
     @property
     def start(self) -> str:
-        """What a new run starts from: a file or run, "official", or "random weights"."""
+        """The origin of a new run's weights: a file, a run, "official" or "random weights"."""
         backbone = self.backbone if is_keras_file(self.backbone) else None
         return self.weights or backbone or "random weights"
 

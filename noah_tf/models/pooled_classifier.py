@@ -120,8 +120,8 @@ def pooled_classifier(
     kernel = weights[0].reshape(weights[0].shape[-2:])
     if num_classes not in (None, kernel.shape[1]):
         raise ValueError(
-            f"init='pooled' keeps the {kernel.shape[1]} classes of {model.name}, got num_classes="
-            f"{num_classes}: leave num_classes out, or init for a new head."
+            f"init='pooled' keeps the {kernel.shape[1]} classes of {model.name}, but the new model "
+            f"is to have {num_classes}: leave init out for a new head."
         )
     bias = weights[1] if len(weights) > 1 else np.zeros(kernel.shape[1], kernel.dtype)
     return PooledClassifier(kernel, bias)

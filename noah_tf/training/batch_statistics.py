@@ -110,6 +110,12 @@ class BatchStatistics:
         key = tuple(map(id, layers))
         if key not in self._moments:
             self._moments[key] = self._make_moments(layers)
+            print(
+                f"For each evaluation, the statistics of {len(layers)} BatchNorm layers are "
+                f"computed from {self.num_batches} training batches "
+                "(train.recompute_batch_statistics).",
+                flush=True,
+            )
         moments = []
         with naming_corrupt_examples(self._source, self._plan.preprocessing.decode):
             for images, _, _ in self._batches:

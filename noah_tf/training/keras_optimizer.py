@@ -21,6 +21,7 @@ _PREFIXES = ("keras.", "tfa.")
 _OUR_ARGUMENTS = {
     "learning_rate": "optimizer.learning_rate",
     "weight_decay": "optimizer.weight_decay",
+    "exclude_from_weight_decay": "optimizer.exempt",
     "clipnorm": "optimizer.clip_norm",
     "global_clipnorm": "optimizer.clip_norm",
     "clipvalue": "optimizer.clip_norm",
@@ -73,21 +74,37 @@ class KerasRule:
         """
         cls = self._class()
         for argument in self.arguments:
-            key = "weight_decay" if argument.endswith("weight_decay") else argument
-            if key in _OUR_ARGUMENTS:
+            if argument in _OUR_ARGUMENTS:
                 raise ValueError(
                     f"optimizer.args.{argument} is not passed on to {self.name}: set "
-                    f"{_OUR_ARGUMENTS[key]}."
+                    f"{_OUR_ARGUMENTS[argument]}."
                 )
         # Some classes have a weight decay by default. `KerasOptimizer` decays weights itself.
-        parameters = inspect.signature(cls).parameters
-        own = {name: 0.0 for name in parameters if name.endswith("weight_decay")}
+        has_decay = "weight_decay" in inspect.signature(cls).parameters
+        own = {"weight_decay": 0.0} if has_decay else {}
         try:
             return cls(learning_rate=learning_rate, **own, **self.arguments)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self.name} does not take optimizer.args={dict(self.arguments)}: {error}"
-            ) from error
+            raise self._refusal(error) from error
+
+    def check(self) -> None:
+        """Makes a step of a new optimizer on one weight, because some arguments fail only then.
+
+        Raises:
+            ValueError: there is no such class, or it does not take the arguments.
+        """
+        optimizer = self.make(0.1)
+        weight = tf.Variable([1.0])
+        try:
+            build_optimizer(optimizer, [weight])
+            optimizer.apply_gradients([(tf.constant([1.0]), weight)])
+        except (TypeError, ValueError, tf.errors.OpError) as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> ValueError:
+        return ValueError(
+            f"{self.name} does not take optimizer.args={dict(self.arguments)}: {error}"
+        )
 
     def _class(self) -> type:
         library, _, class_name = self.name.partition(".")

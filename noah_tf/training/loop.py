@@ -218,13 +218,6 @@ class Trainer:
             f"starting from {start}",
             flush=True,
         )
-        if self._statistics is not None and self._statistics.layers():
-            print(
-                "For each evaluation, BatchNorm's statistics are computed from "
-                f"{self._statistics.num_batches} training batches "
-                "(train.recompute_batch_statistics).",
-                flush=True,
-            )
         self.workdir.keep_epochs(self.progress.epochs_done)
 
     def train_epoch(self, epoch: int) -> None:

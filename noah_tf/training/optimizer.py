@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from noah_tf.training.param_groups import NEVER
 from noah_tf.utils.keras_compat import raw_variable
 
 # Loss scaling as in PyTorch's GradScaler and Keras. The first scale rarely overflows.
@@ -52,7 +53,8 @@ class Optimizer(tf.Module):
             and includes steps that loss scaling skipped.
         schedule: the learning rate as a function of the step.
         start_steps: list of int.
-        slots: {name: list of variables, one per weight}.
+        slots: {name: {index of a weight, as a string: variable}}, for the weights that are ever
+            trained.
 
     Raises:
         ValueError: a list has another length than the list of weights.
@@ -112,7 +114,12 @@ class Optimizer(tf.Module):
             self.scale = _state(_FIRST_SCALE, tf.float32, "scale")
             self.finite_steps = _state(0, tf.int64, "finite_steps")
         self.slots = {
-            name: [_slot(variable, name) for variable in variables] for name in rule.slots
+            name: {
+                str(index): _slot(variable, name)
+                for index, variable in enumerate(variables)
+                if self.start_steps[index] != NEVER
+            }
+            for name in rule.slots
         }
 
     @property
@@ -212,7 +219,7 @@ class Optimizer(tf.Module):
         """Updates all variables, in cross-replica context, on the devices that hold them."""
         for index, gradient in gradients.items():
             weight = self._weights()[index]
-            slots = [self.slots[name][index] for name in self._rule.slots]
+            slots = [self.slots[name][str(index)] for name in self._rule.slots]
             step = functools.partial(self._step, weight)
             args = (gradient, values, *slots)
             strategy.extended.update(weight.variable, step, args=args, group=False)

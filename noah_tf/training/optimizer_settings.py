@@ -112,7 +112,7 @@ class OptimizerSettings:
                 f"optimizer.layer_decay={self.layer_decay} is not for {self.name}, which has one "
                 f"learning rate: use {', '.join(OPTIMIZERS)}, or leave it out"
             )
-        yield from error_messages(lambda: KerasRule(self.name, self.args).make(0.1))
+        yield from error_messages(KerasRule(self.name, self.args).check)
 
 
 def make_optimizer(

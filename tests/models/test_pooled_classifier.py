@@ -286,7 +286,10 @@ def test_branches_are_refused():
     [
         ({"init": "zeros"}, "init must be None or 'pooled', got 'zeros'"),
         ({"head": "gap"}, "init='pooled' is for head='noah', got head='gap'"),
-        ({"num_classes": 7}, "keeps the 5 classes of classifier, got num_classes=7"),
+        (
+            {"num_classes": 7},
+            "keeps the 5 classes of classifier, but the new model",
+        ),
         ({"drop_class_token": 1}, "pools all tokens, got drop_class_token=1"),
         ({"kernel_initializer": "zeros"}, "leave out kernel_initializer and bias_initializer"),
         ({"bias_initializer": "ones"}, "leave out kernel_initializer and bias_initializer"),

@@ -203,6 +203,10 @@ def test_two_replicas_step_as_one():
             "does not take optimizer.args={'beta'",
         ),
         (
+            {"name": "keras.Adam", "args": {"beta_2": "high"}},
+            "does not take optimizer.args={'beta_2': 'high'}",
+        ),
+        (
             {"name": "sgd", "args": {"beta": 1.0}},
             "optimizer.args={'beta': 1.0} is for opt",
         ),

@@ -160,7 +160,7 @@ def test_weight_without_gradient_does_not_change():
     weights, optimizer = make(AdamW())
     gradients = [tf.constant(gradient) for gradient in gradient_values(0)]
     optimizer.apply(gradients)
-    slots = [optimizer.slots["m"][1], optimizer.slots["v"][1]]
+    slots = [optimizer.slots["m"]["1"], optimizer.slots["v"]["1"]]
     before, before_slots = values(weights), values(slots)
     optimizer.apply([gradients[0], None, gradients[2]])
     after = values(weights)
@@ -291,7 +291,7 @@ def test_step_that_is_not_finite_changes_only_the_scale(bad):
     weights, optimizer = make(AdamW(), loss_scale=True, clip_norm=1.0)
     step = tf.function(lambda *gradients: optimizer.apply(gradients))
     step(*scaled(optimizer, gradient_values(0)))
-    slots = [slot for slots in optimizer.slots.values() for slot in slots]
+    slots = [slot for slots in optimizer.slots.values() for slot in slots.values()]
     before = values(weights) + values(slots)
     gradients = gradient_values(1)
     gradients[2][0, 0, 0] = bad
@@ -390,7 +390,7 @@ def train(strategy, rule, policy):
     data = tf.data.Dataset.from_tensor_slices(rng.normal(size=(32, 4)).astype("float32")).batch(8)
     norms = [float(train_step(x)) for x in strategy.experimental_distribute_dataset(data)]
     raw = [optim.raw_variable(w) for w in weights]
-    slots = [slot for slots in optimizer.slots.values() for slot in slots]
+    slots = [slot for slots in optimizer.slots.values() for slot in slots.values()]
     copies = [[c.numpy().tolist() for c in getattr(v, "values", [v])] for v in raw + slots]
     return {
         "replicas": strategy.num_replicas_in_sync,

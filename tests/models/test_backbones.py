@@ -196,8 +196,18 @@ GRADIENTS = {
 }
 
 
-@slow_on_one_stack
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=slow_on_one_stack
+            if name in ("noah_mobilenetv2_035", "noah_deit_tiny_050_patch16_224")
+            else pytest.mark.exhaustive,
+        )
+        for name in GRADIENTS
+    ],
+)
 def test_gradients_agree_with_finite_differences(name):
     size, layer_names = GRADIENTS[name]
     tf.keras.mixed_precision.set_global_policy("float64")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from recipes import small_recipe
-from stacks import slow_on_one_stack
 
 from noah_tf.datasets import find_files
 from noah_tf.evaluation import ExportPredictor, KerasPredictor, evaluate_run
@@ -49,7 +48,7 @@ def channel_recipe(shapes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", [1, pytest.param(4, marks=slow_on_one_stack)])
+@pytest.mark.parametrize("channels", [1, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_training_evaluation_export_explanation_and_prediction(channel_recipe, tmp_path, channels):
     config = channel_recipe(channels)
     result = train(config, tmp_path / "run")

@@ -1,8 +1,7 @@
 """The dry run of a recipe."""
 
 import pytest
-from recipes import quickstart, small_recipe
-from recipes import recipe as load
+from recipes import quickstart, recipe, small_recipe
 
 from noah_tf.training.dry_run import dry_run
 
@@ -21,11 +20,10 @@ def test_data_size_comes_from_the_source_if_the_recipe_has_none(shapes):
     assert len(losses) == 2 and all(0 < float(loss) < 10 for loss in losses)
 
 
-@pytest.mark.slow
-def test_schedule_is_plotted():
-    config = load("resnet", "noah_resnet18")
-    config.model.architecture = "mobilenetv2_035"
-    config.preprocess.image_size, config.train.batch_size = (32, 32), 2
+def test_schedule_is_plotted(shapes):
+    paper, config = recipe("resnet", "noah_resnet18"), small_recipe(shapes)
+    config.optimizer, config.schedule = paper.optimizer, paper.schedule
+    config.train.epochs = paper.train.epochs
     lines = dry_run(config).splitlines()
     rates = {}
     for line in lines[lines.index("learning rate after this many epochs:") + 1 :]:

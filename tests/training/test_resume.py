@@ -178,7 +178,7 @@ def test_seed_and_each_random_option_change_the_weights(few_shapes, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "signum", [pytest.param(signal.SIGINT, marks=slow_on_one_stack), signal.SIGTERM]
+    "signum", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM]
 )
 def test_signal_saves_and_says_how_to_resume(shapes, tmp_path, capsys, signum):
     config = small_recipe(shapes)

@@ -21,6 +21,7 @@ from benchmarks import head_parity
 from noah_tf import NOAHHead, attach_noah, create_model
 from noah_tf.models import official, tensor_files
 from noah_tf.models.backbones.layers import ClassToken, PositionEmbedding
+from noah_tf.models.interpolation import interpolate
 from noah_tf.models.official import load_official_weights, save_official_weights, state_dict
 from noah_tf.models.reference_tensors import reference_tensors
 
@@ -527,26 +528,26 @@ def test_models_with_other_layers_raise():
 def test_interpolation_of_equal_sizes_and_of_constants():
     table = np.random.default_rng(0).normal(size=(3, 5, 2))
     for method in ("bilinear", "bicubic"):
-        np.testing.assert_allclose(official.interpolate(table, (3, 5), method), table, atol=1e-15)
-        constant = official.interpolate(np.full((3, 5, 1), 2.5), (7, 2), method)
+        np.testing.assert_allclose(interpolate(table, (3, 5), method), table, atol=1e-15)
+        constant = interpolate(np.full((3, 5, 1), 2.5), (7, 2), method)
         np.testing.assert_allclose(constant, np.full((7, 2, 1), 2.5), atol=1e-15)
 
 
 def test_bilinear_interpolation_by_hand():
     table = np.array([[0.0, 4.0], [8.0, 16.0]])[..., None]
     rows = [[0, 1, 3, 4], [2, 3.25, 5.75, 7], [6, 7.75, 11.25, 13], [8, 10, 14, 16]]
-    np.testing.assert_allclose(official.interpolate(table, (4, 4), "bilinear")[..., 0], rows)
-    np.testing.assert_allclose(official.interpolate(table, (1, 1), "bilinear"), [[[7]]])
+    np.testing.assert_allclose(interpolate(table, (4, 4), "bilinear")[..., 0], rows)
+    np.testing.assert_allclose(interpolate(table, (1, 1), "bilinear"), [[[7]]])
 
 
 def test_bicubic_interpolation_by_hand():
     # PyTorch's cubic kernel at distances of 1.75, 1.25, 0.75 and 0.25.
     kernel = [-0.03515625, -0.10546875, 0.26171875, 0.87890625]
     spike = np.eye(6)[2].reshape(1, 6, 1)
-    wide = official.interpolate(spike, (1, 12), "bicubic")[0, :, 0]
+    wide = interpolate(spike, (1, 12), "bicubic")[0, :, 0]
     np.testing.assert_allclose(wide, [0, *kernel, *kernel[::-1], 0, 0, 0], atol=1e-15)
     # Taps to the left of the edge read the first value.
-    first = official.interpolate(np.eye(6)[:1].T[None], (1, 12), "bicubic")[0, :2, 0]
+    first = interpolate(np.eye(6)[:1].T[None], (1, 12), "bicubic")[0, :2, 0]
     np.testing.assert_allclose(first, [kernel[0] + kernel[2] + kernel[3], kernel[1] + kernel[3]])
 
 
@@ -570,7 +571,7 @@ def test_position_embeddings_of_another_image_size(monkeypatch, name, method, ta
     assert got.shape == (1, 16, 6)
     np.testing.assert_array_equal(got[:, 0], given_table[:, 0])
     grid = given_table[0, 1:].reshape(4, 4, 6).astype(np.float64)
-    expected = official.interpolate(grid, (3, 5), method).astype(np.float32)
+    expected = interpolate(grid, (3, 5), method).astype(np.float32)
     np.testing.assert_array_equal(got[0, 1:], expected.reshape(15, 6))
 
     messages.clear()

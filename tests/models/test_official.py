@@ -68,6 +68,14 @@ def tiny_deit(grid=(2, 2), pre_logits=False, class_token=True, name="deit_tiny_p
     return randomized(tf.keras.Model(images, x, name=name))
 
 
+def tiny_mlp(tokens, name, layer):
+    """A model with one layer that mixes tokens."""
+    images = tf.keras.Input((tokens, 6))
+    x = layers.Dense(tokens, name=layer)(layers.Permute((2, 1))(images))
+    x = layers.GlobalAveragePooling1D()(layers.Permute((2, 1))(x))
+    return randomized(tf.keras.Model(images, layers.Dense(3, name="head")(x), name=name))
+
+
 def randomized(model, seed=0):
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
@@ -107,8 +115,8 @@ def assert_raises(model, source, message, error=ValueError, **kwargs):
 
 
 def manifest():
-    path = GOLDENS / "models" / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    paths = sorted(GOLDENS.glob("models*/manifest.json"))
+    return [entry for path in paths for entry in json.loads(path.read_text())]
 
 
 def model_of(name):
@@ -596,6 +604,22 @@ def test_position_embeddings_with_one_token_more_or_less_do_not_fit():
         without, state_dict(with_token), ["unexpected: cls_token", "pos_embed (1, 10, 6)"]
     )
     assert_raises(with_token, state_dict(without), ["missing: cls_token", "pos_embed (1, 9, 6)"])
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("mixer_s16_224", "blocks.0.mlp_tokens.fc1"),
+        ("gmlp_ti16_224", "blocks.0.mlp_channels.gate.proj"),
+    ],
+)
+def test_layers_that_mix_tokens_fit_one_image_size(name, layer):
+    message = assert_raises(
+        tiny_mlp(9, name, layer),
+        state_dict(tiny_mlp(4, name, layer)),
+        [f"{layer}.weight (4, 4), expected (9, 9)", f"{layer}.bias (4,), expected (9,)"],
+    )
+    assert message.endswith("create the model with the input_shape of the checkpoint.")
 
 
 def test_skipping_the_head_skips_the_class_token():

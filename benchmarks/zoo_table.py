@@ -37,7 +37,7 @@ def measure(folder: pathlib.Path, entry: model_goldens.Entry) -> tuple[int, floa
 
 
 def make_table(measured: Mapping[str, tuple[int, float]]) -> list[str]:
-    """Returns the lines of the table.
+    """Returns the lines of the table, one for each architecture with goldens of both heads.
 
     Args:
         measured: name of a golden → its model's parameters and parity error.
@@ -48,7 +48,7 @@ def make_table(measured: Mapping[str, tuple[int, float]]) -> list[str]:
     ]
     for name, row in ARCHITECTURES.items():
         names = (name, f"noah_{name}")
-        if not measured.keys() >= set(names):  # The reference has no ViT.
+        if not measured.keys() >= set(names):
             continue
         built = _millions(names, measured)
         if f"{name}{NO_PRE_LOGITS}" in measured:

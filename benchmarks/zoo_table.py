@@ -1,6 +1,6 @@
-"""Writes the table of the paper's models: parameters, reported accuracy and parity error.
+"""Writes the table of the models: parameters, reported accuracy and parity error.
 
-    python benchmarks/zoo_table.py --goldens DIR --output docs/models.md
+    python benchmarks/zoo_table.py --goldens DIR [DIR ...] --output docs/models.md
 
 DIR is a folder of model goldens (see `model_goldens.py`). The script builds every model, loads the
 golden weights and runs it on the golden images. The parity error is the largest difference between
@@ -37,7 +37,7 @@ def measure(folder: pathlib.Path, entry: model_goldens.Entry) -> tuple[int, floa
 
 
 def make_table(measured: Mapping[str, tuple[int, float]]) -> list[str]:
-    """Returns the lines of the table.
+    """Returns the lines of the table, one for each architecture with goldens of both heads.
 
     Args:
         measured: name of a golden → its model's parameters and parity error.
@@ -47,19 +47,21 @@ def make_table(measured: Mapping[str, tuple[int, float]]) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in ARCHITECTURES.items():
-        if row.top1 is None:  # The paper trains this one on MS-COCO only.
-            continue
         names = (name, f"noah_{name}")
+        if not measured.keys() >= set(names):
+            continue
         built = _millions(names, measured)
         if f"{name}{NO_PRE_LOGITS}" in measured:
             without = _millions([other + NO_PRE_LOGITS for other in names], measured)
             built += f" ({without} without `pre_logits`)"
         ratio = f"1/{round(1 / row.key_ratio)}"
         errors = " → ".join(f"{measured[other][1]:.1e}" for other in names)
+        printed = top1 = "not in the paper"
+        if row.top1 is not None:
+            printed = f"{row.printed_millions:.2f} → {row.noah_printed_millions:.2f}"
+            top1 = f"{row.top1:.2f} → {row.noah_top1:.2f}"
         lines.append(
-            f"| `{name}` | {row.num_groups} | {ratio} | {built} | "
-            f"{row.printed_millions:.2f} → {row.noah_printed_millions:.2f} | "
-            f"{row.top1:.2f} → {row.noah_top1:.2f} | {errors} |"
+            f"| `{name}` | {row.num_groups} | {ratio} | {built} | {printed} | {top1} | {errors} |"
         )
     return lines
 
@@ -70,13 +72,16 @@ def _millions(names: Sequence[str], measured: Mapping[str, tuple[int, float]]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--goldens", type=pathlib.Path, required=True, help="folder of goldens")
+    parser.add_argument(
+        "--goldens", type=pathlib.Path, nargs="+", required=True, help="folders of goldens"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="Markdown file to update")
     arguments = parser.parse_args()
 
     measured = {}
-    for name, entry in model_goldens.read_manifest(arguments.goldens).items():
-        measured[name] = measure(arguments.goldens, entry)
+    for folder in arguments.goldens:
+        for name, entry in model_goldens.read_manifest(folder).items():
+            measured[name] = measure(folder, entry)
     lines = make_table(measured)
     print("\n".join(lines))
     worst = max(measured, key=lambda name: measured[name][1])

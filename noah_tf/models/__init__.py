@@ -16,6 +16,7 @@ from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.models.pooled_classifier import check_pooled_options
 from noah_tf.models.precision import in_precision
 from noah_tf.models.zoo import (
+    ABLATIONS,
     check_weights_options,
     create_model,
     list_models,
@@ -24,6 +25,7 @@ from noah_tf.models.zoo import (
 )
 
 __all__ = [
+    "ABLATIONS",
     "ARCHITECTURES",
     "OFFICIAL",
     "attach_noah",

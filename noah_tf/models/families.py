@@ -25,7 +25,7 @@ class Family(NamedTuple):
         module: the family's module in `noah_tf.models.backbones`.
         noah_backbone: arguments of `module.build` for a model with a NOAH head.
         standard_backbone: arguments of `module.build` for a model with the standard head.
-        standard_head: a function of (features, num_classes, dropout, activation) that returns the
+        standard_head: a function of (backbone, num_classes, dropout, activation) that returns the
             logits of the standard head. None is pooling and a linear layer.
         linear_initializers: a function of the number of channels that returns the initializers of
             the linear layer after the pooling.

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from absl import logging
 
 from noah_tf.head import NOAHHead
 from noah_tf.models.backbones.layers import PositionEmbedding
+from noah_tf.models.interpolation import interpolate
 from noah_tf.models.official_download import OFFICIAL, official_checkpoint
 from noah_tf.models.other_libraries import with_reference_names
 from noah_tf.models.reference_tensors import (
@@ -29,6 +31,8 @@ from noah_tf.models.tensor_files import (
 )
 
 _CLASS_TOKEN = "cls_token"
+# The layers of Mixer and gMLP whose weights have one row or column per token.
+_TOKEN_MIXING = re.compile(r"\.(mlp_tokens|gate\.proj)\.")
 # The largest grid of position embeddings that is interpolated: PVT with images of 4,096 pixels.
 _LARGEST_GRID = 1024
 
@@ -311,6 +315,11 @@ def _problem_advice(
         advice.append(
             "Position embeddings are interpolated only from a square grid with as many channels."
         )
+    if any(_TOKEN_MIXING.search(name) for name in problems.get("wrong shape", ())):
+        advice.append(
+            "The layers that mix tokens fit one image size: create the model with the input_shape "
+            "of the checkpoint."
+        )
     return advice
 
 
@@ -361,40 +370,3 @@ def _resize_positions(array: np.ndarray, weight: ReferenceTensor, family: Family
     positions = interpolate(positions, grid, family.interpolation)
     positions = positions.reshape(1, grid[0] * grid[1], -1)
     return np.concatenate([array[:, :prefix].astype(np.float64), positions], axis=1)
-
-
-def interpolate(values: np.ndarray, grid: tuple[int, int], method: str | None) -> np.ndarray:
-    """Resizes a map as PyTorch's `interpolate(align_corners=False)` does.
-
-    Args:
-        values: array (H, W, C).
-        grid: the new (height, width).
-        method: "bilinear" or "bicubic".
-
-    Returns:
-        Array (*grid, C).
-    """
-    rows, columns = (
-        _interpolation_matrix(size, new_size, method)
-        for size, new_size in zip(values.shape[:2], grid, strict=True)
-    )
-    return np.einsum("yh,xw,hwc->yxc", rows, columns, values, optimize=True)
-
-
-def _interpolation_matrix(size: int, new_size: int, method: str | None) -> np.ndarray:
-    """Returns the matrix (new_size, size) that interpolates along one axis."""
-    centers = (np.arange(new_size) + 0.5) * size / new_size - 0.5
-    taps = np.floor(centers)[:, None] + np.arange(-1, 3)
-    x = np.abs(centers[:, None] - taps)
-    if method == "bilinear":
-        weights = np.maximum(1 - x, 0)
-    else:
-        a = -0.75  # The value of PyTorch's cubic kernel. Keras's has -0.5.
-        near = ((a + 2) * x - (a + 3)) * x**2 + 1
-        far = a * (((x - 5) * x + 8) * x - 4)
-        weights = np.where(x <= 1, near, np.where(x < 2, far, 0))
-    matrix = np.zeros((new_size, size))
-    # Taps outside the map read the nearest value at its edge.
-    nearest = np.clip(taps, 0, size - 1).astype(int)
-    np.add.at(matrix, (np.arange(new_size)[:, None], nearest), weights)
-    return matrix

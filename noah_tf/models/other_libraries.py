@@ -146,9 +146,8 @@ def _torchvision_vit_names() -> dict[str, str]:
 
 
 _MOBILENETV3_DIFFERENCE = (
-    "the MobileNetV3-Small of {} has squeeze layers with biases and other widths, a first block "
-    "without expansion, and 1,024 units before its last layer instead of 1,280, so not even its "
-    "features fit"
+    "the MobileNetV3 of {} has squeeze layers with biases and other widths, and a first block "
+    "without expansion, so not even its features fit"
 )
 
 RESNET = (LibraryNames("torchvision and timm", {"fc": "head.2"}),)

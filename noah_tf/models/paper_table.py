@@ -1,4 +1,4 @@
-"""The paper's architectures and the results that it reports for them."""
+"""The paper's architectures, the results that it reports for them, and others of its code."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 class PaperRow(NamedTuple):
     """The numbers that the paper reports for one architecture.
 
-    An architecture that the paper trains on MS-COCO only has None for the printed parameters and
-    the ImageNet accuracy.
+    The printed parameters and the ImageNet accuracy are None for an architecture without reported
+    results on ImageNet.
 
     Attributes:
         num_groups: number of groups N of the NOAH head.
@@ -61,6 +61,16 @@ ARCHITECTURES = {
     "gmlp_ti16_224":             PaperRow(4, 1/2, 0.1,  5_867_328,  5_874_328,  5.87,  5.87, 72.05, 73.39),
     "gmlp_ti16_075_224":         PaperRow(4, 1/2, 0.1,  3_860_896,  3_867_896,  3.91,  3.91, 65.95, 67.71),
     "gmlp_ti16_050_224":         PaperRow(4, 1/2, 0.1,  2_407_424,  2_414_424,  2.41,  2.41, 54.99, 56.89),
+    # In the released code with both heads, but without reported results. N and r are those of the
+    # family, and the dropout is the default of the code.
+    "resnet34":                  PaperRow(4, 1/2, 0.0, 21_797_672, 21_804_672),
+    "mobilenetv3_large":         PaperRow(8, 1/4, 0.0,  5_476_416,  5_491_416),
+    "shufflenetv2_050":          PaperRow(8, 1/4, 0.0,  1_366_792,  1_381_792),
+    "shufflenetv2_150":          PaperRow(8, 1/4, 0.0,  3_503_624,  3_518_624),
+    "shufflenetv2_200":          PaperRow(8, 1/4, 0.0,  7_393_996,  7_408_996),
+    "pvt_small":                 PaperRow(4, 1/2, 0.1, 24_485_864, 24_491_840),
+    "pvt_medium":                PaperRow(4, 1/2, 0.1, 44_208_104, 44_214_080),
+    "pvt_large":                 PaperRow(4, 1/2, 0.1, 61_369_320, 61_375_296),
     # For MS-COCO (configs/coco.py). It is not in the released code, so N and r are DeiT's.
     "vit_large_patch16_224":     PaperRow(4, 1/2, 0.1, 304_326_632, 304_331_584),
 }

@@ -1,4 +1,4 @@
-"""Creates the paper's models by name."""
+"""Creates the paper's models, and others of its code, by name."""
 
 import dataclasses
 import difflib
@@ -18,6 +18,9 @@ from noah_tf.models.families import Family, family_of
 from noah_tf.models.official_download import OFFICIAL
 from noah_tf.models.paper_table import ARCHITECTURES, PaperRow
 from noah_tf.utils.validation import check_positive_int, check_rate
+
+# Options of `NOAHHead` that the paper's ablations change.
+ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,9 @@ class _HeadOptions:
     dropout: float | None
     activation: Any
     kernel_initializer: Any
+    split_groups: bool | None
+    split_key_value: bool | None
+    uniform_attention: bool | None
 
     def __post_init__(self) -> None:
         check_positive_int("num_classes", self.num_classes)
@@ -62,6 +68,15 @@ class _HeadOptions:
             check_positive_int("num_groups", self.num_groups)
         if self.dropout is not None:
             check_rate("dropout", self.dropout)
+        for option, value in self.switches.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{option} must be None, True or False, got {value!r}.")
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """The switches for ablations that are set, by name."""
+        switches = {name: getattr(self, name) for name in ABLATIONS}
+        return {name: value for name, value in switches.items() if value is not None}
 
     def with_defaults(self, row: PaperRow) -> "_HeadOptions":
         """Returns the options with the paper's values in place of None."""
@@ -108,8 +123,14 @@ def create_model(
     weights_head: str = "load",
     weights_ema: bool = False,
     kernel_initializer: Any = None,
+    split_groups: bool | None = None,
+    split_key_value: bool | None = None,
+    uniform_attention: bool | None = None,
 ) -> tf.keras.Model:
     """Creates one of the paper's models, built and initialized as in the reference implementation.
+
+    The reference implementation also has architectures for which the paper reports no results.
+    They work the same way, except that the authors published no checkpoints of them.
 
     The layers of the backbone that have weights are named as the reference's modules.
 
@@ -117,8 +138,9 @@ def create_model(
         name: one of `list_models()`. A name that starts with "noah_" has a NOAH head.
         num_classes: number of classes M.
         input_shape: (height, width, channels). Height and width must be multiples of 16 pixels
-            for DeiT and ViT and of 32 for PVT. Mixer and gMLP take 224x224 only. The other
-            families take any size, even None.
+            for DeiT, ViT, Mixer and gMLP and of 32 for PVT. The other families take any size,
+            even None. The weights of Mixer and gMLP depend on the number of patches, so that a
+            checkpoint fits its own image size only.
         weights: "official" for the authors' checkpoint, which is downloaded on first use (this
             needs `pip install gdown 'torch>=2.6'`); or the path of a file with initial weights: a
             Keras .weights.h5 file, or a checkpoint of the authors, timm, torchvision, DeiT or PVT
@@ -146,6 +168,9 @@ def create_model(
             `NOAHHead`, which equals the reference's for at least 1,000 classes. For Mixer and gMLP,
             None is the reference's LeCun normal. "reference" is the reference's standard deviation
             sqrt(2 / (N * M)) for any number of classes.
+        split_groups: for ablations of the NOAH head, as in `NOAHHead`. None is the default, True.
+        split_key_value: likewise.
+        uniform_attention: likewise. None is the default, False.
 
     Returns:
         A functional `tf.keras.Model` named `name`, from normalized images (see
@@ -168,7 +193,17 @@ def create_model(
     Reference: arXiv 2402.02377, section 4.
     """
     row, is_noah = model_info(name)
-    head = _HeadOptions(num_classes, num_groups, key_ratio, dropout, activation, kernel_initializer)
+    head = _HeadOptions(
+        num_classes,
+        num_groups,
+        key_ratio,
+        dropout,
+        activation,
+        kernel_initializer,
+        split_groups,
+        split_key_value,
+        uniform_attention,
+    )
     check_weights_options(weights, weights_head, weights_ema)
     options = _BackboneOptions(drop_path, mlp_dropout, pre_logits)
     family = family_of(name)
@@ -300,7 +335,8 @@ def _with_noah_head(
 ) -> tf.keras.Model:
     initializer = head.kernel_initializer
     if initializer is None:
-        initializer = family.noah_initializer(head.num_groups)
+        is_split = head.split_groups is not False
+        initializer = family.noah_initializer(head.num_groups if is_split else 1)
     return attach_noah(
         backbone,
         num_classes=head.num_classes,
@@ -311,13 +347,14 @@ def _with_noah_head(
         activation=head.activation,
         kernel_initializer=initializer,
         name=name,
+        **head.switches,
     )
 
 
 def _with_standard_head(
     name: str, family: Family, backbone: tf.keras.Model, head: _HeadOptions
 ) -> tf.keras.Model:
-    for option in ("num_groups", "key_ratio", "kernel_initializer"):
+    for option in ("num_groups", "key_ratio", "kernel_initializer", *ABLATIONS):
         value = getattr(head, option)
         if value is not None:
             raise ValueError(
@@ -325,7 +362,6 @@ def _with_standard_head(
                 f"{option} out."
             )
     dropout = head.dropout or 0.0
-    (features,) = backbone.outputs
     if family.standard_head is None:
         return attach_noah(
             backbone,
@@ -335,9 +371,9 @@ def _with_standard_head(
             drop_class_token=False,
             activation=head.activation,
             name=name,
-            **family.linear_initializers(features.shape[-1]),
+            **family.linear_initializers(backbone.output_shape[-1]),
         )
-    logits = family.standard_head(features, head.num_classes, dropout, head.activation)
+    logits = family.standard_head(backbone, head.num_classes, dropout, head.activation)
     model = tf.keras.Model(backbone.input, logits, name=name)
     model.noah_feature_layer = backbone.layers[-1].name
     model.noah_discarded_layers = ()

@@ -9,6 +9,7 @@ import ml_collections
 import tensorflow as tf
 
 from noah_tf.models import (
+    ABLATIONS,
     ARCHITECTURES,
     OFFICIAL,
     attach_noah,
@@ -31,8 +32,6 @@ from noah_tf.utils.validation import (
     check_rate,
     error_messages,
 )
-
-_ABLATIONS = ("split_groups", "split_key_value", "uniform_attention")
 
 
 class SavedBackbone(NamedTuple):
@@ -73,7 +72,7 @@ class ModelSpec:
         dropout: dropout rate of the head; None for the default.
         kernel_initializer: name of the Keras initializer of the head's kernels, or "reference" as
             in `NOAHHead`; None for the head's own. With head "gap" it is for a `backbone` only.
-        split_groups: for ablations with a `backbone`, as in `NOAHHead`; None for the default.
+        split_groups: for ablations of the NOAH head, as in `NOAHHead`; None for the default.
         split_key_value: likewise.
         uniform_attention: likewise.
         batch_norm_group: number of examples whose statistics BatchNorm shares in training, which
@@ -177,7 +176,7 @@ class ModelSpec:
                 drop_path=self.drop_path,
                 mlp_dropout=self.mlp_dropout,
                 pre_logits=self.pre_logits,
-                kernel_initializer=self.kernel_initializer,
+                **self._head_options(),
             )
         if saved_backbone is not None:
             backbone = _of_file(lambda: model_from_json(saved_backbone.config))
@@ -205,8 +204,8 @@ class ModelSpec:
         return f"noah_{self.architecture}" if self.head == "noah" else str(self.architecture)
 
     def _head_options(self) -> dict[str, Any]:
-        """The options of the head that are set and that `attach_noah` passes on."""
-        options = {name: getattr(self, name) for name in ("kernel_initializer", *_ABLATIONS)}
+        """The options of the head that are set and that the layer itself takes."""
+        options = {name: getattr(self, name) for name in ("kernel_initializer", *ABLATIONS)}
         return {name: value for name, value in options.items() if value is not None}
 
     def _check_head(self) -> None:
@@ -227,9 +226,9 @@ class ModelSpec:
 
     def _check_head_options(self) -> None:
         for name, value in self._head_options().items():
-            if self.head == "gap" and name in _ABLATIONS:
+            if self.head == "gap" and name in ABLATIONS:
                 raise ValueError(f"model.{name}={value!r} is for model.head='noah', got 'gap'")
-            if self.architecture is not None and (name in _ABLATIONS or self.head == "gap"):
+            if self.architecture is not None and self.head == "gap":
                 raise ValueError(
                     f"model.{name}={value!r} is for a model.backbone, and {self.architecture} has "
                     "the paper's head: leave it out"

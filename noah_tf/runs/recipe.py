@@ -72,7 +72,7 @@ def _model() -> ml_collections.ConfigDict:
     model.key_ratio = config_dict.placeholder(float)  # likewise
     model.dropout = config_dict.placeholder(float)  # None: the paper's for an architecture, else 0
     model.kernel_initializer = config_dict.placeholder(str)  # a Keras name, or reference
-    # For ablations of a backbone's head. None: the default of NOAHHead.
+    # For ablations of the NOAH head. None: the default of NOAHHead.
     model.split_groups = config_dict.placeholder(bool)
     model.split_key_value = config_dict.placeholder(bool)
     model.uniform_attention = config_dict.placeholder(bool)

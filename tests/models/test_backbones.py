@@ -169,6 +169,8 @@ def test_mlps_have_the_references_initial_weights(name, cached_model):
     # LeCun's variance for the channels of one group: half of the channels are keys, in four groups.
     width = stem.kernel.shape[-1]
     check_head(noah, (1 / (width / 2 / 4)) ** 0.5)
+    whole = noah_tf.create_model(f"noah_{name}", input_shape=(32, 32, 3), split_groups=False)
+    check_head(whole, (1 / (width / 2)) ** 0.5)
 
 
 # Each model with the smallest image size of its architecture, because float64 is slow on a CPU.
@@ -188,9 +190,9 @@ GRADIENTS = {
         ["pos_embed", "blocks.3.attn.qkv", "blocks.11.mlp.fc2"],
     ),
     "pvt_tiny_050": (64, ["cls_token", "block1.0.attn.sr", "block4.1.attn.kv", "head"]),
-    "noah_mixer_s16_050_224": (224, ["stem.proj", "blocks.2.mlp_tokens.fc1", "norm"]),
+    "noah_mixer_s16_050_224": (48, ["stem.proj", "blocks.2.mlp_tokens.fc1", "norm"]),
     "noah_gmlp_ti16_050_224": (
-        224,
+        48,
         ["blocks.0.mlp_channels.gate.proj", "blocks.9.mlp_channels.fc1", "noah_head"],
     ),
 }

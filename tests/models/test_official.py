@@ -21,6 +21,7 @@ from benchmarks import head_parity
 from noah_tf import NOAHHead, attach_noah, create_model
 from noah_tf.models import official, tensor_files
 from noah_tf.models.backbones.layers import ClassToken, PositionEmbedding
+from noah_tf.models.interpolation import interpolate
 from noah_tf.models.official import load_official_weights, save_official_weights, state_dict
 from noah_tf.models.reference_tensors import reference_tensors
 
@@ -67,6 +68,14 @@ def tiny_deit(grid=(2, 2), pre_logits=False, class_token=True, name="deit_tiny_p
     return randomized(tf.keras.Model(images, x, name=name))
 
 
+def tiny_mlp(tokens, name, layer):
+    """A model with one layer that mixes tokens."""
+    images = tf.keras.Input((tokens, 6))
+    x = layers.Dense(tokens, name=layer)(layers.Permute((2, 1))(images))
+    x = layers.GlobalAveragePooling1D()(layers.Permute((2, 1))(x))
+    return randomized(tf.keras.Model(images, layers.Dense(3, name="head")(x), name=name))
+
+
 def randomized(model, seed=0):
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
@@ -106,8 +115,8 @@ def assert_raises(model, source, message, error=ValueError, **kwargs):
 
 
 def manifest():
-    path = GOLDENS / "models" / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    paths = sorted(GOLDENS.glob("models*/manifest.json"))
+    return [entry for path in paths for entry in json.loads(path.read_text())]
 
 
 def model_of(name):
@@ -527,26 +536,26 @@ def test_models_with_other_layers_raise():
 def test_interpolation_of_equal_sizes_and_of_constants():
     table = np.random.default_rng(0).normal(size=(3, 5, 2))
     for method in ("bilinear", "bicubic"):
-        np.testing.assert_allclose(official.interpolate(table, (3, 5), method), table, atol=1e-15)
-        constant = official.interpolate(np.full((3, 5, 1), 2.5), (7, 2), method)
+        np.testing.assert_allclose(interpolate(table, (3, 5), method), table, atol=1e-15)
+        constant = interpolate(np.full((3, 5, 1), 2.5), (7, 2), method)
         np.testing.assert_allclose(constant, np.full((7, 2, 1), 2.5), atol=1e-15)
 
 
 def test_bilinear_interpolation_by_hand():
     table = np.array([[0.0, 4.0], [8.0, 16.0]])[..., None]
     rows = [[0, 1, 3, 4], [2, 3.25, 5.75, 7], [6, 7.75, 11.25, 13], [8, 10, 14, 16]]
-    np.testing.assert_allclose(official.interpolate(table, (4, 4), "bilinear")[..., 0], rows)
-    np.testing.assert_allclose(official.interpolate(table, (1, 1), "bilinear"), [[[7]]])
+    np.testing.assert_allclose(interpolate(table, (4, 4), "bilinear")[..., 0], rows)
+    np.testing.assert_allclose(interpolate(table, (1, 1), "bilinear"), [[[7]]])
 
 
 def test_bicubic_interpolation_by_hand():
     # PyTorch's cubic kernel at distances of 1.75, 1.25, 0.75 and 0.25.
     kernel = [-0.03515625, -0.10546875, 0.26171875, 0.87890625]
     spike = np.eye(6)[2].reshape(1, 6, 1)
-    wide = official.interpolate(spike, (1, 12), "bicubic")[0, :, 0]
+    wide = interpolate(spike, (1, 12), "bicubic")[0, :, 0]
     np.testing.assert_allclose(wide, [0, *kernel, *kernel[::-1], 0, 0, 0], atol=1e-15)
     # Taps to the left of the edge read the first value.
-    first = official.interpolate(np.eye(6)[:1].T[None], (1, 12), "bicubic")[0, :2, 0]
+    first = interpolate(np.eye(6)[:1].T[None], (1, 12), "bicubic")[0, :2, 0]
     np.testing.assert_allclose(first, [kernel[0] + kernel[2] + kernel[3], kernel[1] + kernel[3]])
 
 
@@ -570,7 +579,7 @@ def test_position_embeddings_of_another_image_size(monkeypatch, name, method, ta
     assert got.shape == (1, 16, 6)
     np.testing.assert_array_equal(got[:, 0], given_table[:, 0])
     grid = given_table[0, 1:].reshape(4, 4, 6).astype(np.float64)
-    expected = official.interpolate(grid, (3, 5), method).astype(np.float32)
+    expected = interpolate(grid, (3, 5), method).astype(np.float32)
     np.testing.assert_array_equal(got[0, 1:], expected.reshape(15, 6))
 
     messages.clear()
@@ -595,6 +604,22 @@ def test_position_embeddings_with_one_token_more_or_less_do_not_fit():
         without, state_dict(with_token), ["unexpected: cls_token", "pos_embed (1, 10, 6)"]
     )
     assert_raises(with_token, state_dict(without), ["missing: cls_token", "pos_embed (1, 9, 6)"])
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("mixer_s16_224", "blocks.0.mlp_tokens.fc1"),
+        ("gmlp_ti16_224", "blocks.0.mlp_channels.gate.proj"),
+    ],
+)
+def test_layers_that_mix_tokens_fit_one_image_size(name, layer):
+    message = assert_raises(
+        tiny_mlp(9, name, layer),
+        state_dict(tiny_mlp(4, name, layer)),
+        [f"{layer}.weight (4, 4), expected (9, 9)", f"{layer}.bias (4,), expected (9,)"],
+    )
+    assert message.endswith("create the model with the input_shape of the checkpoint.")
 
 
 def test_skipping_the_head_skips_the_class_token():

@@ -21,7 +21,8 @@ from hypothesis import strategies as st  # noqa: E402
 from benchmarks import head_cases  # noqa: E402
 from noah_tf import NOAHHead, create_model  # noqa: E402
 from noah_tf.export import import_official  # noqa: E402
-from noah_tf.models import official, official_file, tensor_files  # noqa: E402
+from noah_tf.models import official_file, tensor_files  # noqa: E402
+from noah_tf.models.interpolation import interpolate  # noqa: E402
 from noah_tf.models.official import (  # noqa: E402
     load_official_weights,
     save_official_weights,
@@ -450,7 +451,7 @@ def test_interpolation_equals_pytorchs(sizes, method, seed):
     expected = torch.nn.functional.interpolate(
         tensor, size=sizes[2:], mode=method, align_corners=False
     )
-    got = official.interpolate(table, sizes[2:], method)
+    got = interpolate(table, sizes[2:], method)
     np.testing.assert_allclose(got, expected[0].permute(1, 2, 0).numpy(), atol=1e-12)
 
 

@@ -201,7 +201,7 @@ def test_two_tensors_with_the_same_place_raise():
 @pytest.mark.parametrize(
     ("architecture", "name", "reason"),
     [
-        ("mobilenetv3_small", "conv_stem.weight", "the MobileNetV3-Small of timm has squeeze"),
+        ("mobilenetv3_small", "conv_stem.weight", "the MobileNetV3 of timm has squeeze"),
         ("mobilenetv3_small", "features.1.block.0.0.weight", "not even its features fit"),
         ("deit_tiny_patch16_224", "dist_token", "has a second class token and a second head"),
     ],

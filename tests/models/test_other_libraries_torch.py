@@ -38,6 +38,7 @@ FULL = (224, 224, 3)
 # Architecture → images, timm's model, torchvision's model.
 MODELS = {
     "resnet18": (SMALL, "resnet18", "resnet18"),
+    "resnet34": (SMALL, "resnet34", "resnet34"),
     "resnet50": (SMALL, "resnet50", "resnet50"),
     "resnet101": (SMALL, "resnet101", "resnet101"),
     "resnet152": (SMALL, "resnet152", "resnet152"),
@@ -45,7 +46,10 @@ MODELS = {
     "mobilenetv2_075": (SMALL, "mobilenetv2_075", None),
     "mobilenetv2_050": (SMALL, "mobilenetv2_050", None),
     "mobilenetv2_035": (SMALL, "mobilenetv2_035", None),
+    "shufflenetv2_050": (SMALL, None, "shufflenet_v2_x0_5"),
     "shufflenetv2_100": (SMALL, None, "shufflenet_v2_x1_0"),
+    "shufflenetv2_150": (SMALL, None, "shufflenet_v2_x1_5"),
+    "shufflenetv2_200": (SMALL, None, "shufflenet_v2_x2_0"),
     "deit_tiny_patch16_224": (FULL, "deit_tiny_patch16_224", None),
     "deit_small_patch16_224": (SMALL, "deit_small_patch16_224", None),
     "deit_base_patch16_224": (SMALL, "deit_base_patch16_224", "vit_b_16"),
@@ -149,7 +153,7 @@ def test_models_that_differ_are_refused(library, name, head):
     tensors = build(library, name).state_dict()
     is_deit = name.startswith("deit")
     model = create_model("noah_deit_tiny_patch16_224" if is_deit else "noah_mobilenetv3_small", 2)
-    reason = "second class token" if is_deit else f"the MobileNetV3-Small of {library} has squeeze"
+    reason = "second class token" if is_deit else f"the MobileNetV3 of {library} has squeeze"
     with pytest.raises(ValueError, match=reason):
         load_official_weights(model, tensors, head=head)
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 import noah_tf
 from noah_tf.models.backbones import deit, vit
-from noah_tf.models.official import interpolate, save_official_weights, state_dict
+from noah_tf.models.interpolation import interpolate
+from noah_tf.models.official import save_official_weights, state_dict
 from noah_tf.models.zoo import model_info, preprocessing_for
 
 NAME = "vit_large_patch16_224"

@@ -18,8 +18,8 @@ SMALL = {
     "shufflenetv2_100": 64,
     "deit_tiny_050_patch16_224": 48,
     "pvt_tiny_050": 64,
-    "mixer_s16_050_224": 224,
-    "gmlp_ti16_050_224": 224,
+    "mixer_s16_050_224": 48,
+    "gmlp_ti16_050_224": 48,
 }
 BOTH = [prefix + name for name in SMALL for prefix in ("", "noah_")]
 
@@ -33,10 +33,10 @@ def images_for(model, count=2):
     return np.random.default_rng(0).normal(size=(count, *model.input_shape[1:])).astype("float32")
 
 
-def test_list_models_has_52_for_imagenet_and_two_for_coco():
+def test_list_models_has_52_of_the_paper_two_for_coco_and_16_others():
     names = noah_tf.list_models()
-    assert len(names) == len(set(names)) == 54
-    assert sum(name.startswith("noah_") for name in names) == 27
+    assert len(names) == len(set(names)) == 70
+    assert sum(name.startswith("noah_") for name in names) == 35
     assert sum(zoo.model_info(name)[0].top1 is not None for name in names) == 52
 
 
@@ -53,10 +53,10 @@ def test_list_models_takes_wildcards(pattern, names):
 
 
 def parameters_mark(name):
-    """Returns the mark of a model. test_zoo_goldens.py also counts those of ImageNet."""
-    on_imagenet = zoo.model_info(name)[0].top1 is not None
+    """Returns the mark of a model. test_zoo_goldens.py also counts those of the reference."""
+    is_reference = "vit_large" not in name
     is_small = name.removeprefix("noah_") in SMALL
-    return pytest.mark.exhaustive if on_imagenet and not is_small else slow_on_one_stack
+    return pytest.mark.exhaustive if is_reference and not is_small else slow_on_one_stack
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,8 @@ def test_other_options_of_the_head(name):
         ("noah_deit_tiny_patch16_224", (32, 80)),  # 2 x 5 patches: one more than a square
         ("pvt_tiny_050", (64, 96)),
         ("noah_pvt_tiny_050", (96, 32)),
+        ("mixer_s16_050_224", (48, 80)),
+        ("noah_gmlp_ti16_050_224", (48, 32)),
     ],
 )
 def test_other_image_sizes(name, size):
@@ -188,6 +190,7 @@ def test_attach_noah_on_a_backbone_and_on_a_standard_model(name):
         ("deit_tiny_050_patch16_224", (48, 48), 9),
         ("noah_deit_tiny_050_patch16_224", (80, 160), 50),  # one more than 7 x 7
         ("noah_pvt_tiny_050", (64, 160), 10),  # one more than 3 x 3
+        pytest.param("mixer_s16_050_224", (32, 80), 10, marks=slow_on_one_stack),
     ],
 )
 @pytest.mark.parametrize("include_top", [True, False])
@@ -195,6 +198,14 @@ def test_the_head_gets_all_patches_and_no_class_token(name, size, patches, inclu
     model = noah_tf.create_model(name, input_shape=(*size, 3), include_top=include_top)
     model = noah_tf.attach_noah(model, num_classes=4)
     assert model.get_layer("noah_head").input.shape[1] == patches
+
+
+def test_ablations_of_the_head():
+    options = {"split_groups": False, "split_key_value": False, "uniform_attention": True}
+    head = small("noah_resnet18", num_classes=10, **options).get_layer("noah_head")
+    assert head.key_kernel.shape == head.value_kernel.shape == (1, 512, 40)
+    assert all(getattr(head, name) == value for name, value in options.items())
+    assert not head.key_kernel.numpy().any()
 
 
 @pytest.mark.parametrize("name", ["noah_resnet18", "deit_tiny_050_patch16_224", "pvt_tiny_050"])
@@ -280,7 +291,7 @@ def test_layers_of_one_shape_start_differently():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "noah_resnet34"}, "such as noah_resnet"),
+        ({"name": "noah_resnet36"}, "such as noah_resnet"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes"),
         ({"name": "deit_tiny_patch16_224", "num_classes": 2.5}, "num_classes"),
         ({"name": "resnet18", "num_groups": 4}, "resnet18 has no NOAH head, got num_groups=4"),
@@ -310,12 +321,20 @@ def test_layers_of_one_shape_start_differently():
             "multiples of 32, got input_shape=(None, None, 3)",
         ),
         (
-            {"name": "noah_mixer_s16_224", "input_shape": (256, 256, 3)},
-            "are for 196 tokens, got input_shape=(256, 256, 3)",
+            {"name": "noah_mixer_s16_224", "input_shape": (256, 250, 3)},
+            "multiples of 16, got input_shape=(256, 250, 3)",
         ),
         (
             {"name": "gmlp_ti16_224", "input_shape": (None, 224, 3)},
-            "takes images of 224x224 only",
+            "multiples of 16, got input_shape=(None, 224, 3)",
+        ),
+        (
+            {"name": "resnet18", "split_groups": False},
+            "resnet18 has no NOAH head, got split_groups=False",
+        ),
+        (
+            {"name": "noah_resnet18", "split_key_value": "no"},
+            "split_key_value must be None, True or False, got 'no'",
         ),
         ({"name": "resnet18", "input_shape": (64, 64, True)}, "input_shape must be"),
         ({"name": "resnet18", "input_shape": "224"}, "got '224'"),

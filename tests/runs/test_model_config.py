@@ -78,7 +78,10 @@ def test_architecture_of_the_paper_with_either_head():
             {"kernel_initializer": "zeros", "architecture": "resnet18", "head": "gap"},
             "kernel_initializer='zeros' is for a model.backbone, and resnet18 has",
         ),
-        ({"uniform_attention": True, "architecture": "resnet18"}, "resnet18 has the paper's head"),
+        (
+            {"split_groups": False, "architecture": "resnet18", "head": "gap"},
+            "split_groups=False is for model.head='noah', got 'gap'",
+        ),
         ({"weights_head": "skip"}, "model.weights_head='skip' .* need weights, got none"),
         ({"weights": "a.h5", "weights_head": "no"}, "model.weights_head must be 'load' or 'skip'"),
     ],
@@ -109,8 +112,10 @@ def test_options_reach_deit():
     assert "pre_logits.fc" not in names
 
 
-def test_options_for_ablations_reach_the_head():
+@pytest.mark.parametrize("architecture", [None, "resnet18"])
+def test_options_for_ablations_reach_the_head(architecture):
     config = quickstart().model
+    config.architecture = architecture
     config.split_groups, config.uniform_attention = False, True
     head = model_config.model_from_config(config, (64, 64, 3), 7).get_layer("noah_head")
     assert not head.split_groups and head.uniform_attention and head.split_key_value

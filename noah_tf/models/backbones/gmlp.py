@@ -6,13 +6,14 @@ import tensorflow as tf
 
 from noah_tf.models.backbones.layers import (
     ChannelSplit,
+    check_input_shape,
     layer_norm,
     maybe_dropout,
     mlp_linear,
     normal,
     residual,
 )
-from noah_tf.models.backbones.mixer import check_fixed_size, stem
+from noah_tf.models.backbones.mixer import PATCH, stem
 
 layers = tf.keras.layers
 
@@ -34,14 +35,15 @@ def build(
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (224, 224, channels). Another size would need weights of other shapes.
+        input_shape: (height, width, channels). Height and width are multiples of 16. The gates
+            have weights for that number of patches.
         drop_path: drop rate of every block.
         mlp_dropout: dropout rate of the MLPs.
 
     Returns:
-        A functional Keras model from images to (B, 196, C).
+        A functional Keras model from images to (B, L, C).
     """
-    check_fixed_size(architecture, input_shape)
+    check_input_shape(architecture, input_shape, PATCH)
     images = tf.keras.Input(input_shape)
     x = stem(images, VARIANTS[architecture])
     for index in range(_NUM_BLOCKS):

@@ -146,17 +146,10 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
     return [rate * index / max(depth - 1, 1) for index in range(depth)]
 
 
-def patches(
-    x: Any,
-    patch_size: int,
-    width: int,
-    name: str,
-    kernel_initializer: Any = None,
-    bias_initializer: Any = None,
-) -> Any:
+def patches(x: Any, patch_size: int, width: int, name: str) -> Any:
     """Projects non-overlapping square patches to tokens (B, L, width), row by row.
 
-    The default initializers are PyTorch's for a convolution.
+    The initializers are PyTorch's for a convolution.
     """
     rows, columns = x.shape[1] // patch_size, x.shape[2] // patch_size
     fan_in = patch_size**2 * x.shape[-1]
@@ -164,8 +157,8 @@ def patches(
         width,
         patch_size,
         patch_size,
-        kernel_initializer=kernel_initializer or torch_uniform(fan_in),
-        bias_initializer=bias_initializer or torch_uniform(fan_in),
+        kernel_initializer=torch_uniform(fan_in),
+        bias_initializer=torch_uniform(fan_in),
         name=name,
     )(x)
     return layers.Reshape((rows * columns, width), name=f"{name}.tokens")(x)
@@ -196,8 +189,11 @@ def mlp(
     return maybe_dropout(linear(x, width, f"{name}.fc2"), dropout, f"{name}.drop2")
 
 
-def class_token_head(tokens: Any, num_classes: int, dropout: float, activation: Any) -> Any:
-    """Returns the logits that a linear layer computes from the first token."""
+def class_token_head(
+    backbone: tf.keras.Model, num_classes: int, dropout: float, activation: Any
+) -> Any:
+    """Returns the logits that a linear layer computes from the first token of a backbone."""
+    tokens = backbone.output
     x = layers.Cropping1D((0, tokens.shape[1] - 1), name="class_token")(tokens)
     x = layers.Flatten(name="class_token.flat")(x)
     return linear_head(x, num_classes, dropout, activation, "head", normal(0.02))

@@ -10,7 +10,6 @@ from noah_tf.models.backbones.layers import (
     lecun_normal,
     mlp,
     mlp_linear,
-    patches,
     residual,
 )
 
@@ -23,7 +22,7 @@ VARIANTS = {
     "mixer_s16_075_224": (384, 8),
     "mixer_s16_050_224": (256, 8),
 }
-PATCH, IMAGE_SIZE = 16, 224
+PATCH = 16
 
 
 def build(
@@ -33,14 +32,15 @@ def build(
 
     Args:
         architecture: a key of `VARIANTS`.
-        input_shape: (224, 224, channels). Another size would need weights of other shapes.
+        input_shape: (height, width, channels). Height and width are multiples of 16. The MLPs over
+            the tokens have weights for that number of patches.
         drop_path: drop rate of every block.
         mlp_dropout: dropout rate of the MLPs.
 
     Returns:
-        A functional Keras model from images to (B, 196, C).
+        A functional Keras model from images to (B, L, C).
     """
-    check_fixed_size(architecture, input_shape)
+    check_input_shape(architecture, input_shape, PATCH)
     width, blocks = VARIANTS[architecture]
     images = tf.keras.Input(input_shape)
     x = stem(images, width)
@@ -57,23 +57,16 @@ def build(
 
 
 def stem(images: Any, width: int) -> Any:
-    """Returns the patches of the images as tokens (B, 196, width)."""
-    return patches(
-        images,
-        PATCH,
-        width,
-        "stem.proj",
-        kernel_initializer=lecun_normal(),
-        bias_initializer="zeros",
+    """Returns the patches of the images as tokens (B, L, width), row by row."""
+    x = layers.Conv2D(width, PATCH, PATCH, kernel_initializer=lecun_normal(), name="stem.proj")(
+        images
     )
+    return PatchTokens((x.shape[1] * x.shape[2], width), name="stem.proj.tokens")(x)
 
 
-def check_fixed_size(architecture: str, input_shape: Any) -> None:
-    """Raises ValueError if the images are not 224x224 pixels."""
-    check_input_shape(architecture, input_shape)
-    if tuple(input_shape[:2]) != (IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(
-            f"{architecture} takes images of {IMAGE_SIZE}x{IMAGE_SIZE} only, because its weights "
-            f"are for {(IMAGE_SIZE // PATCH) ** 2} tokens, got input_shape={tuple(input_shape)}: "
-            "resize the images, or choose a DeiT, a PVT or a convolutional network."
-        )
+@tf.keras.utils.register_keras_serializable("noah_tf")
+class PatchTokens(tf.keras.layers.Reshape):
+    """Reshapes a map (B, H, W, C) to tokens (B, H * W, C), all of which are patches."""
+
+    # `attach_noah` reads it. It would take one of 10 tokens for a class token beside 3 x 3 patches.
+    num_prefix_tokens = 0

@@ -1,4 +1,4 @@
-"""MobileNetV3-Small (arXiv 1905.02244), as in the reference implementation."""
+"""MobileNetV3 (arXiv 1905.02244), as in the reference implementation."""
 
 from typing import Any, NamedTuple
 
@@ -41,8 +41,8 @@ class _Block(NamedTuple):
     strides: int
 
 
-# Architecture → blocks (table 2 of the paper). The reference considers the table's
-# squeeze-and-excite after the last convolution a mistake, and so it is left out.
+# Architecture → blocks (tables 1 and 2 of the paper). The reference considers the
+# squeeze-and-excite after the last convolution of table 2 a mistake, and so it is left out.
 VARIANTS = {
     "mobilenetv3_small": (
         _Block(3, 16, 16, True, False, 2),
@@ -57,6 +57,23 @@ VARIANTS = {
         _Block(5, 576, 96, True, True, 1),
         _Block(5, 576, 96, True, True, 1),
     ),
+    "mobilenetv3_large": (
+        _Block(3, 16, 16, False, False, 1),
+        _Block(3, 64, 24, False, False, 2),
+        _Block(3, 72, 24, False, False, 1),
+        _Block(5, 72, 40, True, False, 2),
+        _Block(5, 120, 40, True, False, 1),
+        _Block(5, 120, 40, True, False, 1),
+        _Block(3, 240, 80, False, True, 2),
+        _Block(3, 200, 80, False, True, 1),
+        _Block(3, 184, 80, False, True, 1),
+        _Block(3, 184, 80, False, True, 1),
+        _Block(3, 480, 112, True, True, 1),
+        _Block(3, 672, 112, True, True, 1),
+        _Block(5, 672, 160, True, True, 2),
+        _Block(5, 960, 160, True, True, 1),
+        _Block(5, 960, 160, True, True, 1),
+    ),
 }
 _SQUEEZE = 4
 
@@ -70,11 +87,12 @@ def build(
         architecture: a key of `VARIANTS`.
         input_shape: (height, width, channels). Height and width may be None.
         drop_path: drop rate of the last block. It increases linearly from 0 in the first block.
-        expand_map: whether the last 1x1 convolution, from 576 to 1280 channels, runs on the map,
-            as in the NOAH model. False leaves it to `standard_head`, which runs it after pooling.
+        expand_map: whether the last 1x1 convolution, to 1280 channels, runs on the map, as in the
+            NOAH model. False leaves it to `standard_head`, which runs it after pooling.
 
     Returns:
-        A functional Keras model from images to (B, H, W, 1280) or (B, H, W, 576).
+        A functional Keras model from images to (B, H, W, C), where C is 1280, or without
+        `expand_map` 576 (Small) or 960 (Large).
     """
     check_input_shape(architecture, input_shape)
     blocks = VARIANTS[architecture]
@@ -84,17 +102,22 @@ def build(
     x = _norm_and_activation(x, "features.0.1", hard_swish)
     for number, (block, rate) in enumerate(zip(blocks, rates, strict=True), start=1):
         x = _apply_block(x, block, f"features.{number}", rate)
-    x = conv(x, blocks[-1].expanded, 1, "features.12.0")
-    x = _norm_and_activation(x, "features.12.1", hard_swish)
+    last = len(blocks) + 1
+    x = conv(x, blocks[-1].expanded, 1, f"features.{last}.0")
+    x = _norm_and_activation(x, f"features.{last}.1", hard_swish)
     if expand_map:
-        x = _expand(x, "features.13")
+        x = _expand(x, f"features.{last + 1}")
     return tf.keras.Model(images, x, name=architecture)
 
 
-def standard_head(features: Any, num_classes: int, dropout: float, activation: Any) -> Any:
+def standard_head(
+    backbone: tf.keras.Model, num_classes: int, dropout: float, activation: Any
+) -> Any:
     """Returns the standard model's logits: pooling, the last 1x1 convolution, a linear layer."""
-    x = layers.GlobalAveragePooling2D(keepdims=True, name="gap_pool")(features)
-    x = layers.Flatten(name="classifier.0")(_expand(x, "features.14"))
+    x = layers.GlobalAveragePooling2D(keepdims=True, name="gap_pool")(backbone.output)
+    # In the reference the pooling is a module, too, with the number before this one.
+    x = _expand(x, f"features.{len(VARIANTS[backbone.name]) + 3}")
+    x = layers.Flatten(name="classifier.0")(x)
     return linear_head(x, num_classes, dropout, activation, "classifier.1", normal(0.01))
 
 

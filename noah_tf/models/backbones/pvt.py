@@ -19,15 +19,18 @@ from noah_tf.models.backbones.layers import (
 
 layers = tf.keras.layers
 
-# Architecture → widths of the stages.
+_WIDTHS = (64, 128, 320, 512)
+# Architecture → widths of the stages, number of blocks in each.
 VARIANTS = {
-    "pvt_tiny": (64, 128, 320, 512),
-    "pvt_tiny_075": (48, 96, 240, 384),
-    "pvt_tiny_050": (32, 64, 160, 256),
+    "pvt_tiny": (_WIDTHS, (2, 2, 2, 2)),
+    "pvt_tiny_075": ((48, 96, 240, 384), (2, 2, 2, 2)),
+    "pvt_tiny_050": ((32, 64, 160, 256), (2, 2, 2, 2)),
+    "pvt_small": (_WIDTHS, (3, 4, 6, 3)),
+    "pvt_medium": (_WIDTHS, (3, 4, 18, 3)),
+    "pvt_large": (_WIDTHS, (3, 8, 27, 3)),
 }
 # Patch size, attention heads, MLP ratio and spatial reduction of each stage.
 _STAGES = ((4, 1, 8, 8), (2, 2, 8, 4), (2, 5, 4, 2), (2, 8, 4, 1))
-_DEPTH = 2
 # The norms of patch embedding and reduction use PyTorch's default epsilon, the others 1e-6.
 _EMBEDDING_EPSILON = 1e-5
 
@@ -53,10 +56,10 @@ def build(
         A functional Keras model from images to (B, L, C).
     """
     check_input_shape(architecture, input_shape, 32)
-    widths = VARIANTS[architecture]
-    rates = iter(drop_path_rates(drop_path, _DEPTH * len(_STAGES)))
+    widths, depths = VARIANTS[architecture]
+    rates = iter(drop_path_rates(drop_path, sum(depths)))
     x = images = tf.keras.Input(input_shape)
-    for stage, width in enumerate(widths, start=1):
+    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
         patch, heads, mlp_ratio, reduction = _STAGES[stage - 1]
         grid = (x.shape[1] // patch, x.shape[2] // patch)
         x = patches(x, patch, width, f"patch_embed{stage}.proj")
@@ -66,7 +69,7 @@ def build(
         if with_token:
             x = ClassToken(name="cls_token")(x)
         x = PositionEmbedding(grid, int(with_token), name=f"pos_embed{stage}")(x)
-        for index in range(_DEPTH):
+        for index in range(depth):
             name, rate = f"block{stage}.{index}", next(rates)
             branch = layer_norm(x, f"{name}.norm1")
             branch = _attention(branch, grid, heads, reduction, f"{name}.attn")

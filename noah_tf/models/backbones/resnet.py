@@ -18,6 +18,7 @@ layers = tf.keras.layers
 # Architecture → kind of block, number of blocks in each of the four stages.
 VARIANTS = {
     "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),

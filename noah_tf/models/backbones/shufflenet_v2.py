@@ -18,7 +18,12 @@ from noah_tf.models.backbones.layers import (
 layers = tf.keras.layers
 
 # Architecture → channels of the three stages and of the last convolution.
-VARIANTS = {"shufflenetv2_100": (116, 232, 464, 1024)}
+VARIANTS = {
+    "shufflenetv2_050": (48, 96, 192, 1024),
+    "shufflenetv2_100": (116, 232, 464, 1024),
+    "shufflenetv2_150": (176, 352, 704, 1024),
+    "shufflenetv2_200": (244, 488, 976, 2048),
+}
 _NUM_BLOCKS = (4, 8, 4)
 
 
@@ -30,7 +35,7 @@ def build(architecture: str, input_shape: Any) -> tf.keras.Model:
         input_shape: (height, width, channels). Height and width may be None.
 
     Returns:
-        A functional Keras model from images to (B, H, W, 1024).
+        A functional Keras model from images to (B, H, W, C).
     """
     check_input_shape(architecture, input_shape)
     *widths, last = VARIANTS[architecture]

@@ -203,7 +203,7 @@ def _batch_options(
     if config.data.keep_last_batch and strategy and model:
         # The last batch is divided like the others: among replicas, parts and BatchNorm's groups.
         values["last_batch_multiple"] = (
-            config.train.batch_size // model.batch_norm_group
+            max(1, config.train.batch_size // model.batch_norm_group)
             if model.batch_norm_group
             else strategy.num_replicas_in_sync * config.train.accumulate
         )

@@ -194,6 +194,8 @@ def _train() -> ml_collections.ConfigDict:
     # One of `losses.LOSSES`; auto: binary for multi-label data, categorical for other data.
     train.loss = "auto"
     train.label_smoothing = 0.0
+    # Share of a mixed image above which a class counts as present; None: the shares are targets.
+    train.target_threshold = config_dict.placeholder(float)
     train.focal_gamma = 2.0  # of categorical_focal_crossentropy and binary_focal_crossentropy
     train.gamma_positive = 0.0  # like the next two, for `losses.asymmetric_losses`
     train.gamma_negative = 4.0

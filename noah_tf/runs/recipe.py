@@ -79,6 +79,8 @@ def _model() -> ml_collections.ConfigDict:
     # Examples whose statistics BatchNorm shares in training; None: those of a replica.
     model.batch_norm_group = config_dict.placeholder(int)
     model.synchronized_batch_norm = False  # or those of all replicas
+    # Whether the backward pass computes blocks again; for an architecture of the paper.
+    model.remat = False
     # A new run starts from these weights (.pth, .safetensors, .weights.h5, the folder of another
     # run, or official: the authors'), or from random ones. A resumed run has its own checkpoint.
     model.weights = config_dict.placeholder(str)

@@ -40,7 +40,7 @@ def make_train_step(
         images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
     ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            logits = model(plan.normalize(images), training=True)
+            logits = state.forward(plan.normalize(images), training=True)
             losses = loss(targets, logits)
             if teacher is not None:
                 share = plan.distillation.distillation_weight

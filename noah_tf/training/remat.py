@@ -26,9 +26,11 @@ def rematerialized(model: tf.keras.Model) -> Callable[..., tf.Tensor]:
 
     The backward pass computes a block again when it needs the block's activations, so they take
     memory for one block at a time. The layers before and between the blocks, such as the stem, are
-    treated in the same way, and those after the last block are kept. The logits, the gradients and the moving averages of BatchNorm
-    are those of `model(images, training=True)`: the second pass draws no random numbers, but has
-    the dropout of the first, and it does not update the averages.
+    treated in the same way, and those after the last block are kept.
+
+    The logits, the gradients and the moving averages of BatchNorm are those of
+    `model(images, training=True)`: the second pass draws no random numbers, but has the dropout of
+    the first, and it does not update the averages.
 
     Args:
         model: one of the paper's architectures, with either head. It does not change.

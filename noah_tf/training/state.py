@@ -43,7 +43,6 @@ class TrainState:
     statistics: list = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        self.forward = self.forward or self.model
         self.variables = self.model.trainable_variables
         weights = [raw_variable(weight) for weight in self.model.non_trainable_weights]
         self.statistics = [weight for weight in weights if weight.dtype.is_floating]
@@ -103,7 +102,7 @@ def build_state(
             loss_scale=plan.precision == "mixed_float16",
         )
         average = MovingAverage(model, plan.ema_decay) if plan.ema_decay else None
-        forward = rematerialized(model) if plan.model.remat else model
+        forward = rematerialized(model) if plan.model.remat else None
     with plan.strategy.scope():
         binary = plan.loss.is_binary(multi_label)
         teacher = load_teacher(plan.distillation, plan.preprocessing, num_classes, binary)

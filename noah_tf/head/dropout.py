@@ -1,5 +1,8 @@
 """Dropout whose masks resume exactly from a checkpoint and differ between replicas."""
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -9,8 +12,63 @@ from noah_tf.utils.keras_compat import add_seed_stream
 from noah_tf.utils.validation import check_rate
 
 
+class SeedRecord:
+    """The seeds of the dropout in one pass of some layers, for another pass with the same masks.
+
+    Example:
+
+    >>> record = SeedRecord()
+    >>> with record.recorded():
+    ...     first = layer(x, training=True)
+    >>> with record.replayed():
+    ...     second = layer(x, training=True)  # equals `first`, and draws nothing
+    """
+
+    def __init__(self) -> None:
+        self._seeds: list[tf.Tensor] = []
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keeps the seeds that the current thread draws."""
+
+        def keep(draw: Callable[[], tf.Tensor]) -> tf.Tensor:
+            self._seeds.append(draw())
+            return self._seeds[-1]
+
+        with _through(keep):
+            yield
+
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Gives the current thread the kept seeds again, in the same order."""
+        seeds = iter(self._seeds)
+        with _through(lambda draw: next(seeds)):
+            yield
+
+
+# What a thread's seeds go through: a function of the function that draws one.
+_filter: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("seeds", default=None)
+
+
+@contextlib.contextmanager
+def _through(function: Callable) -> Iterator[None]:
+    token = _filter.set(function)
+    try:
+        yield
+    finally:
+        _filter.reset(token)
+
+
 def next_seed(layer: tf.keras.layers.Layer) -> tf.Tensor:
-    """Returns the next seed, two integers, from the stream that `add_seed_stream` gave a layer."""
+    """Returns the next seed, two integers, from the stream that `add_seed_stream` gave a layer.
+
+    Within a `SeedRecord` the seed is kept, or is the one that was kept.
+    """
+    function = _filter.get()
+    return _draw_seed(layer) if function is None else function(lambda: _draw_seed(layer))
+
+
+def _draw_seed(layer: tf.keras.layers.Layer) -> tf.Tensor:
     stream = layer._seed_stream
     if isinstance(stream, tf.random.Generator):
         return stream.make_seeds()[:, 0]

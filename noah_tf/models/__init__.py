@@ -1,7 +1,14 @@
 """Models: the head on a backbone, the architectures of the paper, the authors' checkpoints."""
 
 from noah_tf.models.attach import attach_noah, feature_layer_name
-from noah_tf.models.feature_map import is_functional, layer_before, num_positions, weighted_layers
+from noah_tf.models.feature_map import (
+    Node,
+    is_functional,
+    layer_before,
+    nodes_in_order,
+    num_positions,
+    weighted_layers,
+)
 from noah_tf.models.inference import for_inference
 from noah_tf.models.keras_file import (
     final_activation,
@@ -28,6 +35,7 @@ __all__ = [
     "ABLATIONS",
     "ARCHITECTURES",
     "OFFICIAL",
+    "Node",
     "attach_noah",
     "check_pooled_options",
     "check_weights_options",
@@ -43,6 +51,7 @@ __all__ = [
     "load_official_weights",
     "load_weights_file",
     "model_from_json",
+    "nodes_in_order",
     "num_positions",
     "official_file",
     "preprocessing_for",

@@ -78,6 +78,8 @@ class ModelSpec:
         batch_norm_group: number of examples whose statistics BatchNorm shares in training, which
             divides a replica's share of a batch; None for the whole share.
         synchronized_batch_norm: whether BatchNorm shares the statistics of all replicas.
+        remat: whether the backward pass computes the blocks of an `architecture` again, which
+            takes less memory and more time.
         weights: file or run folder that a new run starts from, or "official" for the authors'
             checkpoint of the `architecture`; None for random weights.
         weights_head: "load" the head's weights as well, or "skip" them.
@@ -104,6 +106,7 @@ class ModelSpec:
     uniform_attention: bool | None = None
     batch_norm_group: int | None = None
     synchronized_batch_norm: bool = False
+    remat: bool = False
     weights: str | None = None
     weights_head: str = "load"
     weights_ema: bool = False
@@ -115,6 +118,7 @@ class ModelSpec:
                 self._check_head_options,
                 self._check_init,
                 self._check_batch_norm,
+                self._check_remat,
                 self._check_weights,
                 self._check_architecture,
             )
@@ -257,6 +261,21 @@ class ModelSpec:
             raise ValueError(
                 f"model.batch_norm_group={self.batch_norm_group} and "
                 "model.synchronized_batch_norm=True contradict each other: leave one out"
+            )
+
+    def _check_remat(self) -> None:
+        if not self.remat:
+            return
+        if self.architecture is None:
+            raise ValueError(
+                f"model.remat is for the paper's architectures, whose blocks are known, and "
+                f"{self.backbone} is not one of them: set model.architecture, or leave remat out"
+            )
+        if self.synchronized_batch_norm:
+            # The second pass of one replica would meet the first pass of another.
+            raise ValueError(
+                "model.remat=True and model.synchronized_batch_norm=True contradict each other: "
+                "leave one out"
             )
 
     def _check_weights(self) -> None:

@@ -79,6 +79,8 @@ def _model() -> ml_collections.ConfigDict:
     # Examples whose statistics BatchNorm shares in training; None: those of a replica.
     model.batch_norm_group = config_dict.placeholder(int)
     model.synchronized_batch_norm = False  # or those of all replicas
+    # Whether the backward pass computes blocks again; for an architecture of the paper.
+    model.remat = False
     # A new run starts from these weights (.pth, .safetensors, .weights.h5, the folder of another
     # run, or official: the authors'), or from random ones. A resumed run has its own checkpoint.
     model.weights = config_dict.placeholder(str)
@@ -194,6 +196,8 @@ def _train() -> ml_collections.ConfigDict:
     # One of `losses.LOSSES`; auto: binary for multi-label data, categorical for other data.
     train.loss = "auto"
     train.label_smoothing = 0.0
+    # Share of a mixed image above which a class counts as present; None: the shares are targets.
+    train.target_threshold = config_dict.placeholder(float)
     train.focal_gamma = 2.0  # of categorical_focal_crossentropy and binary_focal_crossentropy
     train.gamma_positive = 0.0  # like the next two, for `losses.asymmetric_losses`
     train.gamma_negative = 4.0

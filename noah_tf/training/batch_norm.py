@@ -8,11 +8,12 @@ import tensorflow as tf
 
 def batch_norm_layers(model: tf.keras.Model) -> list[Any]:
     """Returns the BatchNorm layers of a model, also those of nested models and layers."""
-    return [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, tf.keras.layers.BatchNormalization)
-    ]
+    return [layer for layer in model._flatten_layers() if is_batch_norm(layer)]
+
+
+def is_batch_norm(layer: Any) -> bool:
+    """Returns whether a layer normalizes by the statistics of a batch."""
+    return isinstance(layer, tf.keras.layers.BatchNormalization)
 
 
 def normalize_in_groups(model: tf.keras.Model, num_groups: int) -> None:

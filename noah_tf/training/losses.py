@@ -37,6 +37,9 @@ class LossSettings:
     Attributes:
         loss: one of `LOSSES`.
         label_smoothing: in [0, 1).
+        target_threshold: with one of `BINARY_LOSSES`, the target of a class is 1 if its share of a
+            mixed example is above this number, and 0 otherwise; in [0, 1). None leaves the shares
+            as they are. The targets are smoothed afterwards.
         focal_gamma: exponent of "categorical_focal_crossentropy" and "binary_focal_crossentropy".
         class_weights: weights of the classes for single-label data: numbers with commas between
             them, in the order of the classes, such as "1,2,0.5"; or "balanced", with which the
@@ -52,6 +55,7 @@ class LossSettings:
 
     loss: str = "auto"
     label_smoothing: float = 0.0
+    target_threshold: float | None = None
     focal_gamma: float = 2.0
     gamma_positive: float = 0.0
     gamma_negative: float = 4.0
@@ -66,6 +70,14 @@ class LossSettings:
             lambda: check_rate("train.label_smoothing", self.label_smoothing),
             lambda: check_rate("train.probability_margin", self.probability_margin),
         )
+        threshold = self.target_threshold
+        if threshold is not None:
+            problems += error_messages(lambda: check_rate("train.target_threshold", threshold))
+            if self.loss in LOSSES and self.loss not in BINARY_LOSSES:
+                problems.append(
+                    f"train.target_threshold={threshold} is for {', '.join(BINARY_LOSSES)}, and "
+                    f"train.loss={self.loss!r}: leave it out, or choose one of these losses"
+                )
         gammas = ("focal_gamma", "gamma_positive", "gamma_negative")
         problems += range_problems("train", self, dict.fromkeys(gammas, 0))
         if self.class_weights not in (None, BALANCED):
@@ -152,6 +164,8 @@ def training_loss(
     >>> tf.reduce_mean(loss(targets, model(images)))
     """
     losses = _unweighted_loss(settings, multi_label)
+    if settings.target_threshold is not None:
+        losses = _with_threshold(losses, settings.target_threshold)
     if class_weights is None:
         return losses
     weights = tf.constant(class_weights, tf.float32)
@@ -189,6 +203,17 @@ def _unweighted_loss(settings: LossSettings, multi_label: bool) -> Callable:
         return asymmetric_losses(targets, logits, *options)
 
     return losses
+
+
+def _with_threshold(losses: Callable, threshold: float) -> Callable:
+    """Returns `losses` of the classes whose share of an example is above the threshold."""
+
+    def threshold_losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        if targets.shape.rank == 2:  # class indices are not shares
+            targets = tf.cast(targets > threshold, targets.dtype)
+        return losses(targets, logits)
+
+    return threshold_losses
 
 
 def categorical_focal_losses(

@@ -1,7 +1,7 @@
 """The state that training changes: the model, its optimizer, its moving average."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -12,6 +12,7 @@ from noah_tf.training.optimizer import Optimizer
 from noah_tf.training.optimizer_settings import make_optimizer
 from noah_tf.training.param_groups import LayerStart, layer_starts
 from noah_tf.training.plan import TrainingPlan
+from noah_tf.training.remat import rematerialized
 from noah_tf.utils import distribute
 from noah_tf.utils.keras_compat import raw_variable, seed_layers
 
@@ -25,6 +26,8 @@ class TrainState:
         optimizer: the `Optimizer` of the model's trainable variables.
         average: the `MovingAverage`, or None.
         teacher: the `Teacher` of a distillation, or None; it does not change.
+        forward: the training pass of the model, a function of images and `training`; None for the
+            model itself.
         layer_starts: the layers that are frozen at first, and when each is trained.
         variables: the weights that the optimizer has, in its order.
         statistics: the float weights that are not trained, which are those of BatchNorm.
@@ -35,6 +38,7 @@ class TrainState:
     average: MovingAverage | None = None
     teacher: Teacher | None = None
     layer_starts: Sequence[LayerStart] = ()
+    forward: Callable | None = None
     variables: list = dataclasses.field(init=False)
     statistics: list = dataclasses.field(init=False)
 
@@ -98,7 +102,8 @@ def build_state(
             loss_scale=plan.precision == "mixed_float16",
         )
         average = MovingAverage(model, plan.ema_decay) if plan.ema_decay else None
+        forward = rematerialized(model) if plan.model.remat else None
     with plan.strategy.scope():
         binary = plan.loss.is_binary(multi_label)
         teacher = load_teacher(plan.distillation, plan.preprocessing, num_classes, binary)
-    return TrainState(model, optimizer, average, teacher, starts)
+    return TrainState(model, optimizer, average, teacher, starts, forward)

@@ -32,6 +32,7 @@ def make_train_step(
     accumulate = plan.train.accumulate
     shares = plan.strategy.num_replicas_in_sync * accumulate
     model, optimizer, teacher = state.model, state.optimizer, state.teacher
+    forward = state.forward or model
     is_normalized = plan.transform.normalize
     trained = [state.variables[index] for index in trained_indices]
     top_k = min(5, model.output_shape[-1])
@@ -40,7 +41,7 @@ def make_train_step(
         images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
     ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            logits = model(plan.normalize(images), training=True)
+            logits = forward(plan.normalize(images), training=True)
             losses = loss(targets, logits)
             if teacher is not None:
                 share = plan.distillation.distillation_weight

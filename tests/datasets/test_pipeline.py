@@ -235,6 +235,21 @@ def test_transform_of_a_recipe():
     assert TrainTransform.from_config({}, Preprocessing(8)) == TrainTransform(Preprocessing(8))
 
 
+@pytest.mark.parametrize("erasing", [0.0, 1.0])
+def test_augmentation_has_the_references_order(erasing):
+    """Erasing needs normalized pixels. Without it, the device normalizes, after the mixing."""
+    preprocessing, crop = Preprocessing(8), RandomCrop()
+    augmentation = Augmentation(color_jitter=0.4, erasing=erasing)
+    transform = TrainTransform(preprocessing, crop, augmentation, normalize=bool(erasing))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    photo, seed = tf.io.encode_png(pixels), (3, 4)
+    image = preprocessing.random_crop(photo, seed, crop)
+    image = augmentation.image(image, seed, fill=(124, 116, 104))
+    if erasing:
+        image = augmentation.erase(preprocessing.normalize(image), seed)
+    np.testing.assert_array_equal(transform(photo, seed), image)
+
+
 @pytest.mark.parametrize("antialias", [True, False])
 def test_crop_antialias_reaches_the_crop(scenes, antialias):
     preprocessing = Preprocessing(40)

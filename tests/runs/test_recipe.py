@@ -183,6 +183,17 @@ def test_recipes_of_the_mlps(family):
     assert tuple(config.preprocess.mean) == (0.5, 0.5, 0.5)
 
 
+def test_recipe_of_resnet_strikes_back():
+    config = load("resnet50_rsb")
+    optimizer, augment, train = config.optimizer, config.augment, config.train
+    assert (optimizer.name, optimizer.learning_rate, optimizer.weight_decay) == ("lamb", 5e-3, 0.02)
+    assert (train.epochs, train.batch_size, train.label_smoothing) == (300, 2048, 0)
+    assert (train.loss, train.target_threshold) == ("binary_crossentropy", 0.2)
+    assert (augment.mixup, augment.cutmix, augment.erasing, augment.repeats) == (0.1, 1, 0, 3)
+    assert augment.crop_interpolation == "random" and augment.mix_group == 512
+    assert config.schedule.lag_epochs == 0 and config.ema.decay == 0
+
+
 def test_unknown_row_names_the_nearest():
     with pytest.raises(ValueError, match="no row 'noah_deit_tinny', perhaps 'noah_deit_tiny'; the"):
         load("deit", "noah_deit_tinny")

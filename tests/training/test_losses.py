@@ -107,6 +107,43 @@ def test_negatives_below_the_margin_have_no_gradient():
     assert result[0] == 0 and result[1] > 0
 
 
+def test_threshold_makes_the_classes_of_a_mixed_image_present():
+    """As timm's BinaryCrossEntropy with `target_threshold`: above it, and not at it."""
+    shares = np.float32([[0.0, 0.2, 0.2001, 0.6], [0.95, 0.05, 0.0, 0.0]])
+    present = np.float32([[0, 0, 1, 1], [1, 0, 0, 0]])
+    logits = tf.constant(LOGITS[:2, :4])
+    settings = losses.LossSettings("binary_crossentropy", target_threshold=0.2)
+    result = losses.training_loss(settings, multi_label=False)(tf.constant(shares), logits)
+    probability = 1 / (1 + np.exp(-logits.numpy().astype(np.float64)))
+    terms = np.where(present > 0, -np.log(probability), -np.log(1 - probability))
+    np.testing.assert_allclose(result, terms.mean(axis=-1), rtol=1e-5)
+
+
+def test_threshold_leaves_class_indices_and_smoothing_as_they_are():
+    plain = losses.LossSettings("binary_crossentropy", label_smoothing=0.1)
+    threshold = losses.LossSettings(
+        "binary_crossentropy", label_smoothing=0.1, target_threshold=0.2
+    )
+    for targets in (LABELS, MULTI_HOT):
+        one, other = (
+            losses.training_loss(settings, True)(tf.constant(targets), tf.constant(LOGITS))
+            for settings in (plain, threshold)
+        )
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_threshold": 1.0}, r"train.target_threshold must be a number in \[0, 1\), got 1"),
+        ({}, "train.target_threshold=0.2 is for binary_.*train.loss='auto'.*choose one of these"),
+    ],
+)
+def test_threshold_of_no_use_raises(options, message):
+    with pytest.raises(ValueError, match=message):
+        losses.LossSettings(**{"loss": "auto", "target_threshold": 0.2, **options})
+
+
 @pytest.mark.parametrize("loss", losses.BINARY_LOSSES)
 def test_binary_losses_take_indices_and_shares(loss):
     loss = losses.training_loss(losses.LossSettings(loss, label_smoothing=0.1), multi_label=True)

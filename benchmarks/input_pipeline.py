@@ -7,9 +7,9 @@ rows of the table:
 
     decode     decodes the random windows of the recipe in tf.data, and does nothing else
     known      the same with windows that are known beforehand: the time of the JPEG library alone
-    cnn        configs/resnet.py: random resized crop, flip, normalization, batching
-    cnn antialiased   the same with augment.crop_antialias=True, which resizes like PIL
-    jitter     the same as `cnn` with augment.color_jitter=0.4
+    cnn        configs/resnet.py: random resized crop like PIL's, flip, normalization, batching
+    cnn fast   the same with augment.crop_antialias=False
+    jitter     the same as `cnn fast` with augment.color_jitter=0.4
     mixer, deit   configs/mixer.py and configs/deit.py
     PIL        decode (no draft mode), random resized crop and flip with PIL, in a thread pool
 
@@ -63,8 +63,8 @@ def recipes():
 
     return {
         "cnn": recipe("resnet.py", "noah_resnet18"),
-        "cnn antialiased": recipe("resnet.py", "noah_resnet18", crop_antialias=True),
-        "jitter": recipe("resnet.py", "noah_resnet18", color_jitter=0.4),
+        "cnn fast": recipe("resnet.py", "noah_resnet18", crop_antialias=False),
+        "jitter": recipe("resnet.py", "noah_resnet18", crop_antialias=False, color_jitter=0.4),
         "mixer": recipe("mixer.py", "noah_mixer_s16"),
         "deit": recipe("deit.py", "noah_deit_tiny"),
     }

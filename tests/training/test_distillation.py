@@ -117,7 +117,8 @@ def test_teachers_that_do_not_fit_raise(tmp_path):
         load(teacher="gs://run")
 
 
-@pytest.mark.slow
+# test_resume.py has a teacher, too, and compares all bits.
+@pytest.mark.exhaustive
 def test_a_killed_run_with_a_teacher_ends_as_a_whole_one(
     shapes, tmp_path, finished_run, monkeypatch
 ):

@@ -154,8 +154,7 @@ def test_checkpoint_of_another_run_is_skipped(shapes, tmp_path, monkeypatch, cap
     config.train.checkpoint_every = 1
     for name in ("run", "other"):
         train_and_kill(monkeypatch, 2, config, tmp_path / name)
-        config = paper_recipe(shapes)
-        config.train.checkpoint_every = 1
+        config.model.backbone_args.stackwise_filters = (32,)
     for path in (tmp_path / "other" / "checkpoints").glob("ckpt-2.*"):
         shutil.copy(path, tmp_path / "run" / "checkpoints" / path.name.replace("-2.", "-5."))
     assert load_run(tmp_path / "run").step == 2

@@ -91,14 +91,17 @@ def assert_same(result, expected, tolerance=3e-6):
 
 # LAMB has a larger tolerance, because it divides by a gradient that is close to 0.
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "tolerance"), [("sgd", 3e-6), ("lamb", 1e-4)])
+@pytest.mark.parametrize(
+    ("optimizer", "tolerance"),
+    [("sgd", 3e-6), pytest.param("lamb", 1e-4, marks=pytest.mark.exhaustive)],
+)
 def test_two_replicas_give_the_weights_of_one(optimizer, tolerance, one_replica):
     two = train_steps(2, optimizer__name=optimizer)
     assert_same(two, one_replica(optimizer), tolerance)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(replicas, one_replica):
     accumulated = train_steps(replicas, optimizer__name="sgd", train__accumulate=2)
     assert_same(accumulated, one_replica("sgd"))

@@ -152,9 +152,9 @@ def test_damaged_checkpoint_is_skipped(shapes, tmp_path, monkeypatch):
 def test_checkpoint_of_another_run_is_skipped(shapes, tmp_path, monkeypatch, caplog):
     config = small_recipe(shapes)
     config.train.checkpoint_every = 1
-    for name in ("run", "other"):
+    for name, blocks in (("run", 2), ("other", 1)):
+        config.model.backbone_args.stackwise_blocks = (blocks,)
         train_and_kill(monkeypatch, 2, config, tmp_path / name)
-        config.model.backbone_args.stackwise_filters = (32,)
     for path in (tmp_path / "other" / "checkpoints").glob("ckpt-2.*"):
         shutil.copy(path, tmp_path / "run" / "checkpoints" / path.name.replace("-2.", "-5."))
     assert load_run(tmp_path / "run").step == 2

@@ -40,7 +40,9 @@ def test_a_run_predicts_as_its_evaluation(finished_run, shapes, photos):
     np.testing.assert_allclose(good, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("fixture", ["finished_run", "gap_run"])
+@pytest.mark.parametrize(
+    "fixture", ["finished_run", pytest.param("gap_run", marks=pytest.mark.slow)]
+)
 def test_embeddings(fixture, photos, request):
     run = load_run(request.getfixturevalue(fixture))
     files = [file for file in find_files([photos]) if file.endswith("3.png")]
@@ -65,7 +67,8 @@ def test_embeddings(fixture, photos, request):
         np.testing.assert_allclose(prediction.attended, attention @ positions, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tolerant", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tolerant", [False, True])
 def test_an_export_predicts_as_its_run(finished_run, photos, tmp_path, tolerant):
     export_run(finished_run, tmp_path / "export", tolerant=tolerant)
     predictor = ExportPredictor(tmp_path / "export")

@@ -41,6 +41,7 @@ def test_other_arguments_of_the_cifar_recipe_raise(argument):
         recipe("cifar", argument)
 
 
+@pytest.mark.slow
 def test_small_mobilenet_v2_differs_from_the_papers_only_in_strides():
     paper = mobilenet_v2.build("mobilenetv2_035", (32, 32, 3))
     ours = small.small_mobilenet_v2((32, 32, 3), strides=(2, 2, 2, 2, 2))

@@ -50,6 +50,7 @@ def test_a_run_starts_from_the_files_weights(shapes, tmp_path, file, head, capsy
     np.testing.assert_allclose(stem(run.model), stem(tf.keras.models.load_model(file)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_logits_of_the_files_classifier(shapes, tmp_path, file):
     classifier = tf.keras.models.load_model(file)
     scores = layers.Dense(3, activation="softmax", name="scores")(classifier.layers[-2].output)

@@ -15,7 +15,6 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from stacks import slow_on_one_stack
 
 import noah_tf
 from noah_tf import attach_noah
@@ -169,15 +168,8 @@ ZOO = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=slow_on_one_stack if "mobilenet" in name else pytest.mark.exhaustive
-        )
-        for name in ZOO
-    ],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ZOO)
 def test_zoo_models_keep_their_predictions(name, shared_photos, tmp_path):
     size, train = ZOO[name]
     tf.keras.utils.set_random_seed(0)

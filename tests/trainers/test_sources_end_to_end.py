@@ -31,6 +31,7 @@ def result_of(report):
     return result
 
 
+@slow_on_one_stack
 def test_multi_label_tsv_with_80_classes(shapes, tmp_path):
     rng = np.random.default_rng(0)
     names = [f"thing {number:02}" for number in range(80)]

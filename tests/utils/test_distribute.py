@@ -114,7 +114,9 @@ def test_xla_gives_the_same_weights(replicas, one_replica):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("mixed_bfloat16", marks=slow_on_one_stack), "mixed_float16"]
+)
 def test_mixed_precision_trains_on_two_replicas(precision, one_replica):
     mixed = train_steps(2, precision=precision, optimizer__name="sgd")
     full = one_replica("sgd")

@@ -99,7 +99,7 @@ def plain_recipe(shapes):
     config = small_recipe(shapes)
     config.model.dropout = 0.0
     config.model.synchronized_batch_norm = True
-    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.05
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.01
     config.optimizer.clip_norm = 1.0
     config.train.epochs = STEPS // 3
     config.train.log_every = 1

@@ -125,11 +125,10 @@ def make_table() -> str:
 
 
 def _family_names(line: Line) -> str:
-    names = [_NAMES[family] for family in line.families if family not in CNNS]
-    if set(CNNS) <= set(line.families):
-        names.insert(0, "CNNs")
-    else:
-        names = [_NAMES[family] for family in line.families]
+    families, names = line.families, []
+    if set(CNNS) <= set(families):
+        families, names = [family for family in families if family not in CNNS], ["CNNs"]
+    names += [_NAMES[family] for family in families]
     text = "all" if line.families == FAMILIES else ", ".join(names)
     return text + {None: "", "noah": " with NOAH", "gap": " without NOAH"}[line.head]
 

@@ -46,7 +46,7 @@ class SeedRecord:
             yield
 
 
-# What a thread's seeds go through: a function of the function that draws one.
+# A thread's seeds go through this function, which takes the function that draws a seed.
 _filter: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("seeds", default=None)
 
 

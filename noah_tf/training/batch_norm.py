@@ -1,6 +1,8 @@
 """Which examples share the statistics of BatchNorm in training: groups, or all replicas."""
 
+import contextlib
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +16,25 @@ def batch_norm_layers(model: tf.keras.Model) -> list[Any]:
 def is_batch_norm(layer: Any) -> bool:
     """Returns whether a layer normalizes by the statistics of a batch."""
     return isinstance(layer, tf.keras.layers.BatchNormalization)
+
+
+@contextlib.contextmanager
+def momentum_set_to(value: float, layers: Sequence[Any]) -> Iterator[None]:
+    """Changes how BatchNorm layers update their moving averages, and restores it afterwards.
+
+    Args:
+        value: the momentum meanwhile. With 1 the moving averages stay as they are, and with 0 they
+            become the statistics of the last batch.
+        layers: the BatchNorm layers.
+    """
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = value
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 def normalize_in_groups(model: tf.keras.Model, num_groups: int) -> None:
@@ -67,10 +88,6 @@ def _call_in_groups(
         return call(inputs, training=training, **options)
     first, *others = tf.split(inputs, num_groups)
     outputs = [call(first, training=True)]
-    momentum = layer.momentum
-    layer.momentum = 1.0  # The moving averages stay as they are.
-    try:
+    with momentum_set_to(1.0, [layer]):
         outputs += [call(group, training=True) for group in others]
-    finally:
-        layer.momentum = momentum
     return tf.concat(outputs, 0)

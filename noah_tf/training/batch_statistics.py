@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from noah_tf.datasets import Source, naming_corrupt_examples, train_batches
 from noah_tf.runs import Workdir
-from noah_tf.training.batch_norm import batch_norm_layers
+from noah_tf.training.batch_norm import batch_norm_layers, momentum_set_to
 from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.state import TrainState
 from noah_tf.utils import distribute
@@ -76,18 +76,14 @@ class BatchStatistics:
     def _batches(self) -> Any:
         return distribute.distribute_batches(self._plan.strategy, self._make_batches)
 
-    def layers(self) -> list[Any]:
-        """Returns the BatchNorm layers of the model, also those of nested models and layers."""
-        return batch_norm_layers(self._state.model)
-
     @contextlib.contextmanager
     def recomputed(self) -> Iterator[None]:
         """Within it, the model has the new statistics. Afterwards it is as it was before."""
-        layers = [layer for layer in self.layers() if layer.trainable]
+        model = self._state.model
+        layers = [layer for layer in batch_norm_layers(model) if layer.trainable]
         if not layers:
             yield
             return
-        model = self._state.model
         saved = self._copies([*self._state.statistics, *random_state_variables(model)])
         try:
             means, variances = self._statistics(layers)
@@ -139,7 +135,7 @@ class BatchStatistics:
         strategy, model = self._plan.strategy, self._state.model
 
         def replica_moments(images: tf.Tensor) -> list[tf.Tensor]:
-            with _without_memory(layers):
+            with momentum_set_to(0.0, layers):
                 model(self._plan.normalize(images), training=True)
             # The squares of float32 means would swallow small variances.
             means = [_float64(layer.moving_mean) for layer in layers]
@@ -175,16 +171,3 @@ def recomputes(plan: TrainingPlan, total_steps: int, workdir: Workdir) -> bool:
 
 def _float64(weight: Any) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(raw_variable(weight)), tf.float64)
-
-
-@contextlib.contextmanager
-def _without_memory(layers: Sequence[Any]) -> Iterator[None]:
-    """Within it, the moving averages of BatchNorm layers become the values of the last batch."""
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum

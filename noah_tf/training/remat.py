@@ -3,17 +3,16 @@ their activations.
 """
 
 import collections
-import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from noah_tf.head import SeedRecord
 from noah_tf.models import Node, nodes_in_order
-from noah_tf.training.batch_norm import is_batch_norm
+from noah_tf.training.batch_norm import is_batch_norm, momentum_set_to
 
 # The paper's architectures name their layers as the reference's modules: "layer1.0.conv2" and
 # "blocks.11.mlp.fc1" belong to the blocks "layer1.0" and "blocks.11".
@@ -112,9 +111,7 @@ class _Block(_Calls):
         tensors = dict.fromkeys(id(tensor) for node in nodes for tensor in node.inputs)
         self.inputs = [tensor for tensor in tensors if tensor not in inner]
         self.outputs = outputs
-        self.momenta = [
-            (node.layer, node.layer.momentum) for node in nodes if is_batch_norm(node.layer)
-        ]
+        self.norms = [node.layer for node in nodes if is_batch_norm(node.layer)]
 
     def __call__(self, values: dict[int, Any]) -> None:
         """Adds the results of the block to `values`."""
@@ -127,28 +124,12 @@ class _Block(_Calls):
                 with seeds.recorded():
                     super(_Block, self).__call__(inner)
             else:
-                with seeds.replayed(), _without_updates(self.momenta):
+                with seeds.replayed(), momentum_set_to(1.0, self.norms):
                     super(_Block, self).__call__(inner)
             return [inner[output] for output in self.outputs]
 
         results = tf.recompute_grad(compute)(*(values[tensor] for tensor in self.inputs))
         values.update(zip(self.outputs, results, strict=True))
-
-
-@contextlib.contextmanager
-def _without_updates(momenta: Sequence[tuple[Any, float]]) -> Iterator[None]:
-    """Keeps the moving averages of BatchNorm layers as they are.
-
-    Args:
-        momenta: the layers and their momenta.
-    """
-    for layer, _ in momenta:
-        layer.momentum = 1.0
-    try:
-        yield
-    finally:
-        for layer, momentum in momenta:
-            layer.momentum = momentum
 
 
 def _name_of_block(node: Node) -> str | None:

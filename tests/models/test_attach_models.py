@@ -42,7 +42,7 @@ LARGE = re.compile(
 QUICK = ("MobileNetV2",)
 
 
-# Of the others, CI trains one with each kind of layers that a library defines itself.
+# CI also trains one model with each kind of layers that a library defines itself.
 TRAINED = (
     "EfficientNetB0",
     "MobileNetV3SmallBackbone",

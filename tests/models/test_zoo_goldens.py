@@ -20,8 +20,8 @@ TOLERANCE = 1e-4
 HEAVY = ("_base_", "_b16_", "resnet101", "resnet152")
 # Models with large graphs, and the same networks with other epsilons.
 SLOW = (*HEAVY, "gmlp", "epsprobe")
-# Of those that only the code has: the modules' numbers in one, and blocks per stage in the other,
-# differ from the paper's models of the family.
+# Two of the architectures that only the code has: the modules' numbers of the first, and the blocks
+# per stage of the second, differ from the paper's models of the family.
 NOT_EXHAUSTIVE = ("mobilenetv3_large", "noah_mobilenetv3_large", "noah_pvt_small")
 
 

@@ -108,7 +108,7 @@ def test_negatives_below_the_margin_have_no_gradient():
 
 
 def test_threshold_makes_the_classes_of_a_mixed_image_present():
-    """As timm's BinaryCrossEntropy with `target_threshold`: above it, and not at it."""
+    """A class counts above the threshold, and not at it, as in timm's BinaryCrossEntropy."""
     shares = np.float32([[0.0, 0.2, 0.2001, 0.6], [0.95, 0.05, 0.0, 0.0]])
     present = np.float32([[0, 0, 1, 1], [1, 0, 0, 0]])
     logits = tf.constant(LOGITS[:2, :4])

@@ -15,14 +15,13 @@ import tensorflow as tf
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import replacing_corrupt
 from noah_tf.datasets.epochs import fetch_from_memory, training_examples
-from noah_tf.datasets.mixing import mixing
 from noah_tf.datasets.source import Source, file_names, host_range
 from noah_tf.images import Preprocessing, TrainTransform, to_uint8
 from noah_tf.utils.seeds import derived_seed
 from noah_tf.utils.validation import check_positive_int
 
 # (seed, epoch) is used for several purposes, and each has random numbers of its own.
-_PIXELS = 1  # 0 in epochs.py, 2 in mixing.py
+_PIXELS = 1  # 0 in epochs.py
 
 
 def train_batches(
@@ -53,9 +52,9 @@ def train_batches(
 
     Args:
         source: the training examples.
-        transform: from an encoded photo to pixels, and the mixing of batches. The pixels are a
-            function of (seed, epoch, example, copy), the mixing of (seed, epoch, host, step), or
-            of (seed, epoch, step, group) with `mix_group`.
+        transform: from an encoded photo to pixels. The pixels and the seeds are functions of (seed,
+            epoch, example, copy). Normalization, erasing and mixing are left to the device, see
+            `TrainTransform.on_device`.
         options: batch size, caching, and handling of corrupt photos. Examples that do not fill a
             batch are dropped, and each epoch drops others; or they make a smaller batch, see
             `BatchOptions.last_batch_multiple`.
@@ -68,25 +67,25 @@ def train_batches(
             `Source.examples`).
         shard: (index, count) of the host: `input_pipeline_id` and `num_input_pipelines` of a
             `tf.distribute.InputContext`.
-        replicas: number of replicas of the host. Its share of a batch is mixed as a whole, and then
-            split into one batch per replica, in the order that
-            `distribute_datasets_from_function` expects.
+        replicas: number of replicas of the host. Its share of a batch is split into one batch per
+            replica, in the order that `distribute_datasets_from_function` expects.
         balanced: whether every class is drawn equally often, see `order.balanced_order`.
 
     Returns:
-        A `tf.data.Dataset` of (images, targets, weights). images: float32 (B, H, W, 3). targets:
-        int32 (B,), or float32 (B, num_classes) if the source is multi-label or the batches are
-        mixed. weights: float32 (B,), 0 for the substitutes of corrupt photos and 1 for all others.
-        B is batch_size / hosts / replicas.
+        A `tf.data.Dataset` of (images, labels, seeds, weights). images: uint8 (B, H, W, 3). labels:
+        int32 (B,), or float32 (B, num_classes) if the source is multi-label. seeds: int64 (B, 2),
+        from which the images were made. weights: float32 (B,), 0 for the substitutes of corrupt
+        photos and 1 for all others. B is batch_size / hosts / replicas.
 
     Raises:
         ValueError: an argument is out of its range.
 
     Example:
         transform = TrainTransform(Preprocessing(64))
-        for images, targets, weights in train_batches(
+        for images, labels, seeds, weights in train_batches(
             source, transform, BatchOptions(128), seed=0, epoch=0, num_epochs=90
         ):
+            images, targets = transform.on_device(images, labels, seeds, source.num_classes)
             ...
 
         strategy.distribute_datasets_from_function(
@@ -121,14 +120,12 @@ def train_batches(
     def transform_example(example):
         # Each example and copy has its own number, so that no hashing is needed.
         number = example["index"] + example["copy"] * source.num_examples
-        pixel_seed = pixel_seeds[example["epoch"] - epoch]
-        image = transform_photo(example["image"], tf.stack([pixel_seed, number]))
-        return image, _label(example)
+        photo_seed = tf.stack([pixel_seeds[example["epoch"] - epoch], number])
+        return transform_photo(example["image"], photo_seed), _label(example), photo_seed
 
     dataset, load = training_examples(
         source, options, transform.repeats, seed, epochs, skip_batches, shard, balanced
     )
-    mixes = transform.augmentation.mixes
     if options.last_batch_multiple:
         _check_last_batch(transform, options)
     if options.on_corrupt == "skip":
@@ -136,15 +133,10 @@ def train_batches(
         dataset = replacing_corrupt(_map(dataset, load), transform_example, host_batch)
     else:
         dataset = _map(dataset, lambda *element: (*transform_example(load(*element)), 1.0))
-        parts = 1 if mixes else replicas
         dataset = _batch_epochs(
-            dataset, host_batch // parts, parts, options, source.num_examples, skip_batches
+            dataset, host_batch // replicas, replicas, options, source.num_examples, skip_batches
         )
-    if mixes:
-        steps = options.steps_per_epoch(source.num_examples)
-        mix = mixing(source, transform.augmentation, seed, epochs, steps, host_batch, shard)
-        dataset = _map(dataset.enumerate(skip_batches), mix)
-    if replicas > 1 and (mixes or options.on_corrupt == "skip"):
+    if replicas > 1 and options.on_corrupt == "skip":
         dataset = dataset.rebatch(host_batch // replicas, drop_remainder=True)
     return _with_runtime_options(dataset, options, replicas)
 

@@ -13,22 +13,19 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.images import pil_ops
+from noah_tf.images.erasing import ERASING_MODES, random_erasing
 from noah_tf.images.mixing import mix_batch
 from noah_tf.images.pil_ops import to_uint8
 from noah_tf.images.rand_augment import INTERPOLATIONS, RandAugment
-from noah_tf.utils.seeds import fold_in, uniform
+from noah_tf.utils.seeds import uniform
 from noah_tf.utils.validation import (
     check_bounded,
     check_choice,
     check_positive_int,
-    check_range,
     is_number,
 )
 
-ERASING_MODES = ("pixel", "const")
-_ERASING_TRIES = 10
-# The purposes of random numbers, see `seeds.fold_in`.
-_JITTER, _ERASE, _NOISE = 0x4A495454, 0x45524153, 0x4E4F4953
+_JITTER = 0x4A495454  # the purpose of the random numbers, see `seeds.fold_in`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +45,9 @@ class Augmentation:
         cutmix: alpha of CutMix; 0 turns it off.
         mix_probability: the share of batches that are mixed.
         mix_switch: the share of mixed batches that use CutMix, if both are on.
-        mix_group: the batch is mixed in groups of so many consecutive examples, each of which has
-            draws of its own; None for one group. The groups of a batch are the same on any number
-            of hosts, if its examples are.
+        mix_group: a replica's share of a batch is mixed in groups of so many consecutive examples,
+            each of which has draws of its own; None for one group. If it divides the shares, the
+            groups of a batch are the same on any number of replicas.
 
     Raises:
         ValueError: an option is out of its range.
@@ -58,8 +55,8 @@ class Augmentation:
     Example:
         augmentation = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, mixup=0.8)
         image = augmentation.image(crop, seed, fill=(124, 116, 104))
-        image = augmentation.erase(preprocessing.normalize(image), seed)
-        images, targets = augmentation.mix(images, targets, batch_seed)
+        images = augmentation.erase(preprocessing.normalize(images), seeds)
+        images, targets = augmentation.mix(images, targets, seeds)
     """
 
     color_jitter: Any = None
@@ -100,7 +97,7 @@ class Augmentation:
             fill: three numbers 0..255, the color outside the photo: the mean times 255.
 
         Returns:
-            float32 (H, W, 3), whole numbers 0..255; `image` itself if both are off.
+            uint8 (H, W, 3); `image` itself if both are off.
         """
         if self.color_jitter is not None:
             image = color_jitter(image, seed, *self.color_jitter)
@@ -108,11 +105,11 @@ class Augmentation:
             image = RandAugment.parse(self.rand_augment)(image, seed, fill, self.interpolation)
         return image
 
-    def erase(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Applies `random_erasing` to a normalized image (H, W, C), if it is on."""
+    def erase(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Applies `random_erasing` to normalized images (B, H, W, C), if it is on."""
         if not self.erasing:
-            return image
-        return random_erasing(image, seed, self.erasing, self.erasing_mode)
+            return images
+        return random_erasing(images, seeds, self.erasing, self.erasing_mode)
 
     @property
     def mixes(self) -> bool:
@@ -120,15 +117,35 @@ class Augmentation:
         return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
 
     def mix(
-        self, images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+        self, images: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Applies `mix_batch` with these options to a batch, if mixup or CutMix is on."""
+        """Applies `mix_batch` to each group of a batch, if mixup or CutMix is on.
+
+        Args:
+            images: float (B, H, W, C).
+            targets: float (B, M).
+            seeds: int (B, 2), a seed for each example. The draws of a group are a function of the
+                seed of its first example.
+
+        Returns:
+            (images, targets) of the same shapes and types.
+        """
         if not self.mixes:
             return images, targets
+        size = images.shape[0]
+        if self.mix_group is None or size <= self.mix_group:
+            return self._mix_group(images, targets, seeds)
+        sizes = [min(self.mix_group, size - start) for start in range(0, size, self.mix_group)]
+        groups = zip(*(tf.split(value, sizes) for value in (images, targets, seeds)), strict=True)
+        mixed = zip(*(self._mix_group(*group) for group in groups), strict=True)
+        mixed_images, mixed_targets = (tf.concat(parts, 0) for parts in mixed)
+        return mixed_images, mixed_targets
+
+    def _mix_group(self, images, targets, seeds):
         return mix_batch(
             images,
             targets,
-            seed,
+            seeds[0],
             mixup=self.mixup,
             cutmix=self.cutmix,
             probability=self.mix_probability,
@@ -158,7 +175,7 @@ def color_jitter(
         hue: h draws the rotation uniformly from -h to h, as a share of the circle; at most 0.5.
 
     Returns:
-        float32 (H, W, 3), whole numbers 0..255; `image` itself if all amounts are 0.
+        uint8 (H, W, 3); `image` itself if all amounts are 0.
 
     Raises:
         ValueError: an amount is out of its range.
@@ -179,7 +196,7 @@ def color_jitter(
     draws = uniform(seed, _JITTER, [2, len(options)])
 
     def make_change(operation, low, high, draw):
-        return lambda pixels: operation(pixels, low + draw * (high - low))
+        return lambda pixels: pil_ops.compiled(operation)(pixels, low + draw * (high - low))
 
     changes = []
     for draw, (name, (amount, operation)) in zip(
@@ -192,63 +209,7 @@ def color_jitter(
     pixels = to_uint8(image)
     for i in range(len(changes)):
         pixels = _apply_one(changes, order[i], pixels)
-    return tf.cast(pixels, tf.float32)
-
-
-def random_erasing(
-    image: tf.Tensor,
-    seed: tf.Tensor,
-    probability: float,
-    mode: str = "pixel",
-    area: tuple[float, float] = (0.02, 1 / 3),
-    ratio: tuple[float, float] = (0.3, 1 / 0.3),
-) -> tf.Tensor:
-    """Replaces a random rectangle of a normalized image.
-
-    This is Random Erasing (arXiv 1708.04896) as in timm: it draws up to ten rectangles, and uses
-    the first that is smaller than the image in both directions. If none is, the image is unchanged.
-
-    Args:
-        image: float (H, W, C), normalized.
-        seed: int (2,); the result is a function of it.
-        probability: the probability of erasing.
-        mode: "pixel" fills the rectangle with independent normal noise, "const" with 0.
-        area: the rectangle's share of the image, (smallest, largest), drawn uniformly.
-        ratio: its height / width, (smallest, largest), drawn log-uniformly.
-
-    Returns:
-        A tensor of the shape and type of `image`.
-
-    Raises:
-        ValueError: an option is out of its range.
-
-    Example:
-        image = random_erasing(preprocessing.normalize(image), (0, 1), 0.25)
-    """
-    check_bounded("probability", probability, 1)
-    check_choice("mode", mode, ERASING_MODES)
-    check_range("area", area, 1)
-    check_range("ratio", ratio)
-    image = tf.convert_to_tensor(image)
-    draws = uniform(seed, _ERASE, [4 * _ERASING_TRIES + 1])
-    size = tf.shape(image)[:2]
-    fits, top_left, sides = _rectangle(size, tf.reshape(draws[1:], [4, -1]), area, ratio)
-
-    def erase():
-        top, left = top_left[0], top_left[1]
-        bottom, right = top + sides[0], left + sides[1]
-        shape = tf.concat([sides, tf.shape(image)[2:]], 0)
-        if mode == "pixel":
-            # Drawing noise is the expensive part, so only the rectangle gets it.
-            noise_seed = fold_in(seed, _NOISE)
-            patch = tf.random.stateless_normal(shape, noise_seed, dtype=image.dtype, alg="philox")
-        else:
-            patch = tf.zeros(shape, image.dtype)
-        band = tf.concat([image[top:bottom, :left], patch, image[top:bottom, right:]], 1)
-        return tf.concat([image[:top], band, image[bottom:]], 0)
-
-    result = tf.cond((draws[0] < probability) & fits, erase, lambda: image)
-    return tf.ensure_shape(result, image.shape)
+    return pixels
 
 
 def _rotate_hue(image, rotation):
@@ -260,30 +221,6 @@ def _apply_one(functions, index, value):
     """Returns functions[index](value), which has the shape of `value`."""
     branches = [lambda f=f: tf.ensure_shape(f(value), value.shape) for f in functions]
     return tf.switch_case(index, branches) if len(branches) > 1 else branches[0]()
-
-
-def _rectangle(size, draws, area, ratio):
-    """Returns the first of several random rectangles that is smaller than the image.
-
-    Args:
-        size: int (2,), the image's height and width.
-        draws: float64 (4, T), uniform numbers for area, ratio, top and left of T rectangles.
-        area: smallest and largest share of the image.
-        ratio: smallest and largest height / width.
-
-    Returns:
-        Whether there is one (bool), its (top, left), and its (height, width), int32.
-    """
-    image_size = tf.cast(size, tf.float64)
-    share = image_size[0] * image_size[1] * (area[0] + draws[0] * (area[1] - area[0]))
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    shape = tf.exp(low + draws[1] * (high - low))
-    sides = tf.round(tf.sqrt(tf.stack([share * shape, share / shape])))  # (2, T)
-    fits = tf.reduce_all(sides < image_size[:, None], 0)
-    first = tf.argmax(fits)  # 0 if none fits
-    chosen = sides[:, first]
-    top_left = tf.floor(draws[2:, first] * (image_size - chosen + 1))
-    return fits[first], tf.cast(top_left, tf.int32), tf.cast(chosen, tf.int32)
 
 
 def _jitter_amounts(value):

@@ -131,7 +131,7 @@ class RandAugment:
                 translation, or "random", which draws one of them for each operation.
 
         Returns:
-            float32 (H, W, 3), whole numbers 0..255.
+            uint8 (H, W, 3).
 
         Raises:
             ValueError: the interpolation is unknown.
@@ -149,7 +149,7 @@ class RandAugment:
                 fill,
                 bicubic[i] if interpolation == "random" else interpolation == "bicubic",
             )
-        return tf.cast(pixels, tf.float32)
+        return pixels
 
     @property
     def op_names(self) -> tuple[str, ...]:
@@ -180,14 +180,22 @@ class RandAugment:
         """Applies operation number `branch` - 1 and no other; branch 0 changes nothing."""
 
         def make_branch(name, strength):
-            operation = _OPERATIONS[name]
+            operation = pil_ops.compiled(_OPERATIONS[name])
 
             def apply():
                 share = magnitude / _FULL_MAGNITUDE
                 arguments = () if strength is None else (strength(share, sign),)
-                if operation in _GEOMETRIC:
-                    arguments += (fill, bicubic)
-                return tf.ensure_shape(operation(pixels, *arguments), pixels.shape)
+                if _OPERATIONS[name] not in _GEOMETRIC:
+                    return tf.ensure_shape(operation(pixels, *arguments), pixels.shape)
+
+                def move(bicubic):
+                    return tf.ensure_shape(
+                        operation(pixels, *arguments, fill, bicubic), pixels.shape
+                    )
+
+                if isinstance(bicubic, bool):
+                    return move(bicubic)
+                return tf.cond(bicubic, lambda: move(True), lambda: move(False))
 
             return apply
 

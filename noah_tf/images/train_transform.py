@@ -1,4 +1,4 @@
-"""From an encoded photo and a seed to the pixels that the model is trained on."""
+"""From encoded photos and seeds to the batches that the model is trained on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _CROP_KEYS = tuple(field.name for field in dataclasses.fields(RandomCrop))
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Crops, augments and normalizes a training photo; a function of the photo and a seed.
+    """Crops, augments and normalizes training photos, as a function of the photos and their seeds.
+
+    The input pipeline calls the object for each photo. Its results are bytes, and the device does
+    the rest on whole batches, see `on_device`.
 
     Attributes:
         preprocessing: size, interpolation and normalization of the images.
@@ -31,28 +34,24 @@ class TrainTransform:
         augmentation: what follows the crop, and the mixing of batches.
         repeats: number of copies of an example in a batch, each with other pixels (repeated
             augmentation, arXiv 1902.05509).
-        normalize: whether to normalize the images. If False, the accelerator has to do it, which
-            takes work off the CPU. Random erasing needs normalized images.
 
     Raises:
-        ValueError: an option is out of its range, or erasing is on and `normalize` is off.
+        ValueError: an option is out of its range.
 
     Example:
         transform = TrainTransform(Preprocessing(224), RandomCrop(crop_scale=(0.2, 1.0)))
-        image = transform(image_bytes, seed=(0, 1))  # float32 (224, 224, 3)
+        image = transform(image_bytes, seed=(0, 1))  # uint8 (224, 224, 3)
+        images, targets = transform.on_device(images, labels, seeds, num_classes=1000)
     """
 
     preprocessing: Preprocessing
     crop: RandomCrop = RandomCrop()
     augmentation: Augmentation = Augmentation()
     repeats: int = 1
-    normalize: bool = True
 
     def __post_init__(self) -> None:
         """Checks the options."""
         check_positive_int("repeats", self.repeats)
-        if self.augmentation.erasing and not self.normalize:
-            raise ValueError("Random erasing needs normalized images: use normalize=True.")
         for name in ("color_jitter", "rand_augment"):
             value = getattr(self.augmentation, name)
             if value is not None and self.preprocessing.crop_shape[-1] == 4:
@@ -63,7 +62,7 @@ class TrainTransform:
 
     @classmethod
     def from_config(
-        cls, section: Mapping[str, Any], preprocessing: Preprocessing, normalize: bool = True
+        cls, section: Mapping[str, Any], preprocessing: Preprocessing
     ) -> TrainTransform:
         """Builds the transform of a recipe's `augment` section.
 
@@ -71,7 +70,6 @@ class TrainTransform:
             section: mapping with any fields of `RandomCrop` and `Augmentation`, and `repeats`.
                 Missing keys keep their defaults.
             preprocessing: the recipe's `Preprocessing`.
-            normalize: see the class.
 
         Raises:
             ValueError: a key is unknown or a value out of its range; the message names
@@ -96,7 +94,7 @@ class TrainTransform:
                 interpolation=preprocessing.interpolation if same else crop.crop_interpolation,
                 **{key: section[key] for key in _AUGMENTATION_KEYS if key in section},
             )
-            return cls(preprocessing, crop, augmentation, section.get("repeats", 1), normalize)
+            return cls(preprocessing, crop, augmentation, section.get("repeats", 1))
         except ValueError as error:
             raise ValueError(f"augment.{error}") from error
 
@@ -108,12 +106,28 @@ class TrainTransform:
             seed: int (2,); the view is a function of it.
 
         Returns:
-            float32, normalized and of the shape `preprocessing.input_shape`; or, if `normalize` is
-            off, values 0..255 and of the shape `preprocessing.crop_shape`.
+            uint8, of the shape `preprocessing.crop_shape`.
         """
         image = self.preprocessing.random_crop(image_bytes, seed, self.crop)
         fill = [255 * mean for mean in self.preprocessing.mean]
-        image = self.augmentation.image(image, seed, fill)
-        if not self.normalize:
-            return image
-        return self.augmentation.erase(self.preprocessing.normalize(image), seed)
+        return self.augmentation.image(image, seed, fill)
+
+    def on_device(
+        self, images: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor, num_classes: int
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Normalizes, erases and mixes a batch.
+
+        Args:
+            images: uint8 (B, H, W, C), results of the object itself.
+            targets: labels, int (B,); or the classes of each image, float (B, num_classes).
+            seeds: int (B, 2), the seed of each image.
+            num_classes: number of classes.
+
+        Returns:
+            images: float32, normalized, of the shape (B, *`preprocessing.input_shape`).
+            targets: as they are, or float32 (B, num_classes) if mixup or CutMix is on.
+        """
+        images = self.augmentation.erase(self.preprocessing.normalize(images), seeds)
+        if self.augmentation.mixes and not targets.dtype.is_floating:
+            targets = tf.one_hot(targets, num_classes)
+        return self.augmentation.mix(images, targets, seeds)

@@ -114,8 +114,8 @@ class BatchStatistics:
             )
         moments = []
         with naming_corrupt_examples(self._source, self._plan.preprocessing.decode):
-            for images, _, _ in self._batches:
-                moments.append([value.numpy() for value in self._moments[key](images)])
+            for batch in self._batches:
+                moments.append([value.numpy() for value in self._moments[key](batch)])
         if not moments:
             raise ValueError(
                 f"{self._source.name} has no whole batch to compute BatchNorm's statistics from: "
@@ -134,9 +134,13 @@ class BatchStatistics:
         """Returns a function from a distributed batch to the first two moments of each layer."""
         strategy, model = self._plan.strategy, self._state.model
 
-        def replica_moments(images: tf.Tensor) -> list[tf.Tensor]:
+        def replica_moments(
+            images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, _: tf.Tensor
+        ) -> list[tf.Tensor]:
+            num_classes = model.output_shape[-1]
+            images, _ = self._plan.transform.on_device(images, labels, seeds, num_classes)
             with momentum_set_to(0.0, layers):
-                model(self._plan.normalize(images), training=True)
+                model(images, training=True)
             # The squares of float32 means would swallow small variances.
             means = [_float64(layer.moving_mean) for layer in layers]
             variances = [_float64(layer.moving_variance) for layer in layers]
@@ -144,8 +148,8 @@ class BatchStatistics:
             return [*means, *squares]
 
         @tf.function
-        def moments(images: Any) -> list[tf.Tensor]:
-            per_replica = strategy.run(replica_moments, args=(images,))
+        def moments(batch: Any) -> list[tf.Tensor]:
+            per_replica = strategy.run(replica_moments, args=batch)
             mean = tf.distribute.ReduceOp.MEAN
             return [strategy.reduce(mean, value, axis=None) for value in per_replica]
 

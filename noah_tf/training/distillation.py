@@ -99,18 +99,14 @@ class Teacher:
     binary: bool = False
     class_names: tuple[str, ...] | None = None
 
-    def logits(self, images: tf.Tensor, is_normalized: bool) -> tf.Tensor:
+    def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the teacher's logits (B, M) in float32, without a gradient.
 
         Args:
-            images: the images of a training batch.
-            is_normalized: whether they are normalized for the student, or have values 0..255.
+            images: the images of a training batch, normalized for the student.
         """
-        if is_normalized:
-            images = images * tf.constant(self.student.std) + tf.constant(self.student.mean)
-            images = (images - self.preprocessing.mean) / tf.constant(self.preprocessing.std)
-        else:
-            images = self.preprocessing.normalize(images)
+        images = images * tf.constant(self.student.std) + tf.constant(self.student.mean)
+        images = (images - self.preprocessing.mean) / tf.constant(self.preprocessing.std)
         return tf.stop_gradient(tf.cast(self.model(images, training=False), tf.float32))
 
     def losses(self, teacher_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -140,10 +140,6 @@ class TrainingPlan:
         """The preprocessing of training, evaluation and export."""
         return self.transform.preprocessing
 
-    def normalize(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the images of a training batch as the model takes them."""
-        return images if self.transform.normalize else self.preprocessing.normalize(images)
-
     @property
     def num_batch_norm_groups(self) -> int:
         """Number of groups in which a replica normalizes its share of a batch."""
@@ -187,10 +183,7 @@ def _check_seed(seed: int) -> None:
 
 def _transform(config: ml_collections.ConfigDict) -> TrainTransform:
     preprocessing = Preprocessing.from_dict(config.preprocess.to_dict())
-    # The train step normalizes the images, except that erasing needs normalized ones.
-    return TrainTransform.from_config(
-        config.augment.to_dict(), preprocessing, normalize=bool(config.augment.erasing)
-    )
+    return TrainTransform.from_config(config.augment.to_dict(), preprocessing)
 
 
 def _batch_options(

@@ -57,6 +57,12 @@ def combination_problems(config: ml_collections.ConfigDict, replicas: int) -> It
             f"model.batch_norm_group={group} does not divide the {part} examples that a replica "
             "normalizes at once: change train.batch_size, or set the group to None"
         )
+    group, share = config.augment.mix_group, train.batch_size // replicas
+    if group is not None and not problem and share % group:
+        yield (
+            f"augment.mix_group={group} does not divide the {share} examples of a replica's share "
+            "of a batch: change train.batch_size, or set the group to None"
+        )
     if train.loss == "sparse_categorical_crossentropy":
         if config.augment.mixup or config.augment.cutmix:
             yield (

@@ -26,14 +26,13 @@ def make_train_step(
             `TrainState.freeze_until_start`.
 
     Returns:
-        A function of one distributed batch (images, targets, weights) of
-        `TrainingPlan.train_batches`. It returns `SUMS` as a float32 tensor (5,).
+        A function of one distributed batch of `TrainingPlan.train_batches`. It returns `SUMS` as a
+        float32 tensor (5,).
     """
     accumulate = plan.train.accumulate
     shares = plan.strategy.num_replicas_in_sync * accumulate
     model, optimizer, teacher = state.model, state.optimizer, state.teacher
     forward = state.forward or model
-    is_normalized = plan.transform.normalize
     trained = [state.variables[index] for index in trained_indices]
     top_k = min(5, model.output_shape[-1])
 
@@ -41,11 +40,11 @@ def make_train_step(
         images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
     ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            logits = forward(plan.normalize(images), training=True)
+            logits = forward(images, training=True)
             losses = loss(targets, logits)
             if teacher is not None:
                 share = plan.distillation.distillation_weight
-                taught = teacher.losses(teacher.logits(images, is_normalized), logits)
+                taught = teacher.losses(teacher.logits(images), logits)
                 losses = (1 - share) * losses + share * taught
             losses = weights * losses
             # The gradients are summed over the replicas and over the parts of their batches. So
@@ -67,7 +66,10 @@ def make_train_step(
     if plan.config.jit_compile:
         sums_and_gradients = tf.function(sums_and_gradients, jit_compile=True)
 
-    def replica_step(*batch: tf.Tensor) -> tf.Tensor:
+    def replica_step(
+        images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, weights: tf.Tensor
+    ) -> tf.Tensor:
+        batch = *plan.transform.on_device(images, labels, seeds, model.output_shape[-1]), weights
         sums, *gradients = _sum_over_parts(sums_and_gradients, batch, accumulate)
         distribute.synchronize_statistics(state.statistics)
         by_index = dict(zip(trained_indices, gradients, strict=True))

@@ -8,7 +8,6 @@ from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.corrupt import corrupt_examples, naming_corrupt_examples
 from noah_tf.datasets.pipeline import eval_batches
 from noah_tf.datasets.registry import open_source
-from noah_tf.images.augmentation import Augmentation
 from noah_tf.images.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.one_stack
@@ -95,19 +94,22 @@ def test_good_examples_replace_corrupt_ones(open_source_with):
     whole = batches(open_source_with())
     source = open_source_with(CORRUPT)
     results = batches(source)
-    assert sum((weights == 0).sum() for _, _, weights in results) == len(CORRUPT)
-    for (images, labels, weights), (all_images, all_labels, _) in zip(results, whole, strict=True):
+    assert sum((weights == 0).sum() for *_, weights in results) == len(CORRUPT)
+    for (images, labels, seeds, weights), (all_images, all_labels, all_seeds, _) in zip(
+        results, whole, strict=True
+    ):
         np.testing.assert_array_equal(weights == 0, np.isin(all_labels, CORRUPT))
         good = weights > 0
         np.testing.assert_array_equal(images[good], all_images[good])
         np.testing.assert_array_equal(labels[good], all_labels[good])
+        np.testing.assert_array_equal(seeds[good], all_seeds[good])
         # The substitute is a good example of the batch, with its own label.
         for image, label in zip(images[~good], labels[~good], strict=True):
             assert image.tobytes() == all_images[list(all_labels).index(label)].tobytes()
             assert label in labels[good]
-    later = batches(source, skip_batches=2, replicas=2, augmentation=Augmentation(mixup=0.5))
+    later = batches(source, skip_batches=2, replicas=2)
     assert [len(batch[0]) for batch in later] == [4, 4]
-    np.testing.assert_array_equal(np.concatenate([w for _, _, w in later]), results[2][2])
+    np.testing.assert_array_equal(np.concatenate([w for *_, w in later]), results[2][3])
 
 
 def test_corrupt_photos_are_masked_in_evaluation(open_source_with):

@@ -21,9 +21,7 @@ PLAIN = {"crop_scale": None, "flip": False}
 EVERYTHING = {
     "crop_interpolation": "random",
     "pad": 1,
-    "augmentation": Augmentation(
-        color_jitter=0.4, rand_augment="rand-m9-n1-mstd0.5", erasing=0.5, mixup=0.8, cutmix=1.0
-    ),
+    "augmentation": Augmentation(color_jitter=0.4, rand_augment="rand-m9-n1-mstd0.5"),
 }
 
 
@@ -75,7 +73,7 @@ def test_hosts_share_the_batches_of_one_host(fetched, repeats, cache):
     for number, batch in enumerate(whole):
         parts = [host[number] for host in hosts]
         assert {len(part[0]) for part in parts} == {5}
-        for part in range(3):
+        for part in range(4):
             np.testing.assert_array_equal(np.concatenate([p[part] for p in parts]), batch[part])
 
 
@@ -132,8 +130,9 @@ def test_all_hosts_evaluate_the_same_number_of_batches():
 def test_repeats_are_blocks_of_the_same_examples(source, repeats, distinct):
     whole = batches(source, repeats=repeats)
     assert len(whole) == 5, "an epoch has the same number of steps"
-    for images, labels, _ in whole:
+    for images, labels, seeds, _ in whole:
         assert len(set(labels)) == distinct
+        assert len({seed.tobytes() for seed in seeds}) == 20
         np.testing.assert_array_equal(labels, np.tile(labels[:distinct], repeats)[:20])
         assert len({image.tobytes() for image in images}) == 20, "each copy has its own pixels"
     seen = concat(whole)
@@ -162,57 +161,25 @@ def test_random_pixels_do_not_depend_on_the_start(source):
         assert_same(merged, whole[skipped:])
 
 
-def test_mixed_targets(fetched):
-    (images, targets, weights), *others = batches(fetched, **EVERYTHING)
-    assert (targets.shape, targets.dtype) == ((20, 100), np.float32)
-    np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
-    assert (targets.max(1) < 1).any() and images.dtype == np.float32 and weights.all()
-    assert any((targets != other[1]).any() for other in others)
-
-
-def test_hosts_mix_differently(fetched):
-    options = {"augmentation": Augmentation(mixup=1.0), **PLAIN}
-    shares = []
-    for index in range(2):
-        batch = batches(fetched, shard=(index, 2), **options)[0]
-        shares.append(np.sort(batch[1], 1)[:, -1].max())
-    assert shares[0] != shares[1]
-
-
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_groups_are_mixed_alike_on_any_number_of_hosts(fetched, hosts):
-    options = {"augmentation": Augmentation(mixup=1.0, mix_group=5), **PLAIN}
-    whole = batches(fetched, **options)
-    shares = [batches(fetched, shard=(index, hosts), **options) for index in range(hosts)]
-    joined = [
-        [np.concatenate(parts) for parts in zip(*step, strict=True)]
-        for step in zip(*shares, strict=True)
-    ]
-    assert_same(joined, whole)
-    # Each group of five has a share of its own.
-    assert len({round(float(rows[0].max()), 6) for rows in np.split(whole[0][1], 4)}) == 4
-
-
-def test_groups_must_divide_the_share_of_a_host(fetched):
-    options = {"augmentation": Augmentation(mixup=1.0, mix_group=10), **PLAIN}
-    with pytest.raises(ValueError, match="mix_group must divide the 5 examples .* got 10"):
-        batches(fetched, shard=(0, 4), **options)
-
-
-def test_multi_label_targets_are_mixed(tfds_dir):
-    from noah_tf.datasets.registry import open_source
-
-    source = open_source("digit_scenes/multi", "train", data_dir=tfds_dir)
-    mixed = batches(source, augmentation=Augmentation(cutmix=1.0))
-    assert mixed[0][1].shape == (20, 10)
-    assert ((concat(mixed) > 0) & (concat(mixed) < 1)).any()
+def test_seeds_are_those_of_the_example_and_the_epoch(fetched):
+    """Erasing and mixing on the device are functions of them."""
+    runs = [batches(fetched, epoch=epoch, **PLAIN) for epoch in range(2)]
+    numbers = {}
+    for epoch, whole in enumerate(runs):
+        assert len({int(seed[0]) for batch in whole for seed in batch[2]}) == 1
+        for _, labels, seeds, _ in whole:
+            numbers.update(
+                {(epoch, label): seed[1] for label, seed in zip(labels, seeds, strict=True)}
+            )
+    assert len(set(numbers.values())) == 100
+    assert all(numbers[0, label] == numbers[1, label] for label in range(100))
+    assert runs[0][0][2][0, 0] != runs[1][0][2][0, 0]
 
 
 TWO_REPLICAS = """
 import sys
 import numpy as np
 import tensorflow as tf
-from noah_tf.images.augmentation import Augmentation
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.pipeline import eval_batches, train_batches
 from noah_tf.datasets.registry import open_source
@@ -248,9 +215,9 @@ def train(transform, cache):
 def evaluate(**share):
     return eval_batches(source, preprocessing, BatchOptions(48, cache=True), **share)
 
-mixing = TrainTransform(preprocessing, augmentation=Augmentation(mixup=0.8), repeats=2)
+repeated = TrainTransform(preprocessing, repeats=2)
 compare(train(TrainTransform(preprocessing), cache=False), 4)
-compare(train(mixing, cache=True), 4)
+compare(train(repeated, cache=True), 4)
 compare(evaluate, 5)
 """
 

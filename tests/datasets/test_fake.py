@@ -40,7 +40,7 @@ def test_deterministic(source):
 def test_large_epoch_starts_anywhere(source):
     steps = source.num_examples // 4
     options = {"epoch": 2, "skip_batches": steps - 1}
-    (images, labels, weights), *more = training_dataset(source, Preprocessing(16), 4, **options)
+    (images, labels, _, weights), *more = training_dataset(source, Preprocessing(16), 4, **options)
     assert images.shape == (4, 16, 16, 3) and not more and weights.numpy().all()
     assert labels.dtype == np.int32
 

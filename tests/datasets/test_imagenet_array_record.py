@@ -57,7 +57,7 @@ def batches(config, source, step, num_epochs=1):
     plan = TrainingPlan.from_config(config)
     assert plan.steps_per_epoch(source.num_examples) == STEPS
     made = plan.train_batches(source, step, num_epochs)()
-    return [(images.numpy(), labels.numpy()) for images, labels, _ in made]
+    return [(images.numpy(), labels.numpy()) for images, labels, *_ in made]
 
 
 def test_each_epoch_is_a_permutation(config, source):

@@ -57,7 +57,7 @@ def test_batches_with_balanced_sampling(unbalanced, cache):
         dataset = training_dataset(
             unbalanced, Preprocessing(16), 7, cache=cache, balanced=True, **options
         )
-        return [(images.numpy(), labels.numpy()) for images, labels, _ in dataset]
+        return [(images.numpy(), labels.numpy()) for images, labels, *_ in dataset]
 
     whole = batches()
     labels = np.concatenate([labels for _, labels in whole])

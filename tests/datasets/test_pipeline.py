@@ -21,7 +21,7 @@ CACHES = pytest.mark.parametrize("cache", [False, True], ids=["streamed", "cache
 def batches(source, size=32, **options):
     options = {"shuffle_buffer": 50, **options}
     results = []
-    for images, labels, weights in training_dataset(source, PREPROCESSING, size, **options):
+    for images, labels, _, weights in training_dataset(source, PREPROCESSING, size, **options):
         np.testing.assert_array_equal(weights, np.ones(len(images), np.float32))
         results.append((images.numpy(), labels.numpy()))
     return results
@@ -39,11 +39,19 @@ def image_set(results):
 
 
 @pytest.fixture(scope="module")
-def evaluated(scenes):
-    """The preprocessed images and the labels of all scenes, in natural order."""
+def cropped(scenes):
+    """The center crops and the labels of all scenes, in natural order."""
     examples = scenes.examples()
-    images = [PREPROCESSING.evaluation(decode(example["image"])).numpy() for example in examples]
-    return np.stack(images), np.array([int(example["label"]) for example in examples])
+    images = [PREPROCESSING.center_crop(decode(example["image"])) for example in examples]
+    labels = np.array([int(example["label"]) for example in examples])
+    return tf.cast(tf.stack(images), tf.uint8).numpy(), labels
+
+
+@pytest.fixture(scope="module")
+def evaluated(cropped):
+    """The preprocessed images and the labels of all scenes, in natural order."""
+    images, labels = cropped
+    return PREPROCESSING.normalize(images).numpy(), labels
 
 
 @CACHES
@@ -51,7 +59,7 @@ def test_shapes(scenes, cache):
     results = batches(scenes, cache=cache)
     assert len(results) == 6, "200 examples fill six batches of 32"
     images, labels = results[0]
-    assert (images.shape, images.dtype) == ((32, 64, 64, 3), np.float32)
+    assert (images.shape, images.dtype) == ((32, 64, 64, 3), np.uint8)
     assert (labels.shape, labels.dtype) == ((32,), np.int32)
 
 
@@ -62,16 +70,16 @@ def test_multi_label_shapes(tfds_dir):
 
 
 @CACHES
-def test_every_example_once(scenes, evaluated, cache):
+def test_every_example_once(scenes, cropped, cache):
     plain = {"crop_scale": None, "flip": False, "cache": cache}
     results = batches(scenes, size=10, **plain)
-    want = {image.tobytes() for image in evaluated[0]}
+    want = {image.tobytes() for image in cropped[0]}
     assert len(results) == 20 and image_set(results) == want and len(want) == 200
 
 
 @CACHES
-def test_labels_stay_with_their_images(scenes, evaluated, cache):
-    label_of = {image.tobytes(): label for image, label in zip(*evaluated, strict=True)}
+def test_labels_stay_with_their_images(scenes, cropped, cache):
+    label_of = {image.tobytes(): label for image, label in zip(*cropped, strict=True)}
     for images, labels in batches(scenes, crop_scale=None, flip=False, cache=cache):
         assert [label_of[image.tobytes()] for image in images] == labels.tolist()
 
@@ -126,28 +134,19 @@ class Counted(Preprocessing):
         return super().evaluation(*args)
 
 
-class CountedMix(Augmentation):
-    traced = []
-
-    def mix(self, *args):
-        self.traced.append("mix")
-        return super().mix(*args)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("on_corrupt", "size"), [("error", 16), ("skip", 17)])
 def test_graphs_are_traced_once_for_all_epochs(scenes, on_corrupt, size):
-    preprocessing, augmentation = Counted(size), CountedMix(mixup=size)
-    options = {"crop_scale": [0.3, 0.7], "augmentation": augmentation, "on_corrupt": on_corrupt}
+    preprocessing = Counted(size)
+    options = {"crop_scale": [0.3, 0.7], "on_corrupt": on_corrupt}
     Counted.traced.clear()
-    CountedMix.traced.clear()
     first = []
     for epoch in range(2):
         made = training_dataset(scenes, preprocessing, 20, epoch=epoch, **options)
         first.append(next(iter(made))[0].numpy())
         batch_options = BatchOptions(20, on_corrupt=on_corrupt)
         next(iter(eval_batches(scenes, preprocessing, batch_options)))
-    assert sorted(Counted.traced + CountedMix.traced) == ["evaluation", "mix", "training"]
+    assert sorted(Counted.traced) == ["evaluation", "training"]
     assert (first[0] != first[1]).mean() > 0.9, "the pixels of the epochs differ"
 
 
@@ -180,7 +179,8 @@ def test_cache_does_not_change_the_evaluation(scenes):
 @CACHES
 def test_static_shapes(scenes, cache):
     train = training_dataset(scenes, PREPROCESSING, 16, cache=cache)
-    assert [spec.shape.as_list() for spec in train.element_spec] == [[16, 64, 64, 3], [16], [16]]
+    shapes = [[16, 64, 64, 3], [16], [16, 2], [16]]
+    assert [spec.shape.as_list() for spec in train.element_spec] == shapes
     evaluation = eval_batches(scenes, PREPROCESSING, BatchOptions(16, cache=cache))
     assert [s.shape.as_list() for s in evaluation.element_spec] == [[16, 64, 64, 3], [16], [16]]
 
@@ -190,7 +190,7 @@ def test_shared_cifar10(shared):
     source = open_source("cifar10", "test", data_dir=shared / "tfds", download=False)
     preprocessing = Preprocessing(32)
     options = {"seed": 0, "epoch": 3, "crop_scale": None, "pad": 4}
-    images, labels, _ = next(iter(training_dataset(source, preprocessing, 64, **options)))
+    images, labels, *_ = next(iter(training_dataset(source, preprocessing, 64, **options)))
     assert images.shape == (64, 32, 32, 3) and len(set(labels.numpy())) > 5
     masks = [mask for _, _, mask in eval_batches(source, preprocessing, BatchOptions(3_000))]
     assert np.sum(masks) == 10_000
@@ -235,19 +235,23 @@ def test_transform_of_a_recipe():
     assert TrainTransform.from_config({}, Preprocessing(8)) == TrainTransform(Preprocessing(8))
 
 
-@pytest.mark.parametrize("erasing", [0.0, 1.0])
-def test_augmentation_has_the_references_order(erasing):
-    """Erasing needs normalized pixels. Without it, the device normalizes, after the mixing."""
+def test_augmentation_has_the_references_order(scenes):
+    """The pipeline crops and jitters; the device normalizes, erases and mixes, in this order."""
     preprocessing, crop = Preprocessing(8), RandomCrop()
-    augmentation = Augmentation(color_jitter=0.4, erasing=erasing)
-    transform = TrainTransform(preprocessing, crop, augmentation, normalize=bool(erasing))
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    photo, seed = tf.io.encode_png(pixels), (3, 4)
-    image = preprocessing.random_crop(photo, seed, crop)
-    image = augmentation.image(image, seed, fill=(124, 116, 104))
-    if erasing:
-        image = augmentation.erase(preprocessing.normalize(image), seed)
-    np.testing.assert_array_equal(transform(photo, seed), image)
+    augmentation = Augmentation(color_jitter=0.4, erasing=0.7, mixup=0.8)
+    transform = TrainTransform(preprocessing, crop, augmentation)
+    batch = next(iter(train_batches(scenes, transform, BatchOptions(20), seed=1, epoch=0)))
+    images, labels, seeds, _ = batch
+    photos = {e["index"].numpy(): e["image"] for e in scenes.examples()}
+    for image, seed in zip(images[:4], seeds, strict=False):
+        want = preprocessing.random_crop(photos[int(seed[1]) % 200], seed, crop)
+        want = augmentation.image(want, seed, fill=(124, 116, 104))
+        np.testing.assert_array_equal(image, want)
+    got, targets = transform.on_device(images, labels, seeds, scenes.num_classes)
+    want = augmentation.erase(preprocessing.normalize(images), seeds)
+    want, mixed = augmentation.mix(want, tf.one_hot(labels, scenes.num_classes), seeds)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(targets, mixed)
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -259,7 +263,7 @@ def test_crop_antialias_reaches_the_crop(scenes, antialias):
         transform(e["image"], (0, 0)).numpy().tobytes() for e in scenes.examples().take(40)
     }
     dataset = train_batches(scenes, transform, BatchOptions(200), seed=1, epoch=0)
-    images, _, _ = next(iter(dataset))
+    images, *_ = next(iter(dataset))
     assert len(want & {image.numpy().tobytes() for image in images}) == len(want) == 40
 
 

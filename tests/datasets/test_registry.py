@@ -397,7 +397,7 @@ def test_imagenet2012(shared, tmp_path):
         assert (source.num_examples, source.num_classes) == (len(files), 1000)
         photos = {synsets[int(e["label"])]: e["image"].numpy() for e in source.examples()}
         assert photos == {synset: path.read_bytes() for synset, path in files.items()}
-    (images, labels, weights), *_ = training_dataset(source, Preprocessing(64), 4)
+    (images, labels, _, weights), *_ = training_dataset(source, Preprocessing(64), 4)
     assert images.shape == (4, 64, 64, 3) and len(labels) == 4 and weights.numpy().all()
 
 

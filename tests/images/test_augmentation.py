@@ -8,8 +8,9 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 from seeded import assert_same_in_pipeline, batch, over_seeds, seeds
 
-from noah_tf.images import augmentation, mixing, rand_augment
-from noah_tf.images.augmentation import Augmentation, color_jitter, random_erasing
+from noah_tf.images import augmentation, erasing, mixing, rand_augment
+from noah_tf.images.augmentation import Augmentation, color_jitter
+from noah_tf.images.erasing import random_erasing
 from noah_tf.images.mixing import mix_batch
 from noah_tf.images.rand_augment import RandAugment
 from noah_tf.images.random_crop import crop_draws
@@ -61,18 +62,22 @@ def test_jitter_agrees_with_pil_in_random_order():
 def test_jitter_factors_are_uniform():
     gray = np.full((4, 4, 3), 100, np.float32)
     for amount, low, high in ((0.4, 60, 140), (1.0, 0, 200)):
-        values = over_seeds(lambda s: color_jitter(gray, s, brightness=amount)[0, 0, 0], 1500)  # noqa: B023
+        values = over_seeds(
+            lambda s: color_jitter(gray, s, brightness=amount)[0, 0, 0],  # noqa: B023
+            1500,
+            tf.uint8,
+        )
         assert stats.kstest(values + 0.5, stats.uniform(low, high - low).cdf).pvalue > 1e-3
 
 
 def test_hue_rotates():
     red = np.broadcast_to(np.float32([200, 40, 40]), (4, 4, 3))
-    values = over_seeds(lambda s: color_jitter(red, s, hue=0.5)[0, 0], 600)
+    values = over_seeds(lambda s: color_jitter(red, s, hue=0.5)[0, 0], 600, tf.uint8)
     # The largest and the smallest channel keep their values.
     np.testing.assert_array_equal(values.max(-1), 200)
     np.testing.assert_array_equal(values.min(-1), 40)
     assert np.bincount(values.argmax(-1)).min() > 150
-    small = over_seeds(lambda s: color_jitter(red, s, hue=0.05)[0, 0], 300)
+    small = over_seeds(lambda s: color_jitter(red, s, hue=0.05)[0, 0], 300, tf.uint8)
     assert np.all(small[:, 0] == 200)
     assert 40 + 160 * 0.28 < small[:, 1:].max() <= 40 + 160 * 0.3
     # A third of the circle turns red into green or blue.
@@ -101,7 +106,7 @@ def test_jitter_is_the_same_eagerly_and_in_graphs():
     np.testing.assert_array_equal(
         unknown(photo()), color_jitter(photo(), (2, 3), 0.4, 0.4, 0.4, 0.1)
     )
-    one, other = (color_jitter(photo(), (2, i), 0.4) for i in range(2))
+    one, other = (color_jitter(photo(), (2, i), 0.4).numpy().astype(int) for i in range(2))
     assert np.abs(one - other).mean() > 1
     image = photo()
     assert color_jitter(image, (0, 0)) is image
@@ -116,110 +121,6 @@ def test_bad_jitter_raises(arguments):
         color_jitter(photo(), (0, 0), **arguments)
 
 
-# --- random_erasing
-
-
-def rectangles(height, width, count, **options):
-    """Returns (top, left, height, width) of the erased rectangle of each photo; zeros if none."""
-
-    def corners(seed):
-        image = tf.ones([height, width, 3])
-        erased = random_erasing(image, seed, mode="const", **options)[..., 0] == 0
-        rows, columns = (tf.cast(tf.reduce_any(erased, axis), tf.float32) for axis in (1, 0))
-        top, left = tf.argmax(rows), tf.argmax(columns)
-        sizes = tf.stack([tf.reduce_sum(rows), tf.reduce_sum(columns)])
-        area = tf.reduce_sum(tf.cast(erased, tf.float32))
-        tf.debugging.assert_equal(area, tf.reduce_prod(sizes))
-        return tf.concat([tf.cast([top, left], tf.float32), sizes], 0)
-
-    return over_seeds(corners, count)
-
-
-def rectangles_with_numpy(height, width, count, area=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3)):
-    """Draws rectangles one after the other, following the paper's description."""
-    rng, results = np.random.default_rng(0), []
-    for _ in range(count):
-        for _ in range(10):
-            share = rng.uniform(*area) * height * width
-            shape = np.exp(rng.uniform(*np.log(ratio)))
-            h, w = round(math.sqrt(share * shape)), round(math.sqrt(share / shape))
-            if h < height and w < width:
-                top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-                results.append((top, left, h, w))
-                break
-    return np.array(results)
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (30, 100)])
-def test_distribution_of_rectangles(height, width):
-    got = rectangles(height, width, 2500, probability=1)
-    want = rectangles_with_numpy(height, width, 20000)
-    for measure in (
-        *(lambda r, i=i: r[:, i] for i in range(4)),
-        lambda r: r[:, 2] * r[:, 3],
-        lambda r: r[:, 2] / r[:, 3],
-        lambda r: r[:, 0] + r[:, 2],
-    ):
-        assert stats.ks_2samp(measure(got), measure(want)).pvalue > 1e-3
-    share = got[:, 2] * got[:, 3] / (height * width)
-    assert 0.015 < share.min() < 0.04 and 0.3 < share.max() < 0.35
-
-
-def test_erasing_options():
-    got = rectangles(50, 50, 1500, probability=0.25)
-    assert np.mean(got[:, 2] > 0) == pytest.approx(0.25, abs=0.035)
-    assert not rectangles(20, 20, 20, probability=0).any()
-    squares = rectangles(100, 100, 50, probability=1, area=(0.25, 0.25), ratio=(1, 1))
-    np.testing.assert_array_equal(squares[:, 2:], np.full((50, 2), 50))
-    tall = rectangles(100, 100, 50, probability=1, area=(0.04, 0.04), ratio=(4, 4))
-    np.testing.assert_array_equal(tall[:, 2:], np.broadcast_to([40, 10], (50, 2)))
-    # No rectangle of this area is smaller than the image in both directions.
-    assert not rectangles(20, 20, 20, probability=1, area=(1, 1)).any()
-
-
-def test_erased_pixels():
-    image = photo(100, 100) * 0 + 7
-    patches = []
-    for seed in seeds(8):
-        result = random_erasing(image, seed, 1.0).numpy()
-        inside = np.any(result != 7, -1)
-        np.testing.assert_array_equal(result[~inside], image[~inside])
-        patches.append(result[inside])
-        black = random_erasing(image, seed, 1.0, "const").numpy()
-        np.testing.assert_array_equal(np.all(black == 0, -1), inside)  # the same rectangle
-    values = np.concatenate(patches)
-    assert stats.kstest(values.ravel(), stats.norm.cdf).pvalue > 1e-3
-    assert np.abs(np.corrcoef(values.T) - np.eye(3)).max() < 0.05
-    assert not np.array_equal(patches[0][:50], patches[1][:50])
-
-
-def test_erasing_is_the_same_eagerly_and_in_graphs():
-    assert_same_in_pipeline(lambda image, s: random_erasing(image, s, 0.8), photo())
-    unknown = tf.function(
-        lambda image: random_erasing(image, (2, 3), 1.0),
-        input_signature=[tf.TensorSpec([None, None, 3])],
-    )
-    np.testing.assert_array_equal(unknown(photo()), random_erasing(photo(), (2, 3), 1.0))
-    dataset = tf.data.Dataset.from_tensors(photo()).map(lambda x: random_erasing(x, (2, 3), 0.5))
-    assert dataset.element_spec.shape == (40, 50, 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"probability": 1.5}, "probability must be a number, from 0 to 1, got 1.5"),
-        ({"mode": "rand"}, "mode must be one of pixel, const, got 'rand'"),
-        ({"area": (0.5, 0.1)}, "area must be two numbers, 0 < smallest <= largest <= 1"),
-        ({"area": (0.5, 1.1)}, "area must be two numbers"),
-        ({"ratio": (0, 1)}, "ratio must be two numbers"),
-        ({"ratio": 0.3}, "ratio must be two numbers"),
-    ],
-)
-def test_bad_erasing_raises(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        random_erasing(photo(), (0, 0), **{"probability": 0.5, **arguments})
-
-
 # --- Augmentation
 
 
@@ -232,9 +133,9 @@ def test_inputs_are_unchanged_if_all_is_off():
         Augmentation(color_jitter=(0, 0, 0, 0)),
     ):
         assert off.image(image, (0, 0), FILL) is image
-        assert off.erase(image, (0, 0)) is image
+        assert off.erase(images, seeds(6)) is images
         assert not off.mixes
-        got = off.mix(images, targets, (0, 0))
+        got = off.mix(images, targets, seeds(6))
         assert got[0] is images and got[1] is targets
 
 
@@ -260,25 +161,40 @@ def test_jitter_and_rand_augment_options():
 
 
 def test_erasing_and_mixing_options():
-    image, seed = photo(), (3, 4)
+    images, targets = batch()
     for mode in ("pixel", "const"):
         np.testing.assert_array_equal(
-            Augmentation(erasing=0.9, erasing_mode=mode).erase(image, seed),
-            random_erasing(image, seed, 0.9, mode),
+            Augmentation(erasing=0.9, erasing_mode=mode).erase(images, seeds(6)),
+            random_erasing(images, seeds(6), 0.9, mode),
         )
     options = {"mixup": 0.3, "cutmix": 0.7}
     augmentation = Augmentation(**options, mix_probability=0.8, mix_switch=0.4)
     assert augmentation.mixes
-    want = mix_batch(*batch(), seed, **options, probability=0.8, switch_probability=0.4)
-    for a, b in zip(augmentation.mix(*batch(), seed), want, strict=True):
+    first = seeds(1)[0]
+    want = mix_batch(images, targets, first, **options, probability=0.8, switch_probability=0.4)
+    for a, b in zip(augmentation.mix(images, targets, seeds(6)), want, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("group", "sizes"), [(2, [2, 2, 2]), (4, [4, 2]), (6, [6]), (9, [6])])
+def test_groups_are_mixed_by_their_first_seeds(group, sizes):
+    images, targets = batch()
+    got = Augmentation(mixup=1.0, mix_group=group).mix(images, targets, seeds(6))
+    starts = np.cumsum([0, *sizes[:-1]])
+    wanted = [
+        mix_batch(images[i : i + n], targets[i : i + n], seeds(6)[i], mixup=1.0)
+        for i, n in zip(starts, sizes, strict=True)
+    ]
+    for value, parts in zip(got, zip(*wanted, strict=True), strict=True):
+        np.testing.assert_array_equal(value, np.concatenate(parts))
+    assert len({float(part[1].numpy().max()) for part in wanted}) == len(sizes)
 
 
 def test_purposes_of_one_seed_are_uncorrelated():
     purposes = (
         augmentation._JITTER,
-        augmentation._ERASE,
-        augmentation._NOISE,
+        erasing._ERASE,
+        erasing._NOISE,
         mixing._PURPOSE,
         rand_augment._PURPOSE,
     )
@@ -288,11 +204,10 @@ def test_purposes_of_one_seed_are_uncorrelated():
 
 
 def test_random_ops_never_share_a_seed(monkeypatch):
-    # Two ops with the same seed would draw the same numbers, for erasing and mixing for instance.
+    # Two ops with the same seed would draw the same numbers, for jitter and mixing for instance.
     given = []
     for module, name in (
         (tf.random, "stateless_uniform"),
-        (tf.random, "stateless_normal"),
         (tf.raw_ops, "StatelessRandomUniform"),
     ):
         draw = getattr(module, name)
@@ -306,9 +221,8 @@ def test_random_ops_never_share_a_seed(monkeypatch):
     crop_draws(seed)
     color_jitter(photo(), seed, 0.4)
     RandAugment()(photo(), seed, FILL)
-    random_erasing(photo(), seed, 1.0)  # rectangle and noise
     mix_batch(*batch(), seed, mixup=0.8)
-    assert len(given) == 6 == len(set(given))
+    assert len(given) == 4 == len(set(given))
 
 
 def test_equality_and_hash():

@@ -40,7 +40,8 @@ def test_statistics_are_those_of_the_training_batches(shapes):
     model, layer, inputs = make_model()
     state = TrainState(model, optimizer=None)
     batches = plan.train_batches(source, 0, num_epochs=1)(shard=(0, 1), replicas=1)
-    values = np.concatenate([inputs(plan.normalize(images)) for images, _, _ in batches])
+    normalize = plan.preprocessing.normalize
+    values = np.concatenate([inputs(normalize(images)) for images, *_ in batches])
     mean, variance = values.mean((0, 1, 2)), values.var((0, 1, 2))
     variables = [*state.model.weights, *random_state_variables(state.model)]
     before = [tf.convert_to_tensor(variable).numpy() for variable in variables]
@@ -126,7 +127,8 @@ with plan.strategy.scope():
     model = noah_tf.attach_noah(tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(x)), 3)
 statistics = BatchStatistics(plan, TrainState(model, optimizer=None), source)
 batches = list(plan.train_batches(source, 0, num_epochs=1)(shard=(0, 1), replicas=1))
-pixels = np.concatenate([plan.normalize(images) for images, *_ in batches[:statistics.num_batches]])
+pixels = np.concatenate([images for images, *_ in batches[:statistics.num_batches]])
+pixels = plan.preprocessing.normalize(pixels).numpy()
 with statistics.recomputed():
     layer = model.get_layer("first")
     got = [tf.convert_to_tensor(w).numpy().tolist()

@@ -33,12 +33,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+from photo_source import photo_files, photo_source
 from timm_transforms import timm_pipeline
 from turns import seconds_of
 
 from noah_tf.datasets.batch_options import BatchOptions
 from noah_tf.datasets.pipeline import train_batches
-from noah_tf.datasets.source import Source, read_by_index
 from noah_tf.images.preprocessing import Preprocessing
 from noah_tf.images.random_crop import RandomCrop, crop_draws, decode_random_window
 from noah_tf.images.train_transform import TrainTransform
@@ -67,29 +67,6 @@ def recipe_sections(row):
     # The groups are those of the paper's batches, not of the batches here.
     augment = {**config.augment.to_dict(), "mix_group": None, "repeats": 1, **changes}
     return config.preprocess.to_dict(), augment
-
-
-def photo_source(folder, count):
-    """Returns a source of `count` examples that repeats the photos of a folder, kept in memory."""
-    files = sorted(
-        p for p in pathlib.Path(folder).iterdir() if p.suffix.lower() in (".jpeg", ".jpg")
-    )
-    if not files:
-        raise app.UsageError(f"{folder} holds no JPEGs.")
-    data = tf.constant([file.read_bytes() for file in files])
-
-    def fetch(index):
-        return {"image": data[index % len(files)], "label": index % 1000, "index": index}
-
-    return Source(
-        name="photos",
-        split="train",
-        num_examples=count,
-        class_names=tuple(str(number) for number in range(1000)),
-        multi_label=False,
-        read=lambda *arguments: read_by_index(fetch, count, *arguments),
-        fetch=fetch,
-    )
 
 
 def decoded_windows(source, batch_size, threads):
@@ -188,7 +165,7 @@ def main(_):
     batch_size = _BATCH.value
     warm_up, steps = -(-_WARM_UP // batch_size), -(-_COUNT.value // batch_size)
     count = steps * batch_size
-    source = photo_source(_IMAGES.value, warm_up * batch_size + count)
+    source = photo_source(photo_files(_IMAGES.value), warm_up * batch_size + count)
     photos = [source.fetch(index)["image"].numpy() for index in range(count)]
     for threads in _THREADS.value:
         cases = make_cases(source, photos, batch_size, threads, warm_up, steps)

@@ -49,6 +49,11 @@ def test_all_contradictions_are_named_at_once():
         ("train.epochs", 0, "train.epochs must be at least 1, got 0"),
         ("train.batch_size", -1, "train.batch_size must be at least 1, got -1"),
         ("train.accumulate", 5, "accumulate=5 does not divide the 64 examples"),
+        (
+            "augment.mix_group",
+            48,
+            "mix_group=48 does not divide the 64 examples of a replica's share",
+        ),
         ("train.frozen_layers", "block_*", "frozen_layers must be a tuple of patterns, got 'bl"),
         ("train.patience", -1, "train.patience must be at least 0, got -1"),
         ("train.loss", "mse", "train.loss must be one of auto"),

@@ -39,7 +39,7 @@ config.train.batch_size, config.train.epochs = 8, 5
 config.optimizer.learning_rate = 0.01
 config.optimizer.clip_norm = 1.0
 config.ema.decay = 0.5
-config.augment.erasing = 1.0  # so that the step does not normalize
+config.augment.erasing, config.augment.mixup, config.augment.mix_group = 0.5, 0.8, 4
 config.update_from_flattened_dict(changes)
 plan = TrainingPlan.from_config(config, strategy)
 rng = np.random.default_rng(0)
@@ -54,8 +54,8 @@ with distribute.dtype_policy(config.precision), strategy.scope():
     state = TrainState(model, optimizer, MovingAverage(model, config.ema.decay))
 loss = training_loss(plan.loss, multi_label=False)
 step = make_train_step(plan, state, loss, state.freeze_until_start(0))
-batch = (rng.normal(size=(8, 6, 6, 3)).astype("float32"), rng.integers(0, 3, 8).astype("int32"),
-         np.array([1, 1, 1, 0, 1, 1, 1, 1], "float32"))
+batch = (rng.integers(0, 256, (8, 6, 6, 3), "uint8"), rng.integers(0, 3, 8, "int32"),
+         rng.integers(0, 99, (8, 2)), np.array([1, 1, 1, 0, 1, 1, 1, 1], "float32"))
 make_batches = lambda shard, replicas: tf.data.Dataset.from_tensors(batch).repeat(3).rebatch(
     8 // replicas)
 sums = [step(b).numpy().tolist() for b in distribute.distribute_batches(strategy, make_batches)]

@@ -3,8 +3,9 @@
     python benchmarks/train_step.py
 
 Trains MobileNetV2 x0.35 with a NOAH head (224 px, batch 32, one device, SGD) with both loops in
-turns, on the same images in memory, which both normalize on the device. Prints the median time of a step of each loop and their ratio,
-as wall time and as CPU time, which does not include the time of other programs.
+turns, on the same images in memory, which both normalize on the device. Prints the median time of a
+step of each loop and their ratio, as wall time and as CPU time, which does not include the time of
+other programs.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def keras_turn(images: np.ndarray, labels: np.ndarray, steps: int) -> Callable[[
     inputs = tf.keras.Input(images.shape[1:], dtype="uint8")
     normalized = tf.keras.layers.Rescaling(
         [1 / (255 * std) for std in plan.preprocessing.std],
-        [-mean / std for mean, std in zip(plan.preprocessing.mean, plan.preprocessing.std)],
+        [-m / s for m, s in zip(plan.preprocessing.mean, plan.preprocessing.std, strict=True)],
     )(inputs)
     model = build_state(plan, CLASSES, steps).model
     model = tf.keras.Model(inputs, model(normalized))

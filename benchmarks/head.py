@@ -57,6 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=PARTS, action="append", help="by default all")
     parser.add_argument("--shape", choices=cases.SHAPES, action="append", help="by default all")
+    parser.add_argument("--model", choices=MODELS, action="append", help="by default all")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--plot", help="PNG of memory against the number of classes")
     parser.add_argument("--before", help="name of an importable copy of an older version")
@@ -101,7 +102,7 @@ def speed(shapes, repeats, arguments):
         for index, kind in enumerate(("forward", "training step")):
             # The budget only affects training, so the forward pass is measured once.
             functions = {h: s[index] for h, s in heads.items() if index or _label(TIGHT) not in h}
-            quartiles = _quartiles({**functions, "GEMM": multiply}, repeats, arguments, calls=2)
+            quartiles = _quartiles({**functions, "GEMM": multiply}, repeats, arguments)
             rate = operations / quartiles.pop("GEMM")[1]
             times = {label: seconds for label, (_, seconds, _) in quartiles.items()}
             for label, seconds in times.items():
@@ -189,7 +190,7 @@ def models(repeats, arguments):
     _row(*["---"] * 5)
     images = tf.random.stateless_normal((32, 224, 224, 3), seed=(1, 2))
     labels = tf.random.stateless_uniform((32,), (1, 2), maxval=1000, dtype=tf.int32)
-    for name in MODELS:
+    for name in arguments.model or MODELS:
         heads = {
             "NOAH": _model_steps(noah_tf, f"noah_{name}", images, labels),
             "pooled": _model_steps(noah_tf, name, images, labels),

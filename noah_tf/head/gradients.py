@@ -133,9 +133,6 @@ class _BlockedPoca:
         self._sizes = poca.axis_size(features, 0), poca.axis_size(features, 1)
         self._dropout, self._seed = dropout, seed
         self._dtype = tf.as_dtype(accumulate_dtype)
-        self._features_first = feature_averages.is_faster(
-            features, value_kernel, dropout, self._dtype
-        )
         self._plan = memory_plan.training_plan(
             *features.shape[:2],
             self.outputs,
@@ -144,6 +141,10 @@ class _BlockedPoca:
             int(memory_budget * 2**20),
             # Ranges of equal size leave no remainder, which would need a graph of its own.
             multiple=memory_plan.MASK_OUTPUTS if dropout else 1,
+        )
+        # If everything is recomputed, averages of features would take more memory than values.
+        self._features_first = self._plan.keep_tiles and feature_averages.is_faster(
+            features, value_kernel, dropout, self._dtype
         )
         self._loops = not (self._plan.keep_tiles or tf.executing_eagerly())
 

@@ -27,7 +27,8 @@ def problem(
 ):
     """Returns features, both kernels, value biases and a gradient of the logits, in float64.
 
-    With 6 positions, heads with split groups and without dropout average features.
+    With 6 positions, heads with split groups average features if they have no dropout and keep
+    everything for the backward pass.
     """
     rng = np.random.default_rng(0)
     channels, count = 8, groups if split_groups else 1

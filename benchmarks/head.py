@@ -17,11 +17,22 @@ are:
     classes  memory with freed memory returned, from 1,000 to 100,000 classes
     models   whole models with NOAH compared with the same models with a pooled linear head
 
-PyTorch is left out if it is not installed. docs/speed.md has the results and the alternatives that
-were measured.
+Each time is a median, followed by the quartiles. On a machine that does other work as well, the
+processor time of one thread (`--threads 1 --clock cpu`) varies less than the wall time of two.
+
+PyTorch is left out if it is not installed. An older version of the package is measured in the same
+turns with `--before noah_before`, the name of an importable copy:
+
+    mkdir -p build/before
+    git archive COMMIT noah_tf | tar -x -C build/before --transform s/^noah_tf/noah_before/
+    grep -rl noah_tf build/before | xargs sed -i s/noah_tf/noah_before/g
+    PYTHONPATH=build/before python benchmarks/head.py --part=latency --before noah_before
+
+docs/speed.md has the results and the alternatives that were measured.
 """
 
 import argparse
+import importlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,6 +45,7 @@ from turns import seconds_in_turns
 
 import noah_tf
 
+CLOCKS = ("wall", "cpu")
 PARTS = ("speed", "latency", "memory", "classes", "models")
 # Less memory than with the default of 256 MiB, in exchange for more time.
 TIGHT = {"memory_budget": 16}
@@ -45,28 +57,34 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=PARTS, action="append", help="by default all")
     parser.add_argument("--shape", choices=cases.SHAPES, action="append", help="by default all")
+    parser.add_argument("--model", choices=MODELS, action="append", help="by default all")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--plot", help="PNG of memory against the number of classes")
+    parser.add_argument("--before", help="name of an importable copy of an older version")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(2)
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+    if arguments.threads == 1:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     shapes = {name: cases.SHAPES[name] for name in arguments.shape or cases.SHAPES}
     print(f"TensorFlow {tf.__version__}, PyTorch {_torch_version()}, {os.cpu_count()} processors")
     for part in arguments.part or PARTS:
         print(f"\n## {part}\n")
         if part == "speed":
-            speed(shapes, arguments.repeats)
+            speed(shapes, arguments.repeats, arguments)
         elif part == "latency":
-            latency(shapes, 3 * arguments.repeats)
+            latency(shapes, 3 * arguments.repeats, arguments)
         elif part == "memory":
             memory(shapes)
         elif part == "classes":
             classes(arguments.plot)
         else:
-            models(max(3, arguments.repeats // 3))
+            models(max(3, arguments.repeats // 3), arguments)
 
 
-def speed(shapes, repeats):
-    columns = ["ms", "speedup over PyTorch", "over the pooled head", "over its products"]
+def speed(shapes, repeats, arguments):
+    columns = ["ms (quartiles)", "over PyTorch", "over the pooled head", "over its products"]
     _row("shape", "", *columns, "of the GEMM rate")
     _row(*["---"] * 7)
     for name, shape in shapes.items():
@@ -75,34 +93,39 @@ def speed(shapes, repeats):
             "PyTorch": cases.reference(shape, batch),
             "NOAH": cases.noah(shape, batch),
             f"NOAH, {_label(TIGHT)}": cases.noah(shape, batch, **TIGHT),
+            "before": arguments.before and cases.noah(shape, batch, package=arguments.before),
             "pooled": cases.gap(shape, batch),
             "its products alone": cases.products_alone(shape, batch),
         }
-        heads = {label: steps for label, steps in heads.items() if steps is not None}
+        heads = {label: steps for label, steps in heads.items() if steps}
         multiply, operations = cases.matrix_product()
         for index, kind in enumerate(("forward", "training step")):
             # The budget only affects training, so the forward pass is measured once.
             functions = {h: s[index] for h, s in heads.items() if index or _label(TIGHT) not in h}
-            times = _medians({**functions, "GEMM": multiply}, repeats, calls=2)
-            rate = operations / times.pop("GEMM")
+            quartiles = _quartiles({**functions, "GEMM": multiply}, repeats, arguments)
+            rate = operations / quartiles.pop("GEMM")[1]
+            times = {label: seconds for label, (_, seconds, _) in quartiles.items()}
             for label, seconds in times.items():
                 products = (1 + 2 * index) * cases.products(shape, batch)
                 share = "" if label == "pooled" else f"{products / seconds / rate:.2f}"
                 others = [times.get(other) for other in ("PyTorch", "pooled", "its products alone")]
                 ratios = [f"{o / seconds:.2f}" if o else "" for o in others]
-                _row(name, f"{kind}, {label}", f"{1000 * seconds:.1f}", *ratios, share)
+                _row(name, f"{kind}, {label}", _milliseconds(quartiles[label], 1), *ratios, share)
 
 
-def latency(shapes, repeats):
-    _row("shape", "", "ms", "speedup over PyTorch")
+def latency(shapes, repeats, arguments):
+    _row("shape", "", "ms (quartiles)", "speedup over PyTorch")
     _row(*["---"] * 4)
     for name, shape in shapes.items():
         heads = {"PyTorch": cases.reference(shape, 1), "NOAH": cases.noah(shape, 1, export=True)}
+        if arguments.before:
+            heads["before"] = cases.noah(shape, 1, export=True, package=arguments.before)
         heads["pooled"] = cases.gap(shape, 1)
-        times = _medians({h: s[0] for h, s in heads.items() if s is not None}, repeats, calls=5)
-        for label, seconds in times.items():
-            faster = f"{times['PyTorch'] / seconds:.2f}" if "PyTorch" in times else ""
-            _row(name, label, f"{1000 * seconds:.2f}", faster)
+        functions = {label: steps[0] for label, steps in heads.items() if steps}
+        times = _quartiles(functions, repeats, arguments, calls=5)
+        for label, quartiles in times.items():
+            faster = f"{times['PyTorch'][1] / quartiles[1]:.2f}" if "PyTorch" in times else ""
+            _row(name, label, _milliseconds(quartiles, 2), faster)
 
 
 def memory(shapes):
@@ -162,22 +185,29 @@ def _draw(rows, path):
     print(f"\nWrote {path}")
 
 
-def models(repeats):
-    _row("model", "", "NOAH, ms", "pooled head, ms", "ratio")
+def models(repeats, arguments):
+    _row("model", "", "head", "ms (quartiles)", "over the pooled head")
     _row(*["---"] * 5)
     images = tf.random.stateless_normal((32, 224, 224, 3), seed=(1, 2))
     labels = tf.random.stateless_uniform((32,), (1, 2), maxval=1000, dtype=tf.int32)
-    for name in MODELS:
-        both = [_model_steps(n, images, labels) for n in (f"noah_{name}", name)]
+    for name in arguments.model or MODELS:
+        heads = {
+            "NOAH": _model_steps(noah_tf, f"noah_{name}", images, labels),
+            "pooled": _model_steps(noah_tf, name, images, labels),
+        }
+        if arguments.before:
+            before = importlib.import_module(arguments.before)
+            heads["before"] = _model_steps(before, f"noah_{name}", images, labels)
         for index, kind in enumerate(("forward", "training step")):
-            functions = {"noah": both[0][index], "pooled": both[1][index]}
-            times = _medians(functions, repeats)
-            noah, pooled = times["noah"], times["pooled"]
-            _row(name, kind, f"{1000 * noah:.0f}", f"{1000 * pooled:.0f}", f"{noah / pooled:.3f}")
+            functions = {label: steps[index] for label, steps in heads.items()}
+            times = _quartiles(functions, repeats, arguments)
+            for label, quartiles in times.items():
+                ratio = quartiles[1] / times["pooled"][1]
+                _row(name, kind, label, _milliseconds(quartiles, 0), f"{ratio:.3f}")
 
 
-def _model_steps(name, images, labels):
-    model = noah_tf.create_model(name)
+def _model_steps(package, name, images, labels):
+    model = package.create_model(name)
 
     @tf.function
     def forward():
@@ -195,13 +225,19 @@ def _model_steps(name, images, labels):
     return forward, train
 
 
-def _medians(functions, repeats, calls=1):
-    """Returns for each function the median wall-clock seconds of a call."""
+def _quartiles(functions, repeats, arguments, calls=1):
+    """Returns for each function the quartiles of the seconds of a call, the median second."""
     for function in functions.values():
         function()  # The first call traces.
         function()
     times = seconds_in_turns(functions, repeats, calls, warm_up=True)
-    return {name: float(np.median(rows[:, 0])) for name, rows in times.items()}
+    column = CLOCKS.index(arguments.clock)
+    return {n: np.quantile(rows[:, column], (0.25, 0.5, 0.75)) for n, rows in times.items()}
+
+
+def _milliseconds(quartiles, digits):
+    low, median, high = (f"{1000 * seconds:.{digits}f}" for seconds in quartiles)
+    return f"{median} ({low}–{high})"
 
 
 def _label(options):

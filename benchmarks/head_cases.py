@@ -6,12 +6,10 @@ of the keys over the positions, the sum of the values weighted by it, and a sum 
 """
 
 import collections
+import importlib
 
 import numpy as np
 import tensorflow as tf
-
-from noah_tf import NOAHHead
-from noah_tf.head.inference import precomputed_head
 
 Shape = collections.namedtuple("Shape", ["positions", "channels", "classes", "groups", "ratio"])
 
@@ -37,14 +35,16 @@ def products(shape, batch):
     return 2 * batch * shape.positions * shape.channels * shape.classes
 
 
-def noah(shape, batch, export=False, **options):
+def noah(shape, batch, export=False, package="noah_tf", **options):
     """Returns the forward pass and the training step of a NOAHHead, functions without arguments.
 
-    With `export`, the forward pass is that of the head's inference form.
+    With `export`, the forward pass is that of the head's inference form. `package` is the name of
+    noah_tf, or of a copy of an older version.
     """
-    head = NOAHHead(shape.classes, shape.groups, shape.ratio, **options)
+    package = importlib.import_module(f"{package}.head")
+    head = package.NOAHHead(shape.classes, shape.groups, shape.ratio, **options)
     head.build((batch, shape.positions, shape.channels))
-    return _steps(head, shape, batch, precomputed_head(head) if export else head)
+    return _steps(head, shape, batch, package.precomputed_head(head) if export else head)
 
 
 def products_alone(shape, batch):
@@ -122,12 +122,12 @@ def reference_module(shape):
 
 
 def reference(shape, batch, module=None):
-    """Returns the same for the reference in eager PyTorch, two threads; None without PyTorch."""
+    """Returns the same for the reference in eager PyTorch; None without PyTorch."""
     try:
         import torch
     except ImportError:
         return None
-    torch.set_num_threads(2)
+    torch.set_num_threads(tf.config.threading.get_intra_op_parallelism_threads())
     module = module or reference_module(shape)
     features, labels = problem(shape, batch)
     side = int(shape.positions**0.5)

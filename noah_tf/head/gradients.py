@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from noah_tf.head import memory_plan, poca
+from noah_tf.head import feature_averages, memory_plan, poca
 from noah_tf.head.buffers import write_slice, zeros_buffer
+from noah_tf.head.loops import Unit, over_blocks, over_ranges
 
 
 def blocked_poca(
@@ -100,19 +101,17 @@ class _Inputs(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """The intermediate tensors of a unit, (B, L, m) each. The mask is None without dropout."""
+    """The intermediate tensors of a unit, (B, L, m) each.
+
+    Attributes:
+        exponentials: of the keys.
+        values: the values, or the (B, c+1, m) of `feature_averages.feature_sums`.
+        mask: the dropout mask, or None without dropout.
+    """
 
     exponentials: tf.Tensor
     values: tf.Tensor
     mask: Any
-
-
-class _Unit(NamedTuple):
-    """A channel block and a range of its outputs. In a loop, `block` and `first` are tensors."""
-
-    block: Any
-    first: Any
-    width: int
 
 
 class _BlockedPoca:
@@ -143,6 +142,10 @@ class _BlockedPoca:
             # Ranges of equal size leave no remainder, which would need a graph of its own.
             multiple=memory_plan.MASK_OUTPUTS if dropout else 1,
         )
+        # If everything is recomputed, averages of features would take more memory than values.
+        self._features_first = self._plan.keep_tiles and feature_averages.is_faster(
+            features, value_kernel, dropout, self._dtype
+        )
         self._loops = not (self._plan.keep_tiles or tf.executing_eagerly())
 
     def forward(self, features, key_kernel, value_kernel, bias=None):
@@ -169,8 +172,9 @@ class _BlockedPoca:
             parts = self._parts(inputs, block)
 
             def step(unit, scores, *sums):
-                tile = self._tile(inputs, parts, self._kernels(inputs, unit), unit)
-                total, mean = poca.attend(tile.exponentials, tile.values)
+                kernels = self._kernels(inputs, unit)
+                tile = self._tile(inputs, parts, kernels, unit)
+                total, mean = self._attend(tile, kernels)
                 partial = memory_plan.columns(scores, unit.first, unit.width)
                 scores = write_slice(scores, partial + mean, (None, None, unit.first))
                 begin = block, None, None, unit.first
@@ -178,13 +182,12 @@ class _BlockedPoca:
                 pairs = zip(sums, (total, mean), strict=False)
                 return scores, *(write_slice(buffer, new[None], begin) for buffer, new in pairs)
 
-            return self._over_ranges(block, step, state)
+            return over_ranges(self._plan.block_outputs, self.outputs, block, step, state)
 
         shape = self._sizes[0], 1, self.outputs
         shapes = [shape] + 2 * [(self.blocks, *shape)] * self._plan.keep_sums
-        scores, *sums = self._over_blocks(
-            block_step, [zeros_buffer(s, self._dtype) for s in shapes]
-        )
+        buffers = [zeros_buffer(s, self._dtype) for s in shapes]
+        scores, *sums = over_blocks(self.blocks, block_step, buffers)
         return scores, None, sums
 
     def _looped_backward(self, upstream, inputs, _, sums):
@@ -210,7 +213,9 @@ class _BlockedPoca:
 
             d_flat, *d_weights = state
             d_parts = [zeros_buffer((rows, count), self._dtype) for count in self._channels]
-            by_key, by_value, *d_weights = self._over_ranges(block, step, [*d_parts, *d_weights])
+            by_key, by_value, *d_weights = over_ranges(
+                self._plan.block_outputs, self.outputs, block, step, [*d_parts, *d_weights]
+            )
             d_parts = [by_key + by_value] if self._shared_channels else [by_key, by_value]
             for kind, d_part in enumerate(d_parts):
                 d_flat = write_slice(d_flat, d_part, (None, self._first_channel(kind, block)))
@@ -224,69 +229,18 @@ class _BlockedPoca:
                 state.append(zeros_buffer(inputs.bias.shape, self._dtype))
         # Without this dependency TensorFlow would reuse the forward pass's tensors, and keep them
         # in memory until then.
-        return self._over_blocks(block_step, state, dependencies=[upstream])
-
-    def _over_blocks(self, step, state, dependencies=()):
-        """Calls a function for each channel block, one after another.
-
-        Args:
-            step: a function of (block, state) that returns the new state, a list of tensors.
-            state: the initial state.
-            dependencies: tensors that must be computed before the first block starts.
-
-        Returns:
-            The last state.
-        """
-        (first,) = memory_plan.wait_for([tf.constant(0)], dependencies)
-        return tf.while_loop(
-            lambda block, _: block < self.blocks,
-            lambda block, state: (block + 1, list(step(block, state))),
-            (first, state),
-            parallel_iterations=1,
-            maximum_iterations=self.blocks,
-        )[1]
-
-    def _over_ranges(self, block, step, state):
-        """Calls a function for each range of a block's outputs, one after another.
-
-        Args:
-            block: the index of the channel block.
-            step: a function of (unit, *state) that returns the new state.
-            state: the initial state.
-
-        Returns:
-            The last state.
-        """
-        width = self._plan.block_outputs
-        num_ranges, remainder = divmod(self.outputs, width)
-        if num_ranges > 1:
-            (first,) = memory_plan.wait_for([tf.constant(0)], [block])
-            _, state = tf.while_loop(
-                lambda index, _: index < num_ranges,
-                lambda index, state: (
-                    index + 1,
-                    list(step(_Unit(block, index * width, width), *state)),
-                ),
-                (first, state),
-                parallel_iterations=1,
-                maximum_iterations=num_ranges,
-            )
-        else:
-            state = step(_Unit(block, 0, width), *state)
-        if remainder:
-            (block,) = memory_plan.wait_for([block], state)
-            state = step(_Unit(block, num_ranges * width, remainder), *state)
-        return state
+        return over_blocks(self.blocks, block_step, state, dependencies=[upstream])
 
     def _unrolled_forward(self, inputs):
         tiles, scores, sums, finished = [], [], [], []
         for first, last in memory_plan.output_ranges(self.outputs, self._plan.block_outputs):
             range_sums = []
             for block in range(self.blocks):
-                unit = _Unit(block, first, last - first)
+                unit = Unit(block, first, last - first)
                 parts = self._parts(inputs, block)
-                tile = self._tile(inputs, parts, self._kernels(inputs, unit, finished), unit)
-                range_sums.append(poca.attend(tile.exponentials, tile.values))
+                kernels = self._kernels(inputs, unit, finished)
+                tile = self._tile(inputs, parts, kernels, unit)
+                range_sums.append(self._attend(tile, kernels))
                 finished.append(range_sums[-1][1:])
                 tiles.append(tile if self._plan.keep_tiles else None)
             scores.append(tf.add_n([mean for _, mean in range_sums]))
@@ -301,7 +255,7 @@ class _BlockedPoca:
         for first, last in memory_plan.output_ranges(self.outputs, self._plan.block_outputs):
             range_weights = []
             for block in range(self.blocks):
-                unit = _Unit(block, first, last - first)
+                unit = Unit(block, first, last - first)
                 parts = self._parts(inputs, block)
                 kernels = self._kernels(inputs, unit, finished)
                 tile, unit_sums = next(saved)
@@ -333,35 +287,52 @@ class _BlockedPoca:
             tile: from `_tile`.
             sums: the result of `poca.attend` for the tile, or an empty list to recompute it.
         """
-        total, mean = sums or poca.attend(tile.exponentials, tile.values)
+        total, mean = sums or self._attend(tile, kernels)
+        if self._features_first:
+            d_keys, d_part, d_kernel = feature_averages.gradients(
+                d_scores, parts[1], kernels[1], *tile[:2], total, mean
+            )
+            d_key_part, d_key_kernel = self._product_gradients(parts[0], kernels[0], d_keys)
+            return [d_key_part, d_part], [d_key_kernel, d_kernel]
         d_values = tile.exponentials * (d_scores / total)
         d_keys = d_values * (tile.values - mean)
         d_bias = []
         if tile.mask is not None:
             d_values = poca.apply_dropout_mask(d_values, tile.mask, self._dropout)
             d_bias.append(tf.reduce_sum(d_values, axis=(0, 1)))
-        d_parts, d_kernels = [], []
-        for part, kernel, d in zip(parts, kernels, (d_keys, d_values), strict=True):
-            d = tf.reshape(tf.cast(d, part.dtype), (-1, kernel.shape[1]))
-            d_kernels.append(tf.matmul(part, d, transpose_a=True))
-            d_parts.append(tf.cast(tf.matmul(d, kernel, transpose_b=True), self._dtype))
-        return d_parts, d_kernels + d_bias
+        pairs = map(self._product_gradients, parts, kernels, (d_keys, d_values))
+        d_parts, d_kernels = zip(*pairs, strict=True)
+        return d_parts, [*d_kernels, *d_bias]
+
+    def _product_gradients(self, part, kernel, d):
+        """Returns the gradients of channels and kernel, from that of their product (B, L, m)."""
+        d = tf.reshape(tf.cast(d, part.dtype), (-1, kernel.shape[1]))
+        d_part = tf.cast(tf.matmul(d, kernel, transpose_b=True), self._dtype)
+        return d_part, tf.matmul(part, d, transpose_a=True)
+
+    def _attend(self, tile, kernels):
+        """Returns the sum of the weights and the average of the values, see `poca.attend`."""
+        if self._features_first:
+            return feature_averages.attend(tile.values, kernels[1])
+        return poca.attend(tile.exponentials, tile.values)
 
     def _first_channel(self, kind, block):
         """Returns the first channel of a block's keys (kind 0) or values (kind 1)."""
         return self._first_channels[kind] + block * self._channels[kind]
 
     def _parts(self, inputs, block):
-        """Returns a block's channels of keys and of values."""
+        """Returns a block's channels of keys and of values, the latter with ones if needed."""
         if inputs.parts:
-            return [parts[block] for parts in inputs.parts]
-        rows = poca.axis_size(inputs.flat, 0)
-        return [
-            tf.slice(
-                inputs.flat, (0, self._first_channel(kind, block)), (rows, self._channels[kind])
+            keys, values = (parts[block] for parts in inputs.parts)
+        else:
+            rows = poca.axis_size(inputs.flat, 0)
+            keys, values = (
+                tf.slice(inputs.flat, (0, self._first_channel(kind, block)), (rows, channels))
+                for kind, channels in enumerate(self._channels)
             )
-            for kind in (0, 1)
-        ]
+        if self._features_first:
+            values = feature_averages.append_ones(values, self._sizes)
+        return keys, values
 
     def _kernels(self, inputs, unit, finished=()):
         """Returns a unit's kernels of keys and of values.
@@ -379,6 +350,10 @@ class _BlockedPoca:
 
     def _tile(self, inputs, parts, kernels, unit):
         """Returns a unit's exponentials, values and dropout mask."""
+        if self._features_first:
+            keys = poca.project(parts[0], kernels[0], *self._sizes)
+            weights = poca.exponentials(keys, inputs.keys_small[unit.block])
+            return _Tile(weights, feature_averages.feature_sums(weights, parts[1]), None)
         weights, values = poca.exponentials_and_values(
             parts, kernels, inputs.keys_small[unit.block], self._sizes, self._dtype
         )

@@ -10,6 +10,7 @@ from noah_tf.head import poca
 from noah_tf.head.base import HeadLayer, flatten_positions, restore_positions
 from noah_tf.head.channel_split import kernel_shapes
 from noah_tf.head.layer import NOAHHead
+from noah_tf.head.maps import attention_maps
 from noah_tf.head.memory_plan import block_outputs
 from noah_tf.utils.keras_compat import NO_AUTOCAST, raw_variable
 from noah_tf.utils.validation import class_indices
@@ -118,7 +119,7 @@ class InferenceHead(HeadLayer):
         if classes is not None:
             kernel = tf.gather(kernel, class_indices(classes, self.num_classes), axis=-1)
         keys = flat[..., : blocks * block_channels]
-        maps = poca.poca_attention(keys, kernel, self.logits_dtype)
+        maps = attention_maps(keys, kernel, self.logits_dtype)
         maps = maps if per_group else tf.reduce_mean(maps, axis=2)
         return restore_positions(maps, features)
 

@@ -14,6 +14,7 @@ from noah_tf.head.initializers import (
     get_kernel_initializer,
     independent_copy,
 )
+from noah_tf.head.maps import attention_maps, contribution_maps
 from noah_tf.utils.keras_compat import NO_AUTOCAST, add_seed_stream
 from noah_tf.utils.validation import (
     check_key_ratio,
@@ -246,7 +247,7 @@ class NOAHHead(HeadLayer):
         """
         keys, _ = self._parts(features)
         kernel = self._columns(self._kernel(self.key_kernel), classes)
-        maps = poca.poca_attention(keys, kernel, self.logits_dtype)
+        maps = attention_maps(keys, kernel, self.logits_dtype)
         return restore_positions(maps if per_group else tf.reduce_mean(maps, axis=2), features)
 
     def contributions(
@@ -276,7 +277,7 @@ class NOAHHead(HeadLayer):
         >>> tf.reduce_sum(maps, axis=[1, 2])  # = head(features)[:, 3:4]
         """
         keys, values = self._parts(features)
-        maps = poca.poca_contributions(
+        maps = contribution_maps(
             keys,
             values,
             self._columns(self._kernel(self.key_kernel), classes),

@@ -26,6 +26,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from noah_tf.head import feature_averages
 from noah_tf.head.memory_plan import MASK_OUTPUTS, columns, output_ranges, wait_for
 
 # exp(30), exp(-30) and their products with values and sums are within the range of float32.
@@ -301,6 +302,9 @@ def poca(
     value_bias = tf.cast(value_bias, accumulate_dtype)
     sizes = axis_size(features, 0), axis_size(features, 1)
     parts = list(zip(*split_channels(features, key_kernel, value_kernel), strict=True))
+    features_first = feature_averages.is_faster(features, value_kernel, dropout, accumulate_dtype)
+    if features_first:
+        parts = [(keys, feature_averages.append_ones(values, sizes)) for keys, values in parts]
     keys_small = [None] * blocks
     if key_norms is not None:
         keys_small = keys_are_small(features, key_kernel, key_norms)
@@ -314,74 +318,23 @@ def poca(
             kernels = [columns(kernel, first, last - first) for kernel in block_kernels[block]]
             if width < outputs:
                 kernels = wait_for(kernels, previous)
-            weights, values = exponentials_and_values(
-                parts[block], kernels, keys_small[block], sizes, accumulate_dtype
-            )
-            if dropout:
-                bias = tf.reshape(value_bias, (blocks, outputs))[block, first:last]
-                values, _ = drop_biased_values(values, bias, dropout, fold_in(seed, block), first)
-            means.append(attend(weights, values)[1])
+            if features_first:
+                keys = project(parts[block][0], kernels[0], *sizes)
+                weights = exponentials(keys, keys_small[block])
+                sums = feature_averages.feature_sums(weights, parts[block][1])
+                means.append(feature_averages.attend(sums, kernels[1])[1])
+            else:
+                weights, values = exponentials_and_values(
+                    parts[block], kernels, keys_small[block], sizes, accumulate_dtype
+                )
+                if dropout:
+                    bias = tf.reshape(value_bias, (blocks, outputs))[block, first:last]
+                    seed_of_block = fold_in(seed, block)
+                    values, _ = drop_biased_values(values, bias, dropout, seed_of_block, first)
+                means.append(attend(weights, values)[1])
             previous = means[-1:]
         scores.append(tf.add_n(means))
     return to_logits(tf.squeeze(concat(scores), axis=1), value_bias, dropout)
-
-
-def poca_attention(
-    key_features: tf.Tensor, key_kernel: tf.Tensor, accumulate_dtype: Any = tf.float32
-) -> tf.Tensor:
-    """Returns the attention of each group and class.
-
-    Args:
-        key_features: (B, L, Ck).
-        key_kernel: (G, Ck/G, N/G, K), for K classes. K may be unknown.
-        accumulate_dtype: the dtype of softmax and result.
-
-    Returns:
-        (B, L, N, K), summing to 1 over axis 1.
-    """
-    return attention(_project_groups(key_features, key_kernel, accumulate_dtype))
-
-
-def poca_contributions(
-    key_features: tf.Tensor,
-    value_features: tf.Tensor,
-    key_kernel: tf.Tensor,
-    value_kernel: tf.Tensor,
-    value_bias: tf.Tensor,
-    accumulate_dtype: Any = tf.float32,
-) -> tf.Tensor:
-    """Returns the summands of the logits: attention times biased value for each position and group.
-
-    Args:
-        key_features: (B, L, Ck).
-        value_features: (B, L, Cv).
-        key_kernel: (G, Ck/G, N/G, K), for K classes. K may be unknown.
-        value_kernel: (G, Cv/G, N/G, K).
-        value_bias: (N, K). The attention sums to 1, and so the attention's shares of the bias sum
-            to the bias.
-        accumulate_dtype: the dtype of softmax and result.
-
-    Returns:
-        (B, L, N, K), summing to the logits over axes 1 and 2.
-    """
-    weights = poca_attention(key_features, key_kernel, accumulate_dtype)
-    values = _project_groups(value_features, value_kernel, accumulate_dtype)
-    return weights * (values + tf.cast(value_bias, accumulate_dtype))
-
-
-def _project_groups(features: tf.Tensor, kernel: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """Returns keys or values (B, L, N, K) of features (B, L, C) and a kernel (G, C/G, N/G, K)."""
-    blocks, channels, groups, _ = kernel.shape
-    classes = axis_size(kernel, 3)
-    batch, positions = axis_size(features, 0), axis_size(features, 1)
-    parts = tf.split(tf.reshape(features, (-1, blocks * channels)), blocks, axis=1)
-    projected = [
-        project(part, tf.reshape(block, (channels, groups * classes)), batch, positions)
-        for part, block in zip(parts, tf.unstack(kernel), strict=True)
-    ]
-    return tf.reshape(
-        tf.cast(concat(projected), dtype), (batch, positions, blocks * groups, classes)
-    )
 
 
 def concat(tensors: list[tf.Tensor]) -> tf.Tensor:

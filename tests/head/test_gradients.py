@@ -22,13 +22,19 @@ CLASSES = 2 * MASK_OUTPUTS + 44
 LOOPED_CLASSES = 5 * MASK_OUTPUTS + 1
 
 
-def problem(groups=2, classes=CLASSES, split_groups=True, split_key_value=True, scale=1.0):
-    """Returns features, both kernels, value biases and a gradient of the logits, in float64."""
+def problem(
+    groups=2, classes=CLASSES, split_groups=True, split_key_value=True, scale=1.0, positions=6
+):
+    """Returns features, both kernels, value biases and a gradient of the logits, in float64.
+
+    With 6 positions, heads with split groups average features if they have no dropout and keep
+    everything for the backward pass.
+    """
     rng = np.random.default_rng(0)
     channels, count = 8, groups if split_groups else 1
     part = channels // 2 if split_key_value else channels
     kernel = (count, part // count, groups * classes // count)
-    shapes = (2, 6, channels), kernel, kernel, (groups, classes), (2, classes)
+    shapes = (2, positions, channels), kernel, kernel, (groups, classes), (2, classes)
     features, *others = (rng.normal(size=shape) for shape in shapes)
     return scale * features, *others
 
@@ -83,6 +89,15 @@ def test_logits_and_gradients_equal_automatic_differentiation(
     assert_close(double, exact, 1e-13)
     single = compute(blocked_poca, arrays, dropout=dropout, memory_budget=budget)
     assert_close(single, compute(poca.poca, arrays, dropout=dropout), 2e-6)
+
+
+@pytest.mark.parametrize("positions", [3, 6])
+@pytest.mark.parametrize("budget", [LARGE, TINY])
+def test_averages_of_values_and_of_features(positions, budget):
+    arrays = problem(positions=positions)
+    exact = compute(poca.poca, arrays, dtype=tf.float64)
+    double = compute(blocked_poca, arrays, dtype=tf.float64, memory_budget=budget)
+    assert_close(double, exact, 1e-13)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noah_tf.head import poca
+from noah_tf.head.maps import attention_maps, contribution_maps
 from noah_tf.head.memory_plan import MASK_OUTPUTS
 
 
@@ -65,7 +66,7 @@ def test_logits_and_attention_equal_the_reference(problem):
 
     blocks, channels, _ = weights[0].shape
     kernel = weights[0].reshape(blocks, channels, -1, logits.shape[-1])
-    maps = poca.poca_attention(
+    maps = attention_maps(
         tf.constant(features[..., :key_channels]), tf.constant(kernel), tf.float64
     )
     np.testing.assert_allclose(maps, attention, rtol=1e-12)
@@ -83,7 +84,7 @@ def test_contributions_sum_to_the_logits(problem):
         tf.constant(kernel.reshape(*kernel.shape[:2], -1, logits.shape[-1]))
         for kernel in (key_kernel, value_kernel)
     ]
-    maps = poca.poca_contributions(
+    maps = contribution_maps(
         tf.constant(features[..., :key_channels]),
         tf.constant(features[..., -value_channels:]),
         *kernels,
@@ -95,7 +96,7 @@ def test_contributions_sum_to_the_logits(problem):
     # If the values are only the bias, the attention distributes it.
     blank = [kernels[0], tf.zeros_like(kernels[1])]
     parts = tf.constant(features[..., :key_channels]), tf.constant(features[..., -value_channels:])
-    maps = poca.poca_contributions(*parts, *blank, tf.constant(value_bias), tf.float64)
+    maps = contribution_maps(*parts, *blank, tf.constant(value_bias), tf.float64)
     np.testing.assert_allclose(maps, attention * value_bias, rtol=1e-9, atol=1e-12)
 
 

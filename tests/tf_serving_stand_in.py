@@ -15,7 +15,8 @@ Signatures have one input, as those of noah_tf's exports. The stand-in follows t
 - https://www.tensorflow.org/tfx/serving/saved_model_warmup: a version becomes available after its
   warm-up requests were answered, and a bad request keeps it from loading.
 
-It has no server-side batching, no classify or regress, and no limits of time or concurrency.
+It has no server-side batching, no classify or regress, and no limits of time. Over gRPC it answers
+`grpc_max_threads` calls at the same time, as the real server does.
 """
 
 import base64
@@ -156,9 +157,10 @@ class StandIn(contextlib.AbstractContextManager):
         name: name to serve it under.
         versions: list of the versions to serve; None for the newest.
         labels: dict from label to version.
+        grpc_max_threads: how many gRPC calls are answered at the same time.
     """
 
-    def __init__(self, base_path, name, versions=None, labels=None):
+    def __init__(self, base_path, name, versions=None, labels=None, grpc_max_threads=32):
         self.base_path, self.name = pathlib.Path(base_path), name
         self._configured, self._labels = versions, dict(labels or {})
         self._changed = threading.Condition()
@@ -168,19 +170,22 @@ class StandIn(contextlib.AbstractContextManager):
         self._rest_server.models = self
         self.rest = f"http://127.0.0.1:{self._rest_server.server_port}"
         threading.Thread(target=self._rest_server.serve_forever, args=(0.05,), daemon=True).start()
-        self._grpc_server, port = _start_grpc(self)
+        self._grpc_server, port = _start_grpc(self, grpc_max_threads)
         self.grpc = f"grpc://127.0.0.1:{port}"
 
     def configure(self, versions=None, labels=None):
         """Serves other versions and labels.
 
         Raises:
-            ValueError: a label that is in use moves to a version that is not loaded. The real
-                server logs this and keeps the old configuration.
+            ValueError: a label is new, or moves, and its version is not loaded. The real server
+                logs this and keeps the whole old configuration, its versions too.
         """
         for label, version in (labels or {}).items():
-            if self._labels.get(label, version) != version and version not in self._loaded:
-                raise ValueError(f"label {label}: version {version} is not loaded")
+            if self._labels.get(label) != version and version not in self._loaded:
+                raise ValueError(
+                    f"Request to assign label to version {version} of model {self.name}, which is "
+                    "not currently available for inference"
+                )
         self._configured = versions
         self.poll()
         self._labels = dict(labels or {})
@@ -318,11 +323,20 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def _start_grpc(models):
+def _start_grpc(models, max_threads):
     """Starts the gRPC interface of a `StandIn`, and returns the server and its port."""
+    threads = threading.Semaphore(max_threads)
 
     def handler(method, request_type):
         def answer(request, context):
+            if not threads.acquire(blocking=False):
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            try:
+                return answer_in_thread(request, context)
+            finally:
+                threads.release()
+
+        def answer_in_thread(request, context):
             spec = request.model_spec
             version = spec.version.value if spec.HasField("version") else None
             label = spec.version_label if spec.HasField("version_label") else None
@@ -341,7 +355,8 @@ def _start_grpc(models):
     }
     statuses = {"GetModelStatus": handler(models.status, status_pb2.GetModelStatusRequest)}
     service = grpc.method_handlers_generic_handler
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(32))
+    # The other threads refuse calls.
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_threads + 32))
     server.add_generic_rpc_handlers([service("tensorflow.serving.PredictionService", predictions)])
     server.add_generic_rpc_handlers([service("tensorflow.serving.ModelService", statuses)])
     port = server.add_insecure_port("127.0.0.1:0")

@@ -16,8 +16,9 @@ _MIN_PAUSE, _MAX_PAUSE = 0.1, 1.0  # seconds between two checks whether the mode
 class Client:
     """Asks a served model about photos.
 
-    The client repeats a request, with growing pauses, while the server cannot be reached or
-    reports that it is unavailable (HTTP 503, gRPC UNAVAILABLE). Each thread needs its own client.
+    The client repeats a request, with growing random pauses, while the server cannot be reached or
+    reports that it is unavailable (HTTP 503, gRPC UNAVAILABLE) or busy (HTTP 429, and "Server
+    Threadpool Exhausted" over gRPC). Each thread needs its own client.
 
     Args:
         url: address of the server: "http://HOST:8501" (or https) for REST, "grpc://HOST:8500" for
@@ -27,7 +28,8 @@ class Client:
         label: label of the version to ask, such as "canary"; excludes `version`.
         timeout: seconds before a request fails. Over REST each attempt has this much time, over
             gRPC all attempts together.
-        retries: how often a request is repeated; over gRPC at most 4.
+        retries: how often a request is repeated. Over gRPC, a request to a busy server is repeated
+            until the timeout, unless `retries` is 0.
         clock: the time to measure and wait by; tests replace it.
 
     Raises:

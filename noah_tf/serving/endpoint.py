@@ -6,7 +6,6 @@ import urllib.parse
 from noah_tf.utils.validation import check_int, check_positive_int, check_positive_number
 
 _URL_FORMS = "http://HOST:8501, https://HOST or grpc://HOST:8500"
-_MAX_GRPC_RETRIES = 4  # gRPC makes at most five attempts, whatever its configuration says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +18,8 @@ class Endpoint:
         version: number of the version to ask, or None.
         label: label of the version to ask, or None.
         timeout: seconds before a request fails.
-        retries: how often a request is repeated while the server is unavailable.
+        retries: how often a request is repeated while the server is unavailable. With 0 a request
+            is not repeated if the server is busy, either.
 
     Raises:
         ValueError: an attribute is invalid.
@@ -46,11 +46,6 @@ class Endpoint:
                 )
         check_positive_number("timeout", self.timeout, "seconds")
         check_int("retries", self.retries, minimum=0)
-        if self.is_grpc and self.retries > _MAX_GRPC_RETRIES:
-            raise ValueError(
-                f"retries must be at most {_MAX_GRPC_RETRIES} over gRPC, which makes no more "
-                f"attempts, got {self.retries}: give fewer, or wait longer for the model."
-            )
 
     @property
     def is_grpc(self) -> bool:

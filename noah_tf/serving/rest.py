@@ -14,13 +14,18 @@ import urllib3
 
 from noah_tf.serving.clock import Clock
 from noah_tf.serving.endpoint import Endpoint
-from noah_tf.serving.errors import ServingError, readable_message, readiness_of
+from noah_tf.serving.errors import (
+    TOO_MANY_REQUESTS,
+    ServingError,
+    readable_message,
+    readiness_of,
+)
 
 _MAX_PAUSE = 10.0  # seconds between two attempts, even if the server asks for a longer pause
 
 
 class _Retry(urllib3.Retry):
-    """Repeats a request while the server is unavailable, but not a request that timed out."""
+    """Repeats a request while the server is unavailable or busy, unless the request timed out."""
 
     pause: Callable[[float], None] = staticmethod(time.sleep)
 
@@ -65,7 +70,7 @@ class RestTransport:
         retry = _Retry(
             total=endpoint.retries,
             allowed_methods=("GET", "POST"),  # a prediction changes nothing on the server
-            status_forcelist=(503,),
+            status_forcelist=(429, 503),
             backoff_factor=0.2,
             backoff_max=_MAX_PAUSE,
             backoff_jitter=0.1,
@@ -153,11 +158,14 @@ class RestTransport:
     def _error(self, url: str, response: requests.Response, begin: float) -> ServingError:
         """Returns the error that describes a response without a prediction."""
         status = response.status_code
-        if status == 503:
+        if status in (429, 503):
+            state, kind = "not available", "HTTP 503"
+            if status == 429:
+                state, kind = "busy", TOO_MANY_REQUESTS
             return ServingError(
-                f"{url} was not available for {self._duration(begin)}: {_error_text(response)} "
-                "(HTTP 503).",
-                "HTTP 503",
+                f"{url} was {state} for {self._duration(begin)}: {_error_text(response)} "
+                f"(HTTP {status}).",
+                kind,
             )
         if 300 <= status < 400:
             return ServingError(

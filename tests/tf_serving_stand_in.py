@@ -4,6 +4,7 @@
         server.rest, server.grpc  # urls
         server.configure([2], {"stable": 2})  # as if its config file had changed
         server.poll()  # notices the versions that were added to the folder or deleted from it
+        server.follow(path)  # from now on it is configured by this file
 
 Each version runs in a `tf.compat.v1.Session`: in the C++ runtime, without Python code of the model.
 Signatures have one input, as those of noah_tf's exports. The stand-in follows these pages:
@@ -31,7 +32,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import json_format
+from google.protobuf import json_format, text_format
 
 pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed")
 
@@ -39,6 +40,7 @@ import grpc
 from tensorflow_serving.apis import get_model_metadata_pb2 as metadata_pb2
 from tensorflow_serving.apis import get_model_status_pb2 as status_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
@@ -163,6 +165,7 @@ class StandIn(contextlib.AbstractContextManager):
     def __init__(self, base_path, name, versions=None, labels=None, grpc_max_threads=32):
         self.base_path, self.name = pathlib.Path(base_path), name
         self._configured, self._labels = versions, dict(labels or {})
+        self._config_file, self.rejected = None, []
         self._changed = threading.Condition()
         self._loaded, self._states = {}, {}  # by version; a state is (name, error message)
         self.poll()
@@ -214,8 +217,25 @@ class StandIn(contextlib.AbstractContextManager):
             model.session.close()
             self._states[version] = ("END", "")
 
+    def follow(self, path):
+        """Reads a models.config before each answer. An edit that is rejected goes to `rejected`."""
+        self._config_file, self._config_text = pathlib.Path(path), None
+
+    def _reload(self):
+        if self._config_file is None or self._config_file.read_text() == self._config_text:
+            return
+        self._config_text = self._config_file.read_text()
+        config = text_format.Parse(self._config_text, config_pb2.ModelServerConfig())
+        (entry,) = (e for e in config.model_config_list.config if e.name == self.name)
+        versions = list(entry.model_version_policy.specific.versions)
+        try:
+            self.configure(versions, dict(entry.version_labels))
+        except ValueError:
+            self.rejected.append(self._config_text)
+
     def _resolve(self, name, version=None, label=None):
         """Returns the number of the version that a request asks for, or None for the newest."""
+        self._reload()
         if name != self.name:
             raise Refused(f"Servable not found for request: Latest({name})", "NOT_FOUND")
         if label is not None and label not in self._labels:

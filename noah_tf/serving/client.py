@@ -10,8 +10,6 @@ from noah_tf.serving.clock import SYSTEM_CLOCK, Clock
 from noah_tf.serving.endpoint import Endpoint
 from noah_tf.serving.errors import ServingError
 
-_MIN_PAUSE, _MAX_PAUSE = 0.1, 1.0  # seconds between two checks whether the model is ready
-
 
 class Client:
     """Asks a served model about photos.
@@ -68,21 +66,21 @@ class Client:
         Raises:
             ServingError: the model did not become ready in time; the message says why.
         """
-        begin, pause = self._clock.now(), _MIN_PAUSE
-        while True:
-            remaining = begin + seconds - self._clock.now()
-            ready, state = self._transport.readiness(timeout=max(remaining, _MAX_PAUSE))
-            if ready:
-                return
-            elapsed = self._clock.now() - begin
-            if elapsed >= seconds:
-                raise ServingError(
-                    f"{self._endpoint.description} at {self._endpoint.url} was not ready in "
-                    f"{elapsed:.1f} s: {state}.",
-                    "not ready",
-                )
-            self._clock.sleep(min(pause, seconds - elapsed))
-            pause = min(2 * pause, _MAX_PAUSE)
+        ready, state, elapsed = self._clock.wait_for(self.readiness, seconds)
+        if not ready:
+            raise ServingError(
+                f"{self._endpoint.description} at {self._endpoint.url} was not ready in "
+                f"{elapsed:.1f} s: {state}.",
+                "not ready",
+            )
+
+    def readiness(self, timeout: float = 10.0) -> tuple[bool, str]:
+        """Returns whether the server has loaded the model, and the states of its versions in words.
+
+        Args:
+            timeout: seconds before the server counts as not ready.
+        """
+        return self._transport.readiness(timeout=timeout)
 
     def metadata(self) -> dict[str, Any]:
         """Returns the model's signatures, as TF Serving describes them.

@@ -169,7 +169,7 @@ class StandIn(contextlib.AbstractContextManager):
         self._changed = threading.Condition()
         self._loaded, self._states = {}, {}  # by version; a state is (name, error message)
         self.poll()
-        self._rest_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _RestHandler)
+        self._rest_server = _RestServer(("127.0.0.1", 0), _RestHandler)
         self._rest_server.models = self
         self.rest = f"http://127.0.0.1:{self._rest_server.server_port}"
         threading.Thread(target=self._rest_server.serve_forever, args=(0.05,), daemon=True).start()
@@ -298,6 +298,10 @@ class StandIn(contextlib.AbstractContextManager):
             model.session.close()
 
 
+class _RestServer(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # connections that wait; the default is 5
+
+
 class _RestHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -376,7 +380,10 @@ def _start_grpc(models, max_threads):
     statuses = {"GetModelStatus": handler(models.status, status_pb2.GetModelStatusRequest)}
     service = grpc.method_handlers_generic_handler
     # The other threads refuse calls.
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_threads + 32))
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(max_threads + 32),
+        options=[("grpc.max_receive_message_length", -1)],
+    )
     server.add_generic_rpc_handlers([service("tensorflow.serving.PredictionService", predictions)])
     server.add_generic_rpc_handlers([service("tensorflow.serving.ModelService", statuses)])
     port = server.add_insecure_port("127.0.0.1:0")

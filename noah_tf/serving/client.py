@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from noah_tf.serving.clock import SYSTEM_CLOCK, Clock
+from noah_tf.serving.credentials import Credentials
 from noah_tf.serving.endpoint import Endpoint
 from noah_tf.serving.errors import ServingError
 
@@ -19,8 +20,9 @@ class Client:
     Threadpool Exhausted" over gRPC). Each thread needs its own client.
 
     Args:
-        url: address of the server: "http://HOST:8501" (or https) for REST, "grpc://HOST:8500" for
-            gRPC, which needs tensorflow-serving-api (`pip install 'noah-tf[serving]'`).
+        url: address of the server: "http://HOST:8501" for REST, "grpc://HOST:8500" for gRPC, which
+            needs tensorflow-serving-api (`pip install 'noah-tf[serving]'`). The address of a front
+            with TLS begins with "https" or "grpcs".
         model: name of the model on the server.
         version: number of the version to ask; None for the newest.
         label: label of the version to ask, such as "canary"; excludes `version`.
@@ -28,6 +30,7 @@ class Client:
             gRPC all attempts together.
         retries: how often a request is repeated. Over gRPC, a request to a busy server is repeated
             until the timeout, unless `retries` is 0.
+        credentials: the API key and the certificates for a front with TLS.
         clock: the time to measure and wait by; tests replace it.
 
     Raises:
@@ -50,9 +53,12 @@ class Client:
         label: str | None = None,
         timeout: float = 60.0,
         retries: int = 4,
+        credentials: Credentials | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._endpoint = Endpoint(url, model, version, label, timeout, retries)
+        self._endpoint = Endpoint(
+            url, model, version, label, timeout, retries, credentials or Credentials()
+        )
         self.url, self.model = self._endpoint.url, model
         self._clock = clock
         self._transport: Any = _make_transport(self._endpoint, clock)

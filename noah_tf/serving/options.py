@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from noah_tf.serving.client import Client
+from noah_tf.serving.credentials import Credentials
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that name the server and the model."""
     parser.add_argument(
-        "--url", required=True, help="http://HOST:8501 (or https) for REST, grpc://HOST:8500"
+        "--url",
+        required=True,
+        help="http://HOST:8501 for REST, grpc://HOST:8500; with TLS https://HOST, grpcs://HOST:8444",
     )
     parser.add_argument("--model", required=True, help="name of the model on the server")
     parser.add_argument(
@@ -20,6 +23,12 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="seconds before a request fails (%(default)g)",
     )
+    parser.add_argument("--api-key-file", metavar="FILE", help="file with the API key")
+    parser.add_argument(
+        "--cacert", metavar="FILE", help="authorities that sign the server's certificate, PEM"
+    )
+    parser.add_argument("--cert", metavar="FILE", help="certificate of this client, PEM")
+    parser.add_argument("--key", metavar="FILE", help="private key of --cert, PEM")
 
 
 def add_server_options(
@@ -87,6 +96,7 @@ def client_from_options(
         label=label,
         timeout=options.timeout,
         retries=retries,
+        credentials=Credentials(options.api_key_file, options.cacert, options.cert, options.key),
     )
 
 

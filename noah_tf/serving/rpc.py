@@ -2,6 +2,7 @@
 
 import json
 import random
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,9 +57,7 @@ class RpcTransport:
             self._spec.version.value = endpoint.version
         if endpoint.label is not None:
             self._spec.version_label = endpoint.label
-        self._channel = grpc.insecure_channel(
-            endpoint.url.removeprefix("grpc://"), options=_CHANNEL_OPTIONS
-        )
+        self._channel = _channel(endpoint)
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
@@ -158,6 +157,22 @@ class RpcTransport:
         return ServingError(message, kind, refused=code in _REFUSED)
 
 
+def _channel(endpoint: Endpoint) -> Any:
+    """Returns the connection to a server, which is made when the first request is sent."""
+    target = urllib.parse.urlsplit(endpoint.url).netloc
+    if not endpoint.is_secure:
+        return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    shown = endpoint.credentials
+    credentials = grpc.ssl_channel_credentials(
+        shown.cacert_bytes, shown.key_bytes, shown.cert_bytes
+    )
+    if shown.api_key is not None:
+        credentials = grpc.composite_channel_credentials(
+            credentials, grpc.access_token_call_credentials(shown.api_key)
+        )
+    return grpc.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+
+
 def _kind(error: Any) -> str:
     """Returns the `ServingError.kind` of a failed call."""
     code, details = error.code().name, error.details() or ""
@@ -175,7 +190,6 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
     # By default all clients of a process share one connection. A load test needs many.
     ("grpc.use_local_subchannel_pool", 1),

@@ -2,7 +2,7 @@
 
     with running_front(folder, rest_port, grpc_port, timeout="1s") as front:
         front.rest, front.grpc  # urls
-        front.new_lines(start=0, count=1)  # of the access log
+        front.new_lines(0, 1, "status=200")  # of the access log
 
 Only what has to differ on this machine is replaced in the file: addresses, folders and, if given,
 the time that a client may take for its body.
@@ -41,14 +41,16 @@ class Front(NamedTuple):
         """Returns the number of lines in the access log."""
         return len((self.folder / "access.log").read_text().splitlines())
 
-    def new_lines(self, start, count):
-        """Returns `count` lines of the access log, from index `start` on, once they are there.
+    def new_lines(self, start, count, text):
+        """Returns `count` lines with a text of the access log, once they are there.
 
-        nginx writes a line after it has sent the answer.
+        nginx writes a line after it has sent the answer, so that also the lines of other requests
+        may follow index `start`.
         """
         deadline = time.monotonic() + 30
         while True:
             lines = (self.folder / "access.log").read_text().splitlines()[start:]
+            lines = [line for line in lines if text in line]
             if len(lines) >= count:
                 return lines
             assert time.monotonic() < deadline, lines

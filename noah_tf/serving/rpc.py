@@ -133,10 +133,12 @@ class RpcTransport:
                 kind = _kind(rpc_error)
                 # The random factor keeps clients from coming back all at the same time.
                 backoff = min(_MIN_BACKOFF * 2**attempts, _MAX_BACKOFF) * random.uniform(0.5, 1)
-                is_repeated = kind == "UNAVAILABLE" and attempts <= retries
-                is_repeated = is_repeated or (kind in _BUSY and retries > 0)
-                if not is_repeated or self._clock.now() - begin + backoff >= self._endpoint.timeout:
-                    seconds = self._clock.now() - begin
+                if kind in _BUSY:
+                    is_repeated = retries > 0
+                else:
+                    is_repeated = kind == "UNAVAILABLE" and attempts <= retries
+                seconds = self._clock.now() - begin
+                if not is_repeated or seconds + backoff >= self._endpoint.timeout:
                     raise self._error(rpc_error, kind, seconds, attempts) from rpc_error
             self._clock.sleep(backoff)
 

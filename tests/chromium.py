@@ -1,6 +1,6 @@
 """Drives headless Chromium with Selenium, for the tests of pages.
 
-As a program, it takes the screenshot of the demo's page in docs/serving.md from a running demo:
+As a program, it takes the screenshot of the demo's page in docs/client.md from a running demo:
 
     python tests/chromium.py http://127.0.0.1:7860/ scene.png docs/demo.png
 """

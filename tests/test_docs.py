@@ -9,6 +9,7 @@ Bash blocks are checked line by line. `kind` returns how:
         are not here. Their programs parse the arguments, and the trainers load the recipe.
     served: test_saved_models.py sends these requests to a server.
     demo: tests/serving/test_demo.py opens the demo page in a browser. Here its command runs.
+    deployed: test_saved_models.py and test_kubernetes.py check the files. Here they exist.
     environment: for make and pip, the target and the extra exist.
     tests: for pytest, the file exists and `-k` selects something in it.
     None: the command is in UNRUNNABLE.
@@ -28,6 +29,7 @@ import shutil
 import numpy as np
 import pages
 import pytest
+import yaml
 from forked_commands import run_forked
 from recipes import SMALL
 from shared_data import REPOSITORY
@@ -38,14 +40,10 @@ from noah_tf.serving.__main__ import main as serving
 
 pytestmark = pytest.mark.one_stack
 
-# Docker is not available to the tests. test_saved_models.py reads the files that Docker gets.
-UNRUNNABLE = {
-    "docker run --rm -p 127.0.0.1:8501:8501 -v": "a server of one model",
-    "docker compose -f saved_models/compose.yaml up": "the server with its configurations",
-    "docker run --rm -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501": "the same without compose",
-}
+# Docker is not available to the tests.
+UNRUNNABLE = {"docker run --rm -p 127.0.0.1:8501:8501 -v": "a server of one model"}
 RUN_PAGES = ("README.md", "docs/attention.md", "docs/evaluation.md")
-SERVED_PAGE = "docs/serving.md"
+SERVED_PAGES = ("docs/serving.md", "docs/client.md")
 # Replacements in a page's Python before it runs.
 REPLACED = {
     'weights="imagenet"': "weights=None",  # a download
@@ -74,8 +72,11 @@ def kind(page, words):
     program = words[0]
     if program in ("make", "pip"):
         return "environment"
-    if program in ("curl", "echo") or words[:3] == ["python", "-m", "noah_tf.serving"]:
-        return "demo" if "demo" in words else "served" if page == SERVED_PAGE else None
+    if words[:2] == ["docker", "compose"] or program == "kubectl":
+        return "deployed"
+    shell = ("curl", "echo", "mkdir", "openssl")
+    if program in shell or words[:3] == ["python", "-m", "noah_tf.serving"]:
+        return "demo" if "demo" in words else "served" if page in SERVED_PAGES else None
     if words[1:3] == ["-m", "pytest"]:
         return "tests"
     if program != "python" or not re.match(r"(trainers|benchmarks|docs)/\w+\.py$", words[1]):
@@ -94,9 +95,9 @@ def commands(*kinds):
     ]
 
 
-def test_at_most_three_commands_are_unrunnable():
+def test_only_one_command_is_unrunnable():
     unrunnable = [" ".join(words) for _, words in commands(None)]
-    assert len(unrunnable) == len(UNRUNNABLE) <= 3, unrunnable
+    assert len(unrunnable) == len(UNRUNNABLE) == 1, unrunnable
     for start in UNRUNNABLE:
         assert sum(line.startswith(start) for line in unrunnable) == 1, start
 
@@ -137,7 +138,7 @@ def run_python(page):
     [
         pytest.param(page, marks=[slow_on_one_stack] if page in PAGES_WITH_LARGE_MODELS else [])
         for page in PYTHON_PAGES
-        if page != SERVED_PAGE
+        if page not in SERVED_PAGES
     ],
 )
 def test_python_runs(page, tmp_path, monkeypatch):
@@ -185,6 +186,18 @@ def test_make_targets_and_extras_exist():
         assert words[:3] == ["pip", "install", "-e"], page
         extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[3])[1]
         assert set(filter(None, [extras])) <= set(setup["options.extras_require"]), page
+
+
+def test_deployed_files_and_profiles_exist():
+    for _, words in commands("deployed"):
+        file = REPOSITORY / words[words.index("-f") + 1]
+        documents = list(yaml.safe_load_all(file.read_text()))
+        if words[0] == "kubectl":
+            assert all("kind" in document for document in documents)
+        elif "--profile" in words:
+            profile = words[words.index("--profile") + 1]
+            services = documents[0]["services"].values()
+            assert any(profile in service.get("profiles", ()) for service in services)
 
 
 def test_pytest_commands_select_tests():

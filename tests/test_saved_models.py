@@ -1,4 +1,4 @@
-"""TF Serving can read the files of saved_models/, and the commands of docs/serving.md work."""
+"""TF Serving can read the files of saved_models/, and the commands of the pages on serving work."""
 
 import ast
 import inspect
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import urllib.parse
 
+import nginx_front
 import numpy as np
 import pages
 import pytest
@@ -32,7 +33,9 @@ from noah_tf.serving.__main__ import main
 pytestmark = pytest.mark.one_stack
 
 FOLDER = REPOSITORY / "saved_models"
-PAGE = "docs/serving.md"
+PAGE, CLIENT_PAGE = "docs/serving.md", "docs/client.md"
+PAGES = (PAGE, CLIENT_PAGE)
+FRONT_URLS = ("https://localhost:8443", "grpcs://localhost:8444")
 FIELD = descriptor_pb2.FieldDescriptorProto
 
 # Messages that tensorflow-serving-api lacks: field -> (number, type). They are defined in
@@ -143,7 +146,7 @@ def test_an_unknown_field_raises(tmp_path, monkeypatch):
 
 def test_compose_mounts_this_folder_and_names_its_files():
     compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
-    (service,) = compose["services"].values()
+    service = compose["services"]["serving"]
     assert service["image"].startswith("tensorflow/serving:")
     assert service["volumes"] == [".:/models:ro"]
     assert {port.rpartition(":")[2] for port in service["ports"]} == {"8500", "8501"}
@@ -152,15 +155,50 @@ def test_compose_mounts_this_folder_and_names_its_files():
     assert all((FOLDER / name).is_file() for name in files)
 
 
-def test_docker_has_the_same_options_as_compose():
-    compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
-    command = next(
-        c for c in pages.commands(PAGE) if c[0] == "docker" and "--enable_batching=true" in c
+def test_compose_has_a_front_before_the_server():
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    front = services["front"]
+    assert front["profiles"] == ["front"]
+    assert "./nginx.conf:/etc/nginx/nginx.conf:ro" in front["volumes"]
+    # The server cannot read the folder of the keys, which is not in the one that it mounts.
+    assert "../front:/etc/nginx/front:ro" in front["volumes"]
+    assert (front["read_only"], front["tmpfs"]) == (True, ["/tmp"])
+    config = (FOLDER / "nginx.conf").read_text()
+    assert {f"{port}:{port}" for port in re.findall(r"listen (\d+) ssl", config)} == set(
+        front["ports"]
     )
-    options = command[command.index("tensorflow/serving") + 1 :]
-    assert sorted(options) == sorted(compose["services"]["serving"]["command"])
-    published = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
-    assert sorted(published) == sorted(compose["services"]["serving"]["ports"])
+    # Only this machine reaches the server itself; the front reaches it by the name of its service.
+    assert all(port.startswith("127.0.0.1:") for port in services["serving"]["ports"])
+    assert set(re.findall(r"server (\w+):(\d+);", config)) == {
+        ("serving", "8500"),
+        ("serving", "8501"),
+    }
+    assert front["healthcheck"]["test"][-1] == "https://localhost:8443/healthz"
+    assert "location = /healthz" in config
+
+
+def test_the_front_forwards_fewer_calls_than_the_server_has_threads():
+    config = (FOLDER / "nginx.conf").read_text()
+    (limit,) = set(re.findall(r"limit_conn port (\d+);", config))
+    command = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["serving"][
+        "command"
+    ]
+    (option,) = (word for word in command if word.startswith("--grpc_max_threads="))
+    assert int(limit) < int(option.partition("=")[2])
+
+
+def test_prometheus_asks_for_the_path_of_the_server():
+    monitoring = parse_config("monitoring.config", "MonitoringConfig").prometheus_config
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    assert job["metrics_path"] == monitoring.path
+    assert job["static_configs"] == [{"targets": ["localhost:8501"]}]
+
+
+def test_every_file_of_the_folder_is_in_the_table_of_the_page():
+    names = {path.name for path in FOLDER.iterdir() if path.is_file()} - {"README.md"}
+    table = pages.text(PAGE).partition("## Deploy")[2].partition("On one machine")[0]
+    assert names == {name for name in re.findall(r"`([\w.]+)`", table) if "." in name}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
@@ -177,14 +215,14 @@ def test_the_health_check_asks_whether_the_model_is_available(server, path, heal
 
 def test_the_curl_commands_of_the_page_are_answered(server, digits):
     kinds = set()
-    for words in pages.commands(PAGE):
-        if words[0] != "curl" or "prometheus" in words[1]:
+    for words in [words for page in PAGES for words in pages.commands(page)]:
+        if words[0] != "curl" or "prometheus" in words[1] or len(words) > 2:
             continue
         _, url = words
         answer = requests.get(url.replace("http://localhost:8501", server.rest), timeout=60)
         assert answer.status_code == 200, answer.text
         kinds.add("metadata" if "metadata" in answer.json() else "status")
-    for line in pages.command_lines(PAGE):
+    for line in pages.command_lines(CLIENT_PAGE):
         if "base64" not in line:
             continue
         # The shell runs the line, and this `curl` prints the url and the body.
@@ -213,29 +251,105 @@ def test_the_curl_commands_of_the_page_are_answered(server, digits):
     assert kinds == {"status", "metadata", "rows", "columns", "explain"}
 
 
-def test_the_client_commands_of_the_page_run(server, digits, monkeypatch, tmp_path, capsys):
+def client_commands(page):
+    """Returns the client's commands of a page that end, as lists of words."""
+    return [
+        words[3:]
+        for words in pages.commands(page)
+        if words[:3] == ["python", "-m", "noah_tf.serving"] and words[3] != "demo"
+    ]
+
+
+def run_client(words, urls):
+    """Runs a command of a page with other urls and less time."""
+    words = [urls.get(word, word) for word in words]
+    words = ["photo.png" if word == "photos/*.png" else word for word in words]
+    if words[0] == "load":
+        if "--seconds" in words:
+            del words[words.index("--seconds") : words.index("--seconds") + 2]
+        words += ["--seconds", "0.3", "--warmup-seconds", "0"]
+    return main(words)
+
+
+def test_the_client_commands_of_the_pages_run(server, digits, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(digits / "photo.png", "photo.png")
+    urls = {"http://localhost:8501": server.rest, "grpc://localhost:8500": server.grpc}
     num_run = 0
-    for words in pages.commands(PAGE):
-        if words[:3] != ["python", "-m", "noah_tf.serving"] or "..." in words:
+    for words in client_commands(PAGE) + client_commands(CLIENT_PAGE):
+        if words[0] == "rollout" or set(words) & set(FRONT_URLS):
             continue
-        if words[3] == "demo":  # runs until it is interrupted, as in test_demo.py
-            continue
-        urls = {"http://localhost:8501": server.rest, "grpc://localhost:8500": server.grpc}
-        words = [urls.get(word, word) for word in words[3:]]
-        words = ["photo.png" if word == "photos/*.png" else word for word in words]
-        if words[0] == "load":
-            words[words.index("--seconds") + 1] = "0.3"
-            words += ["--warmup-seconds", "0"]
-        assert main(words) == 0, capsys.readouterr().err
+        assert run_client(words, urls) == 0, capsys.readouterr().err
         num_run += 1
-    assert num_run >= 2
+    assert num_run >= 4
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
 
+def test_the_rollout_of_the_page_runs_in_order(digits, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved_models").mkdir()
+    config = tmp_path / "saved_models" / "models.config"
+    shutil.copy(FOLDER / "models.config", config)
+    commands = [words for words in client_commands(PAGE) if words[0] == "rollout"]
+    assert [words[-1] for words in commands if words[-1].startswith("--")] == [
+        "--back",
+        "--drop-old",
+    ]
+    with StandIn(digits / "digits", "digits", [1], {"stable": 1, "canary": 1}) as running:
+        running.follow(config)
+        for words in commands:
+            urls = {"http://localhost:8501": running.rest}
+            assert run_client(words, urls) == 0, capsys.readouterr().err
+        assert not running.rejected
+    assert capsys.readouterr().out.splitlines()[-1] == "Version 1 is unloaded."
+    assert config.read_text() == (FOLDER / "models.config").read_text().replace(
+        "        versions: 1\n", "        versions: 2\n"
+    ).replace("value: 1 }", "value: 2 }")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    nginx_front.missing_software is not None, reason=str(nginx_front.missing_software)
+)
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+def test_the_front_of_the_page_answers(server, digits, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(digits / "photo.png", "photo.png")
+    shell = [
+        line for line in pages.command_lines(PAGE) if line.startswith(("mkdir", "openssl", "echo"))
+    ]
+    assert len(shell) == 8
+    for line in shell:
+        subprocess.run(["bash", "-c", line], check=True, capture_output=True, timeout=60)
+    clients = tmp_path / "front" / "clients.conf"
+    clients.write_text(clients.read_text().replace("/etc/nginx/front", str(tmp_path / "front")))
+    ports = [urllib.parse.urlsplit(url).port for url in (server.rest, server.grpc)]
+    with nginx_front.running_front(tmp_path / "front", *ports) as front:
+        urls = dict(zip(FRONT_URLS, (front.rest, front.grpc), strict=True))
+        commands = [
+            words
+            for words in client_commands(PAGE) + client_commands(CLIENT_PAGE)
+            if set(words) & set(FRONT_URLS)
+        ]
+        assert len(commands) == 4
+        for words in commands:
+            assert run_client(words, urls) == 0, capsys.readouterr().err
+            assert "photo.png" in capsys.readouterr().out
+        if shutil.which("curl") is None:
+            return
+        (line,) = (line for line in pages.command_lines(CLIENT_PAGE) if "Bearer" in line)
+        process = subprocess.run(
+            ["bash", "-c", line.replace(FRONT_URLS[0], front.rest)],
+            check=True,
+            capture_output=True,
+            timeout=60,
+            text=True,
+        )
+        assert "AVAILABLE" in process.stdout
+
+
 def test_the_python_code_of_the_page_runs(server, digits, monkeypatch, capsys):
-    (block,) = pages.blocks(PAGE, "python")
+    (block,) = pages.blocks(CLIENT_PAGE, "python")
     monkeypatch.chdir(digits)
     exec(block.code.replace("http://localhost:8501", server.rest), {})
     assert len(ast.literal_eval(capsys.readouterr().out)) == 2
@@ -243,7 +357,8 @@ def test_the_python_code_of_the_page_runs(server, digits, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_table_of_signatures_is_that_of_an_export(server, tmp_path):
-    rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", pages.text(PAGE), re.MULTILINE)
+    text = pages.text(CLIENT_PAGE)
+    rows = re.findall(r"^\| `(\w+)`.*?\| `(\w+)`.*?\| (.*) \|$", text, re.MULTILINE)
     table = {
         name: (input_name, set(re.findall(r"`(\w+)`", outputs)))
         for name, input_name, outputs in rows

@@ -4,6 +4,7 @@
         server.rest, server.grpc  # urls
         server.configure([2], {"stable": 2})  # as if its config file had changed
         server.poll()  # notices the versions that were added to the folder or deleted from it
+        server.follow(path)  # from now on it is configured by this file
 
 Each version runs in a `tf.compat.v1.Session`: in the C++ runtime, without Python code of the model.
 Signatures have one input, as those of noah_tf's exports. The stand-in follows these pages:
@@ -15,7 +16,8 @@ Signatures have one input, as those of noah_tf's exports. The stand-in follows t
 - https://www.tensorflow.org/tfx/serving/saved_model_warmup: a version becomes available after its
   warm-up requests were answered, and a bad request keeps it from loading.
 
-It has no server-side batching, no classify or regress, and no limits of time or concurrency.
+It has no server-side batching, no classify or regress, and no limits of time. Over gRPC it answers
+`grpc_max_threads` calls at the same time, as the real server does.
 """
 
 import base64
@@ -30,7 +32,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import json_format
+from google.protobuf import json_format, text_format
 
 pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed")
 
@@ -38,6 +40,7 @@ import grpc
 from tensorflow_serving.apis import get_model_metadata_pb2 as metadata_pb2
 from tensorflow_serving.apis import get_model_status_pb2 as status_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
@@ -156,31 +159,36 @@ class StandIn(contextlib.AbstractContextManager):
         name: name to serve it under.
         versions: list of the versions to serve; None for the newest.
         labels: dict from label to version.
+        grpc_max_threads: how many gRPC calls are answered at the same time.
     """
 
-    def __init__(self, base_path, name, versions=None, labels=None):
+    def __init__(self, base_path, name, versions=None, labels=None, grpc_max_threads=32):
         self.base_path, self.name = pathlib.Path(base_path), name
         self._configured, self._labels = versions, dict(labels or {})
+        self._config_file, self.rejected = None, []
         self._changed = threading.Condition()
         self._loaded, self._states = {}, {}  # by version; a state is (name, error message)
         self.poll()
-        self._rest_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _RestHandler)
+        self._rest_server = _RestServer(("127.0.0.1", 0), _RestHandler)
         self._rest_server.models = self
         self.rest = f"http://127.0.0.1:{self._rest_server.server_port}"
         threading.Thread(target=self._rest_server.serve_forever, args=(0.05,), daemon=True).start()
-        self._grpc_server, port = _start_grpc(self)
+        self._grpc_server, port = _start_grpc(self, grpc_max_threads)
         self.grpc = f"grpc://127.0.0.1:{port}"
 
     def configure(self, versions=None, labels=None):
         """Serves other versions and labels.
 
         Raises:
-            ValueError: a label that is in use moves to a version that is not loaded. The real
-                server logs this and keeps the old configuration.
+            ValueError: a label is new, or moves, and its version is not loaded. The real server
+                logs this and keeps the whole old configuration, its versions too.
         """
         for label, version in (labels or {}).items():
-            if self._labels.get(label, version) != version and version not in self._loaded:
-                raise ValueError(f"label {label}: version {version} is not loaded")
+            if self._labels.get(label) != version and version not in self._loaded:
+                raise ValueError(
+                    f"Request to assign label to version {version} of model {self.name}, which is "
+                    "not currently available for inference"
+                )
         self._configured = versions
         self.poll()
         self._labels = dict(labels or {})
@@ -209,8 +217,25 @@ class StandIn(contextlib.AbstractContextManager):
             model.session.close()
             self._states[version] = ("END", "")
 
+    def follow(self, path):
+        """Reads a models.config before each answer. An edit that is rejected goes to `rejected`."""
+        self._config_file, self._config_text = pathlib.Path(path), None
+
+    def _reload(self):
+        if self._config_file is None or self._config_file.read_text() == self._config_text:
+            return
+        self._config_text = self._config_file.read_text()
+        config = text_format.Parse(self._config_text, config_pb2.ModelServerConfig())
+        (entry,) = (e for e in config.model_config_list.config if e.name == self.name)
+        versions = list(entry.model_version_policy.specific.versions)
+        try:
+            self.configure(versions, dict(entry.version_labels))
+        except ValueError:
+            self.rejected.append(self._config_text)
+
     def _resolve(self, name, version=None, label=None):
         """Returns the number of the version that a request asks for, or None for the newest."""
+        self._reload()
         if name != self.name:
             raise Refused(f"Servable not found for request: Latest({name})", "NOT_FOUND")
         if label is not None and label not in self._labels:
@@ -273,6 +298,10 @@ class StandIn(contextlib.AbstractContextManager):
             model.session.close()
 
 
+class _RestServer(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # connections that wait; the default is 5
+
+
 class _RestHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -318,11 +347,20 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def _start_grpc(models):
+def _start_grpc(models, max_threads):
     """Starts the gRPC interface of a `StandIn`, and returns the server and its port."""
+    threads = threading.Semaphore(max_threads)
 
     def handler(method, request_type):
         def answer(request, context):
+            if not threads.acquire(blocking=False):
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            try:
+                return answer_in_thread(request, context)
+            finally:
+                threads.release()
+
+        def answer_in_thread(request, context):
             spec = request.model_spec
             version = spec.version.value if spec.HasField("version") else None
             label = spec.version_label if spec.HasField("version_label") else None
@@ -341,7 +379,11 @@ def _start_grpc(models):
     }
     statuses = {"GetModelStatus": handler(models.status, status_pb2.GetModelStatusRequest)}
     service = grpc.method_handlers_generic_handler
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(32))
+    # The other threads refuse calls.
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(max_threads + 32),
+        options=[("grpc.max_receive_message_length", -1)],
+    )
     server.add_generic_rpc_handlers([service("tensorflow.serving.PredictionService", predictions)])
     server.add_generic_rpc_handlers([service("tensorflow.serving.ModelService", statuses)])
     port = server.add_insecure_port("127.0.0.1:0")

@@ -29,7 +29,7 @@ from noah_tf.evaluation import (
     answer_rows,
     write_answers,
 )
-from noah_tf.export import parse_preprocessing, serving_options
+from noah_tf.export import logits_model, parse_preprocessing, serving_options
 from noah_tf.models import load_keras_file
 from noah_tf.runs import WEIGHTS, load_run
 from noah_tf.utils.files import save_atomically
@@ -112,7 +112,7 @@ def _predictor() -> KerasPredictor | ExportPredictor:
         return KerasPredictor.from_run(
             load_run(_WORKDIR.value, _WEIGHTS.value), bool(_EMBEDDINGS.value)
         )
-    model = load_keras_file(_KERAS_FILE.value)
+    model = logits_model(load_keras_file(_KERAS_FILE.value), _MULTI_LABEL.value)
     given = parse_preprocessing(_PREPROCESSING.value) if _PREPROCESSING.value else None
     # The defaults are those of an export.
     serving = serving_options(model, given, command_line.class_names(_CLASS_NAMES.value))

@@ -5,7 +5,13 @@ from noah_tf.export.from_checkpoint import export_official, import_official
 from noah_tf.export.from_keras_file import export_keras_file, parse_preprocessing
 from noah_tf.export.from_run import export_run
 from noah_tf.export.model_card import read_card, running_versions
-from noah_tf.export.options import MAX_PIXELS, PRECISIONS, check_model_fits, serving_options
+from noah_tf.export.options import (
+    MAX_PIXELS,
+    PRECISIONS,
+    check_model_fits,
+    logits_model,
+    serving_options,
+)
 from noah_tf.export.photos import photos_in_folder
 from noah_tf.export.savedmodel import describe_version, export_savedmodel
 from noah_tf.export.signatures import LABELS_FILE, OK
@@ -25,6 +31,7 @@ __all__ = [
     "export_savedmodel",
     "import_official",
     "latest_version",
+    "logits_model",
     "model_folder",
     "parse_preprocessing",
     "photos_in_folder",

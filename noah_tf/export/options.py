@@ -12,7 +12,7 @@ from noah_tf.export.photos import Photo, read_photos
 from noah_tf.export.variants import require_onnx
 from noah_tf.export.versions import check_version
 from noah_tf.images import Preprocessing
-from noah_tf.models import final_activation, is_functional
+from noah_tf.models import final_activation, is_functional, without_final_activation
 from noah_tf.utils.validation import check_choice, check_positive_int, is_number
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -183,6 +183,54 @@ def check_model_fits(
         )
 
 
+def logits_model(model: tf.keras.Model, multi_label: bool = False) -> tf.keras.Model:
+    """Returns the model that an export serves: the same model, without a softmax or sigmoid.
+
+    Args:
+        model: a functional Keras model, images to logits or to probabilities.
+        multi_label: whether a photo can have several classes.
+
+    Returns:
+        The model itself if it returns logits, and one that shares its layers otherwise.
+
+    Raises:
+        ValueError: the model is not functional, has other inputs than images, returns other things
+            than one row per image, or ends in another activation than that of its labels.
+    """
+    if not is_functional(model):
+        raise ValueError(
+            f"An export needs a functional model, got a {type(model).__name__}: create one with "
+            "tf.keras.Model(inputs, outputs)."
+        )
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
+        raise ValueError(
+            "An export needs a model with one input, images (B, H, W, C), got "
+            f"{len(model.inputs)} of the shape {shapes}: export a model that takes only the images."
+        )
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+        raise ValueError(
+            f"An export needs one output of logits, (B, M), got {model.output_shape}: export a "
+            "model that returns the logits only."
+        )
+    activation = final_activation(model)
+    if activation is None:
+        return model
+    if activation not in ("softmax", "sigmoid"):
+        raise ValueError(
+            "An export needs a model that returns logits, or their softmax or sigmoid, got one "
+            f"that ends in the activation {activation!r}: export the model without it."
+        )
+    if multi_label != (activation == "sigmoid"):
+        several = "several classes" if activation == "sigmoid" else "one class"
+        raise ValueError(
+            f"A model that ends in {activation} gives a photo {several}, got "
+            f"multi_label={multi_label}: give multi_label={not multi_label}, which is "
+            f"--{'' if activation == 'sigmoid' else 'no'}multi_label on the command line."
+        )
+    return without_final_activation(model)
+
+
 def serving_options(
     model: tf.keras.Model,
     preprocessing: Preprocessing | None = None,
@@ -192,40 +240,20 @@ def serving_options(
     """Returns a model's `ServingOptions`, whose defaults come from its input and output shape.
 
     Args:
-        model: a functional Keras model, images to logits.
+        model: a model that `logits_model` has returned.
         preprocessing: None is ImageNet's mean and standard deviation at the model's input size.
         class_names: M names. None names the classes by their index.
         **options: other arguments of `ServingOptions`.
 
     Raises:
-        ValueError: the model is not functional or does not return logits, it has no input size and
-            no preprocessing is given, or an option is out of its range.
+        ValueError: the model has no input size and no preprocessing is given, or an option is out
+            of its range.
     """
-    _check_returns_logits(model)
     if preprocessing is None:
         preprocessing = Preprocessing(image_size=_input_size(model))
     if class_names is None:
         class_names = [str(index) for index in range(model.output_shape[-1])]
     return ServingOptions(preprocessing, class_names, **options)
-
-
-def _check_returns_logits(model: tf.keras.Model) -> None:
-    if not is_functional(model):
-        raise ValueError(
-            f"An export needs a functional model, got a {type(model).__name__}: create one with "
-            "tf.keras.Model(inputs, outputs)."
-        )
-    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
-        raise ValueError(
-            f"An export needs one output of logits, (B, M), got {model.output_shape}: export a "
-            "model that returns the logits only."
-        )
-    activation = final_activation(model)
-    if activation is not None:
-        raise ValueError(
-            "An export needs a model that returns logits, got one that ends in the activation "
-            f"{activation!r}: attach the head with activation=None."
-        )
 
 
 def _input_size(model: tf.keras.Model) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from noah_tf.export.model_card import (
     read_card,
     running_versions,
 )
-from noah_tf.export.options import MAX_PIXELS, ExportOptions, serving_options
+from noah_tf.export.options import MAX_PIXELS, ExportOptions, logits_model, serving_options
 from noah_tf.export.photos import Photo
 from noah_tf.export.signatures import ServedModel
 from noah_tf.export.variants import Agreement
@@ -73,7 +73,8 @@ def export_savedmodel(
         without `attended`.
 
     Args:
-        model: a functional Keras model, images to logits.
+        model: a functional Keras model, images to logits. If it ends in a softmax, or a multi-label
+            model in a sigmoid, the export takes the logits before it.
         model_dir: the folder of all versions, such as "saved_models/NAME".
         preprocessing: the `Preprocessing` that the model was trained with. None is ImageNet's mean
             and standard deviation at the model's input size.
@@ -108,8 +109,9 @@ def export_savedmodel(
 
     Raises:
         ValueError: an option is out of its range or does not fit the model, the version exists, the
-            model does not end in one tensor of logits, it has no input size and no preprocessing is
-            given, a photo cannot be read, or a variant's format lacks an op of the model.
+            model takes other inputs than images, or does not end in one tensor of logits or their
+            softmax or sigmoid, it has no input size and no preprocessing is given, a photo cannot
+            be read, or a variant's format lacks an op of the model.
         ImportError: `variants` contains ONNX, and the extra `onnx` is not installed.
         FloatingPointError: logits of the model or of a variant are not finite.
 
@@ -119,6 +121,7 @@ def export_savedmodel(
     >>> serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     >>> serve(image_bytes=tf.constant([tf.io.read_file("rose.jpg").numpy()]))["labels"]
     """
+    model = logits_model(model, multi_label)
     serving = serving_options(
         model,
         preprocessing,

@@ -11,7 +11,6 @@ from noah_tf.models.feature_map import (
 )
 from noah_tf.models.inference import for_inference
 from noah_tf.models.keras_file import (
-    final_activation,
     load_keras_file,
     model_from_json,
     sha256_of,
@@ -19,6 +18,7 @@ from noah_tf.models.keras_file import (
 )
 from noah_tf.models.official import load_official_weights, save_official_weights
 from noah_tf.models.official_download import OFFICIAL, official_file
+from noah_tf.models.output_activation import final_activation, without_final_activation
 from noah_tf.models.paper_table import ARCHITECTURES
 from noah_tf.models.pooled_classifier import check_pooled_options
 from noah_tf.models.precision import in_precision
@@ -59,4 +59,5 @@ __all__ = [
     "sha256_of",
     "weighted_layers",
     "with_input_shape",
+    "without_final_activation",
 ]

@@ -177,6 +177,22 @@ def output_structure(model: tf.keras.Model) -> Any:
     return model.outputs[0] if isinstance(model, tf.keras.Sequential) else model.output
 
 
+def copy_head_facts(source: tf.keras.Model, target: tf.keras.Model) -> tf.keras.Model:
+    """Copies what `attach_noah` has noted on a model to a model that was made from it.
+
+    Args:
+        source: the model that may have come from `attach_noah`.
+        target: the new model.
+
+    Returns:
+        `target`.
+    """
+    for attribute in ("noah_feature_layer", "noah_discarded_layers"):
+        if hasattr(source, attribute):
+            setattr(target, attribute, getattr(source, attribute))
+    return target
+
+
 def weighted_layers(model: tf.keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields (name, layer) of the layers with weights, also inside of nested models."""
     for layer in model.layers:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from noah_tf.head import NOAHHead, precomputed_head
 from noah_tf.models.feature_map import (
     Node,
+    copy_head_facts,
     input_structure,
     is_functional,
     layer_before,
@@ -51,11 +52,7 @@ def for_inference(model: tf.keras.Model, branches: bool = True) -> tf.keras.Mode
         )
     if not is_functional(model):
         raise _no_graph(model)
-    new_model = _Rebuilder(branches).rebuild(model)
-    for attribute in ("noah_feature_layer", "noah_discarded_layers"):
-        if hasattr(model, attribute):
-            setattr(new_model, attribute, getattr(model, attribute))
-    return new_model
+    return copy_head_facts(model, _Rebuilder(branches).rebuild(model))
 
 
 class _Rebuilder:

@@ -7,7 +7,7 @@ import zipfile
 
 import tensorflow as tf
 
-from noah_tf.models.feature_map import is_functional, layer_before
+from noah_tf.models.feature_map import is_functional
 from noah_tf.utils.keras_compat import KERAS_NAME
 
 
@@ -111,20 +111,3 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def final_activation(model: tf.keras.Model) -> str | None:
-    """Returns the name of the activation that a model ends in, or None if it returns logits.
-
-    Args:
-        model: a functional model with one output.
-    """
-    layer, _ = layer_before(model.outputs[0])
-    if isinstance(layer, tf.keras.Model):
-        return final_activation(layer)
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, tf.keras.layers.Softmax):
-        activation = tf.keras.activations.softmax
-    if activation in (None, tf.keras.activations.linear):
-        return None
-    return getattr(activation, "__name__", str(activation))

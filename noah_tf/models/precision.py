@@ -3,7 +3,12 @@
 import tensorflow as tf
 
 from noah_tf.head import NOAHHead
-from noah_tf.models.feature_map import is_functional, layer_before, num_positions
+from noah_tf.models.feature_map import (
+    copy_head_facts,
+    is_functional,
+    layer_before,
+    num_positions,
+)
 from noah_tf.utils import distribute
 
 
@@ -41,10 +46,7 @@ def with_precision(model: tf.keras.Model, policy: str) -> tf.keras.Model:
         )
     copy.set_weights(model.get_weights())
     _finalize_normalization(copy)
-    for attribute in ("noah_feature_layer", "noah_discarded_layers"):
-        if hasattr(model, attribute):
-            setattr(copy, attribute, getattr(model, attribute))
-    return copy
+    return copy_head_facts(model, copy)
 
 
 def in_precision(model: tf.keras.Model, policy: str) -> tf.keras.Model:

@@ -4,6 +4,7 @@ On the command line, `python -m noah_tf.serving --help`.
 """
 
 from noah_tf.serving.client import Client
+from noah_tf.serving.credentials import Credentials
 from noah_tf.serving.errors import ServingError
 
-__all__ = ["Client", "ServingError"]
+__all__ = ["Client", "Credentials", "ServingError"]

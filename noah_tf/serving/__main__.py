@@ -15,7 +15,7 @@ from noah_tf.serving.errors import ServingError
 
 # Each of these modules has a function `add_parser(subparsers)`, which sets the default `run`: a
 # function that takes the parsed options and returns the exit code.
-COMMANDS = ("predict", "load", "demo")
+COMMANDS = ("predict", "load", "rollout", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,27 +7,30 @@ from types import TracebackType
 from typing import Any
 
 from noah_tf.serving.clock import SYSTEM_CLOCK, Clock
+from noah_tf.serving.credentials import Credentials
 from noah_tf.serving.endpoint import Endpoint
 from noah_tf.serving.errors import ServingError
-
-_MIN_PAUSE, _MAX_PAUSE = 0.1, 1.0  # seconds between two checks whether the model is ready
 
 
 class Client:
     """Asks a served model about photos.
 
-    The client repeats a request, with growing pauses, while the server cannot be reached or
-    reports that it is unavailable (HTTP 503, gRPC UNAVAILABLE). Each thread needs its own client.
+    The client repeats a request, with growing random pauses, while the server cannot be reached or
+    reports that it is unavailable (HTTP 503, gRPC UNAVAILABLE) or busy (HTTP 429, and "Server
+    Threadpool Exhausted" over gRPC). Each thread needs its own client.
 
     Args:
-        url: address of the server: "http://HOST:8501" (or https) for REST, "grpc://HOST:8500" for
-            gRPC, which needs tensorflow-serving-api (`pip install 'noah-tf[serving]'`).
+        url: address of the server: "http://HOST:8501" for REST, "grpc://HOST:8500" for gRPC, which
+            needs tensorflow-serving-api (`pip install 'noah-tf[serving]'`). The address of a front
+            with TLS begins with "https" or "grpcs".
         model: name of the model on the server.
         version: number of the version to ask; None for the newest.
         label: label of the version to ask, such as "canary"; excludes `version`.
         timeout: seconds before a request fails. Over REST each attempt has this much time, over
             gRPC all attempts together.
-        retries: how often a request is repeated; over gRPC at most 4.
+        retries: how often a request is repeated. Over gRPC, a request to a busy server is repeated
+            until the timeout, unless `retries` is 0.
+        credentials: the API key and the certificates for a front with TLS.
         clock: the time to measure and wait by; tests replace it.
 
     Raises:
@@ -50,9 +53,12 @@ class Client:
         label: str | None = None,
         timeout: float = 60.0,
         retries: int = 4,
+        credentials: Credentials | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._endpoint = Endpoint(url, model, version, label, timeout, retries)
+        self._endpoint = Endpoint(
+            url, model, version, label, timeout, retries, credentials or Credentials()
+        )
         self.url, self.model = self._endpoint.url, model
         self._clock = clock
         self._transport: Any = _make_transport(self._endpoint, clock)
@@ -66,21 +72,21 @@ class Client:
         Raises:
             ServingError: the model did not become ready in time; the message says why.
         """
-        begin, pause = self._clock.now(), _MIN_PAUSE
-        while True:
-            remaining = begin + seconds - self._clock.now()
-            ready, state = self._transport.readiness(timeout=max(remaining, _MAX_PAUSE))
-            if ready:
-                return
-            elapsed = self._clock.now() - begin
-            if elapsed >= seconds:
-                raise ServingError(
-                    f"{self._endpoint.description} at {self._endpoint.url} was not ready in "
-                    f"{elapsed:.1f} s: {state}.",
-                    "not ready",
-                )
-            self._clock.sleep(min(pause, seconds - elapsed))
-            pause = min(2 * pause, _MAX_PAUSE)
+        ready, state, elapsed = self._clock.wait_for(self.readiness, seconds)
+        if not ready:
+            raise ServingError(
+                f"{self._endpoint.description} at {self._endpoint.url} was not ready in "
+                f"{elapsed:.1f} s: {state}.",
+                "not ready",
+            )
+
+    def readiness(self, timeout: float = 10.0) -> tuple[bool, str]:
+        """Returns whether the server has loaded the model, and the states of its versions in words.
+
+        Args:
+            timeout: seconds before the server counts as not ready.
+        """
+        return self._transport.readiness(timeout=timeout)
 
     def metadata(self) -> dict[str, Any]:
         """Returns the model's signatures, as TF Serving describes them.

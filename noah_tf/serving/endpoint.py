@@ -3,10 +3,11 @@
 import dataclasses
 import urllib.parse
 
+from noah_tf.serving.credentials import Credentials
 from noah_tf.utils.validation import check_int, check_positive_int, check_positive_number
 
-_URL_FORMS = "http://HOST:8501, https://HOST or grpc://HOST:8500"
-_MAX_GRPC_RETRIES = 4  # gRPC makes at most five attempts, whatever its configuration says
+_URL_FORMS = "http://HOST:8501, https://HOST, grpc://HOST:8500 or grpcs://HOST:8444"
+_TLS_SCHEMES = ("https", "grpcs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Endpoint:
         version: number of the version to ask, or None.
         label: label of the version to ask, or None.
         timeout: seconds before a request fails.
-        retries: how often a request is repeated while the server is unavailable.
+        retries: how often a request is repeated while the server is unavailable. With 0 a request
+            is not repeated if the server is busy, either.
+        credentials: what the client shows to the server, for https:// and grpcs:// only.
 
     Raises:
         ValueError: an attribute is invalid.
@@ -31,6 +34,7 @@ class Endpoint:
     label: str | None = None
     timeout: float = 60.0
     retries: int = 4
+    credentials: Credentials = Credentials()
 
     def __post_init__(self) -> None:
         _check_url(self.url)
@@ -46,16 +50,21 @@ class Endpoint:
                 )
         check_positive_number("timeout", self.timeout, "seconds")
         check_int("retries", self.retries, minimum=0)
-        if self.is_grpc and self.retries > _MAX_GRPC_RETRIES:
+        if not self.credentials.is_empty and not self.is_secure:
             raise ValueError(
-                f"retries must be at most {_MAX_GRPC_RETRIES} over gRPC, which makes no more "
-                f"attempts, got {self.retries}: give fewer, or wait longer for the model."
+                "An API key and certificates need TLS, which the server itself has not, got the "
+                f"url {self.url}: give the https:// or grpcs:// url of its front."
             )
 
     @property
     def is_grpc(self) -> bool:
         """True if the server is asked over gRPC, False for REST."""
-        return urllib.parse.urlsplit(self.url).scheme == "grpc"
+        return urllib.parse.urlsplit(self.url).scheme in ("grpc", "grpcs")
+
+    @property
+    def is_secure(self) -> bool:
+        """True if the connection has TLS."""
+        return urllib.parse.urlsplit(self.url).scheme in _TLS_SCHEMES
 
     @property
     def description(self) -> str:
@@ -72,14 +81,14 @@ def _check_url(url: str) -> None:
         host, port = parts.hostname, parts.port
     except (ValueError, AttributeError, TypeError):
         host = None
-    if not host or parts.scheme not in ("http", "https", "grpc"):
+    if not host or parts.scheme not in ("http", "https", "grpc", "grpcs"):
         raise ValueError(f"url must be the address of a server, got {url!r}: give {_URL_FORMS}.")
     path = parts.path.rstrip("/")
-    has_model = "/v1/" in f"{path}/" or (path and parts.scheme == "grpc")
+    has_model = "/v1/" in f"{path}/" or (path and parts.scheme.startswith("grpc"))
     if parts.query or parts.fragment or has_model:
         raise ValueError(
             f"url must be the server's address alone, got {url!r}: give {_URL_FORMS}; model, "
             "version and signature have options of their own."
         )
-    if parts.scheme == "grpc" and port is None:
+    if parts.scheme.startswith("grpc") and port is None:
         raise ValueError(f"url must name the port, got {url!r}: TF Serving's gRPC port is 8500.")

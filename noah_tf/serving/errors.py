@@ -3,6 +3,11 @@
 import re
 from collections.abc import Iterable
 
+# Kinds of errors of a busy server, which are counted apart. The first is that of TF Serving's gRPC
+# server, the second that of a front such as saved_models/nginx.conf, over REST and over gRPC.
+THREADS_EXHAUSTED = "gRPC threads exhausted"
+TOO_MANY_REQUESTS = "too many requests"
+
 _MAX_CHARACTERS = 500  # TF Serving repeats values of the request in its messages
 
 

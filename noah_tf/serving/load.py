@@ -66,11 +66,15 @@ def run(options: argparse.Namespace) -> int:
     check_photos(options.photos)
     if options.histogram:
         _check_writable(options.histogram)
-    with client_from_options(options, retries=0) as client:
+
+    def make_client() -> Client:
+        return client_from_options(options, 0, options.version, options.label)
+
+    with make_client() as client:
         client.wait_until_ready(options.wait)
     paths = repeat_to_full_batches(options.photos, options.batch_size)
     report = measure(
-        lambda: client_from_options(options, retries=0),
+        make_client,
         [
             [pathlib.Path(path).read_bytes() for path in batch]
             for batch in split_into_batches(paths, options.batch_size)

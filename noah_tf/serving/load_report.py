@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from noah_tf.serving.errors import THREADS_EXHAUSTED
+
 _PERCENTILES = (50, 90, 95, 99)
 
 
@@ -74,6 +76,12 @@ class LoadReport:
             lines.append(
                 f"failed      {len(durations)} x {kind}, mean {1000 * durations.mean():.1f} ms; "
                 f"the first: {self.messages[kind]}"
+            )
+        if THREADS_EXHAUSTED in self.failures:
+            lines.append(
+                "note        the server answers 4 gRPC calls per CPU core at the same time by "
+                f"default: start it with --grpc_max_threads={max(64, 2 * self.concurrency)}, or "
+                "give a lower --concurrency"
             )
         if self.client_cores > 0.8:
             lines.append(

@@ -6,6 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from noah_tf.serving.client import Client
+from noah_tf.serving.credentials import Credentials
+
+
+def add_connection_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name the server and the model."""
+    parser.add_argument(
+        "--url",
+        required=True,
+        help="http://HOST:8501 for REST, grpc://HOST:8500; with TLS https://HOST, grpcs://HOST:8444",
+    )
+    parser.add_argument("--model", required=True, help="name of the model on the server")
+    parser.add_argument(
+        "--timeout",
+        type=positive_seconds,
+        default=60.0,
+        help="seconds before a request fails (%(default)g)",
+    )
+    parser.add_argument("--api-key-file", metavar="FILE", help="file with the API key")
+    parser.add_argument(
+        "--cacert", metavar="FILE", help="authorities that sign the server's certificate, PEM"
+    )
+    parser.add_argument("--cert", metavar="FILE", help="certificate of this client, PEM")
+    parser.add_argument("--key", metavar="FILE", help="private key of --cert, PEM")
 
 
 def add_server_options(
@@ -18,10 +41,7 @@ def add_server_options(
         batch_size: default of --batch-size.
         retries: whether the subcommand has the option --retries.
     """
-    parser.add_argument(
-        "--url", required=True, help="http://HOST:8501 (or https) for REST, grpc://HOST:8500"
-    )
-    parser.add_argument("--model", required=True, help="name of the model on the server")
+    add_connection_options(parser)
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--version", type=positive_int, help="version to ask (the newest)")
     version.add_argument("--label", help="label of the version to ask, such as stable or canary")
@@ -37,12 +57,6 @@ def add_server_options(
         default=batch_size,
         metavar="N",
         help="photos per request (%(default)s)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=positive_seconds,
-        default=60.0,
-        help="seconds before a request fails (%(default)g)",
     )
     parser.add_argument(
         "--wait",
@@ -61,15 +75,28 @@ def add_server_options(
     parser.add_argument("photos", nargs="+", metavar="photo", help="image files, sent unchanged")
 
 
-def client_from_options(options: argparse.Namespace, retries: int) -> Client:
-    """Returns the client that the options of `add_server_options` describe."""
+def client_from_options(
+    options: argparse.Namespace,
+    retries: int,
+    version: int | None = None,
+    label: str | None = None,
+) -> Client:
+    """Returns the client that the options of `add_connection_options` describe.
+
+    Args:
+        options: the parsed options.
+        retries: how often a request is repeated.
+        version: number of the version to ask.
+        label: label of the version to ask.
+    """
     return Client(
         options.url,
         options.model,
-        version=options.version,
-        label=options.label,
+        version=version,
+        label=label,
         timeout=options.timeout,
         retries=retries,
+        credentials=Credentials(options.api_key_file, options.cacert, options.cert, options.key),
     )
 
 

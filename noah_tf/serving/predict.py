@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     check_photos(options.photos)
     rows: list[tuple[str, ...]] = []
     exit_code = 0
-    with client_from_options(options, options.retries) as client:
+    with client_from_options(options, options.retries, options.version, options.label) as client:
         client.wait_until_ready(options.wait)
         for paths in split_into_batches(options.photos, options.batch_size):
             try:

@@ -10,17 +10,23 @@ from typing import Any
 
 import requests
 import requests.adapters
+import requests.auth
 import urllib3
 
 from noah_tf.serving.clock import Clock
 from noah_tf.serving.endpoint import Endpoint
-from noah_tf.serving.errors import ServingError, readable_message, readiness_of
+from noah_tf.serving.errors import (
+    TOO_MANY_REQUESTS,
+    ServingError,
+    readable_message,
+    readiness_of,
+)
 
 _MAX_PAUSE = 10.0  # seconds between two attempts, even if the server asks for a longer pause
 
 
 class _Retry(urllib3.Retry):
-    """Repeats a request while the server is unavailable, but not a request that timed out."""
+    """Repeats a request while the server is unavailable or busy, unless the request timed out."""
 
     pause: Callable[[float], None] = staticmethod(time.sleep)
 
@@ -45,6 +51,17 @@ class _Retry(urllib3.Retry):
         self.pause(requested or self.get_backoff_time())
 
 
+class _BearerAuth(requests.auth.AuthBase):
+    """Adds an API key to each request."""
+
+    def __init__(self, api_key: str) -> None:
+        self._api_key = api_key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._api_key}"
+        return request
+
+
 class RestTransport:
     """Sends the requests of a `client.Client` as JSON.
 
@@ -65,22 +82,43 @@ class RestTransport:
         retry = _Retry(
             total=endpoint.retries,
             allowed_methods=("GET", "POST"),  # a prediction changes nothing on the server
-            status_forcelist=(503,),
+            status_forcelist=(429, 503),
             backoff_factor=0.2,
             backoff_max=_MAX_PAUSE,
             backoff_jitter=0.1,
             raise_on_status=False,
         )
         retry.pause = clock.sleep  # type: ignore[method-assign]
-        self._session = requests.Session()
+        self._session = self._new_session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+
+    def _new_session(self) -> requests.Session:
+        """Returns a session without retries that shows the endpoint's credentials."""
+        session, shown = requests.Session(), self._endpoint.credentials
+        if shown.cert is not None:
+            session.cert = (str(shown.cert), str(shown.key))
+        if shown.api_key is not None:
+            # As a function and not as a header, which requests replaces if ~/.netrc names the host.
+            session.auth = _BearerAuth(shown.api_key)
+        return session
+
+    @property
+    def _verify(self) -> str | bool:
+        # Given to each request, because a variable of the environment replaces that of a session.
+        cacert = self._endpoint.credentials.cacert
+        return True if cacert is None else str(cacert)
 
     def readiness(self, timeout: float) -> tuple[bool, str]:
         """Returns whether the model can be asked, and its state in words."""
         try:
-            # Not through the session, whose retries would exceed the timeout.
-            response = requests.get(self._url, timeout=min(timeout, self._endpoint.timeout))
+            # The other session has retries, which would exceed the timeout.
+            with self._new_session() as session:
+                response = session.get(
+                    self._url,
+                    timeout=min(timeout, self._endpoint.timeout),
+                    verify=self._verify,
+                )
         except requests.RequestException as error:
             return False, _cause(error)
         document = _json_of(response)
@@ -140,6 +178,7 @@ class RestTransport:
                 data=body,
                 headers={"Content-Type": "application/json"} if body else None,
                 timeout=self._endpoint.timeout,
+                verify=self._verify,
                 allow_redirects=False,  # requests would repeat a redirected POST as a GET
             )
         except requests.RequestException as error:
@@ -153,11 +192,14 @@ class RestTransport:
     def _error(self, url: str, response: requests.Response, begin: float) -> ServingError:
         """Returns the error that describes a response without a prediction."""
         status = response.status_code
-        if status == 503:
+        if status in (429, 503):
+            state, kind = "not available", "HTTP 503"
+            if status == 429:
+                state, kind = "busy", TOO_MANY_REQUESTS
             return ServingError(
-                f"{url} was not available for {self._duration(begin)}: {_error_text(response)} "
-                "(HTTP 503).",
-                "HTTP 503",
+                f"{url} was {state} for {self._duration(begin)}: {_error_text(response)} "
+                f"(HTTP {status}).",
+                kind,
             )
         if 300 <= status < 400:
             return ServingError(

@@ -1,6 +1,8 @@
 """TF Serving's gRPC interface."""
 
 import json
+import random
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +10,13 @@ import numpy as np
 
 from noah_tf.serving.clock import Clock
 from noah_tf.serving.endpoint import Endpoint
-from noah_tf.serving.errors import ServingError, readable_message, readiness_of
+from noah_tf.serving.errors import (
+    THREADS_EXHAUSTED,
+    TOO_MANY_REQUESTS,
+    ServingError,
+    readable_message,
+    readiness_of,
+)
 
 try:
     import grpc
@@ -29,7 +37,9 @@ except ImportError as error:
         "or give the server's REST port, http://HOST:8501."
     ) from error
 
-_INITIAL_BACKOFF = 0.4  # seconds before the first retry
+_MIN_BACKOFF, _MAX_BACKOFF = 0.1, 5.0  # bounds of the pause between two attempts, in seconds
+_REFUSED = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION")
+_BUSY = (THREADS_EXHAUSTED, TOO_MANY_REQUESTS)
 
 
 class RpcTransport:
@@ -37,7 +47,7 @@ class RpcTransport:
 
     Args:
         endpoint: the model to ask.
-        clock: the time to measure by. gRPC itself waits between the attempts.
+        clock: the time to measure and wait by.
     """
 
     def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
@@ -47,9 +57,7 @@ class RpcTransport:
             self._spec.version.value = endpoint.version
         if endpoint.label is not None:
             self._spec.version_label = endpoint.label
-        self._channel = grpc.insecure_channel(
-            endpoint.url.removeprefix("grpc://"), options=_channel_options(endpoint.retries)
-        )
+        self._channel = _channel(endpoint)
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
@@ -109,56 +117,86 @@ class RpcTransport:
         self._channel.close()
 
     def _request(self, method: Callable[..., Any], request: Any) -> Any:
-        """Returns the response to a request, or raises `ServingError`."""
-        url, timeout, retries = self._endpoint.url, self._endpoint.timeout, self._endpoint.retries
-        begin = self._clock.now()
-        try:
-            return method(request, timeout=timeout)
-        except grpc.RpcError as error:
-            code, message = error.code().name, readable_message(error.details())
-            seconds = self._clock.now() - begin
-            if code == "UNAVAILABLE":
-                tries = f" and {retries + 1} tries" if retries else ""
-                raise ServingError(
-                    f"{url} was not available for {seconds:.1f} s{tries}: {message} ({code}).", code
-                ) from error
-            if code == "DEADLINE_EXCEEDED":
-                raise ServingError(
-                    f"No answer from {url} in {seconds:.1f} s (timeout {timeout:g} s): {message} "
-                    f"({code}).",
-                    "timeout",
-                ) from error
-            refused = code in ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION")
-            raise ServingError(f"{message} ({code}).", code, refused) from error
+        """Returns the response to a request, or raises `ServingError`.
+
+        A server that is unavailable is asked again as often as the endpoint says. A server that is
+        busy is asked again until the timeout, since it will have time when other calls end.
+        """
+        begin, retries = self._clock.now(), self._endpoint.retries
+        attempts = 0
+        while True:
+            remaining = self._endpoint.timeout - (self._clock.now() - begin)
+            try:
+                return method(request, timeout=remaining)
+            except grpc.RpcError as rpc_error:
+                attempts += 1
+                kind = _kind(rpc_error)
+                # The random factor keeps clients from coming back all at the same time.
+                backoff = min(_MIN_BACKOFF * 2**attempts, _MAX_BACKOFF) * random.uniform(0.5, 1)
+                if kind in _BUSY:
+                    is_repeated = retries > 0
+                else:
+                    is_repeated = kind == "UNAVAILABLE" and attempts <= retries
+                seconds = self._clock.now() - begin
+                if not is_repeated or seconds + backoff >= self._endpoint.timeout:
+                    raise self._error(rpc_error, kind, seconds, attempts) from rpc_error
+            self._clock.sleep(backoff)
+
+    def _error(self, error: Any, kind: str, seconds: float, attempts: int) -> ServingError:
+        """Returns the error that describes a failed call, after all its attempts."""
+        url, timeout = self._endpoint.url, self._endpoint.timeout
+        code = error.code().name
+        message = f"{readable_message(error.details())} ({code})."
+        duration = f"{seconds:.1f} s" + (f" and {attempts} tries" if attempts > 1 else "")
+        if kind == "UNAVAILABLE":
+            return ServingError(f"{url} was not available for {duration}: {message}", kind)
+        if kind in _BUSY:
+            return ServingError(f"{url} was busy for {duration}: {message}", kind)
+        if kind == "timeout":
+            return ServingError(
+                f"No answer from {url} in {seconds:.1f} s (timeout {timeout:g} s): {message}", kind
+            )
+        return ServingError(message, kind, refused=code in _REFUSED)
 
 
-def _channel_options(retries: int) -> list[tuple[str, Any]]:
-    """Returns gRPC's options for a connection that repeats a request `retries` times."""
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 2000),
-        # By default all clients of a process share one connection. A load test needs many.
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_retries", int(retries > 0)),
-    ]
-    if retries:
-        policy = {
-            "maxAttempts": retries + 1,
-            "initialBackoff": f"{_INITIAL_BACKOFF}s",
-            "maxBackoff": "10s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        names = [
-            {"service": "tensorflow.serving.PredictionService", "method": method}
-            for method in ("Predict", "GetModelMetadata")
-        ]
-        config = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
-        options.append(("grpc.service_config", json.dumps(config)))
-    return options
+def _channel(endpoint: Endpoint) -> Any:
+    """Returns the connection to a server, which is made when the first request is sent."""
+    target = urllib.parse.urlsplit(endpoint.url).netloc
+    if not endpoint.is_secure:
+        return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    shown = endpoint.credentials
+    credentials = grpc.ssl_channel_credentials(
+        shown.cacert_bytes, shown.key_bytes, shown.cert_bytes
+    )
+    if shown.api_key is not None:
+        credentials = grpc.composite_channel_credentials(
+            credentials, grpc.access_token_call_credentials(shown.api_key)
+        )
+    return grpc.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+
+
+def _kind(error: Any) -> str:
+    """Returns the `ServingError.kind` of a failed call."""
+    code, details = error.code().name, error.details() or ""
+    if code == "DEADLINE_EXCEEDED":
+        return "timeout"
+    if code == "RESOURCE_EXHAUSTED":  # also the code of a model that is out of memory
+        if "Threadpool Exhausted" in details:
+            return THREADS_EXHAUSTED
+        if TOO_MANY_REQUESTS in details:
+            return TOO_MANY_REQUESTS
+    return code
+
+
+_CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # By default all clients of a process share one connection. A load test needs many.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),  # `_request` repeats
+]
 
 
 def _to_lists(array: np.ndarray) -> Any:

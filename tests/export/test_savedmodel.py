@@ -283,23 +283,56 @@ def test_existing_version_raises_before_any_work(model, tmp_path):
     assert not list((tmp_path / "7").iterdir()) and len(list(tmp_path.iterdir())) == 1
 
 
-def test_model_that_does_not_return_logits_raises(tmp_path):
-    for head in ("noah", "gap"):
-        model = small_model(head=head, activation="softmax")
-        with pytest.raises(
-            ValueError, match="returns logits, got one that ends in the activation 'softmax'"
-        ):
-            export_savedmodel(model, tmp_path)
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_model_that_ends_in_its_activation_is_exported_from_its_logits(activation, tmp_path):
+    model = small_model(activation=activation)
+    expected = expected_logits(model, FILES[:2])  # probabilities
+    path = export_savedmodel(
+        model,
+        tmp_path,
+        PREPROCESSING,
+        NAMES,
+        **({"multi_label": True, "threshold": 0.0} if activation == "sigmoid" else {"top_k": 6}),
+        warmup_batch_sizes=(),
+    )
+    functions = tf.saved_model.load(str(path)).signatures
+    assert set(functions) == {"serving_default", "serve_tensor", "explain", "embed"}
+    answer = functions["serving_default"](image_bytes=tf.constant(FILES[:2]))
+    probabilities = np.take_along_axis(expected, answer["classes"].numpy(), axis=1)
+    np.testing.assert_allclose(answer["probabilities"], probabilities, atol=1e-6)
+    np.testing.assert_allclose(getattr(tf.nn, activation)(answer["logits"]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("activation", "multi_label", "message"),
+    [
+        ("softmax", True, "ends in softmax gives a photo one class, got multi_label=True"),
+        ("sigmoid", False, "ends in sigmoid gives a photo several classes, .* --multi_label on"),
+        ("tanh", False, "got one that ends in the activation 'tanh': export the model without it"),
+    ],
+)
+def test_activation_that_is_not_that_of_the_labels_raises(
+    activation, multi_label, message, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        export_savedmodel(small_model(activation=activation), tmp_path, multi_label=multi_label)
+
+
+def test_model_with_other_inputs_than_images_raises(tmp_path):
     model = small_model()
-    for last in (tf.keras.layers.Softmax(), tf.keras.layers.Activation("softmax")):
-        for ended in (
-            tf.keras.Model(model.inputs, last(model.outputs[0])),
-            tf.keras.Sequential([model, last]),
-        ):
-            with pytest.raises(
-                ValueError, match="returns logits, got one that ends in the activation 'softmax'"
-            ):
-                export_savedmodel(ended, tmp_path)
+    age = tf.keras.Input((1,))
+    both = tf.keras.layers.Concatenate()([model.outputs[0], age])
+    with pytest.raises(
+        ValueError,
+        match=r"one input, images \(B, H, W, C\), got 2 of the shape \(None, 24, 24, 3\) and "
+        r"\(None, 1\): export a model that takes only the images",
+    ):
+        export_savedmodel(tf.keras.Model([*model.inputs, age], both), tmp_path)
+    vectors = tf.keras.Sequential([tf.keras.Input((5,)), tf.keras.layers.Dense(6)])
+    with pytest.raises(ValueError, match=r"got 1 of the shape \(None, 5\)"):
+        export_savedmodel(vectors, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_model_with_non_finite_logits_is_not_written(tmp_path):

@@ -233,8 +233,9 @@ def test_waiting_for_a_server_that_does_not_exist_raises(scheme):
     assert sum(clock.pauses) == pytest.approx(0.2)
 
 
-def test_503_is_repeated_after_growing_pauses():
-    busy, clock = (503, {"error": "queue is full"}), FakeClock()
+@pytest.mark.parametrize("status", [429, 503])
+def test_busy_and_unavailable_are_repeated_after_growing_pauses(status):
+    busy, clock = (status, {"error": "queue is full"}), FakeClock()
     with (
         scripted_server(busy, busy, busy, (200, PREDICTION)) as (url, script),
         Client(url, "tiny", clock=clock) as client,
@@ -272,7 +273,18 @@ def test_an_error_after_all_retries_is_one_sentence():
     assert not raised.value.refused
 
 
-@pytest.mark.parametrize("status", [400, 404, 412, 429, 500, 501, 504])
+def test_too_many_requests_are_counted_apart():
+    with (
+        scripted_server((429, {"error": "slow down"})) as (url, _),
+        Client(url, "tiny", retries=0) as client,
+        pytest.raises(ServingError, match=r"was busy for 0.0 s: slow down \(HTTP 429\)") as raised,
+    ):
+        client.predict([b"photo"])
+    assert raised.value.kind == "too many requests"
+    assert not raised.value.refused
+
+
+@pytest.mark.parametrize("status", [400, 404, 412, 500, 501, 504])
 def test_other_statuses_are_not_repeated(status):
     with (
         scripted_server((status, {"error": "no"})) as (url, script),

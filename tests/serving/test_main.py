@@ -143,7 +143,7 @@ def test_a_bad_url_is_one_sentence(photos, capsys):
     assert code == 1
     assert err == [
         "url must be the address of a server, got 'localhost:8501': give http://HOST:8501, "
-        "https://HOST or grpc://HOST:8500."
+        "https://HOST, grpc://HOST:8500 or grpcs://HOST:8444."
     ]
 
 

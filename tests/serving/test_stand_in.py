@@ -94,6 +94,27 @@ def test_errors_have_the_documented_form(server, body, version, status, message)
     assert re.search(message, answer.json()["error"]), answer.text
 
 
+def test_an_unknown_signature_has_the_words_of_each_interface(server):
+    with Client(server.grpc, "tiny", version=1) as client:
+        message = r'^Serving signature key "colour" not found \(FAILED_PRECONDITION\)\.$'
+        with pytest.raises(ServingError, match=message):
+            client.predict([PHOTO], "colour")
+    with Client(server.rest, "tiny", version=1) as client:
+        message = r'signature name: "colour" not found in signature def \(HTTP 400\)\.$'
+        with pytest.raises(ServingError, match=message):
+            client.predict([PHOTO], "colour")
+
+
+def test_more_grpc_calls_than_threads_are_refused(base):
+    with (
+        StandIn(base, "tiny", grpc_max_threads=0) as server,
+        Client(server.grpc, "tiny", retries=0) as client,
+        pytest.raises(ServingError, match="Server Threadpool Exhausted") as raised,
+    ):
+        client.predict([PHOTO])
+    assert raised.value.kind == "gRPC threads exhausted"
+
+
 def test_the_newest_version_is_served_and_a_deleted_one_is_not(base, tiny_models):
     with StandIn(base, "tiny") as server:
         assert not is_tolerant(server)
@@ -112,8 +133,11 @@ def test_versions_and_labels_follow_the_configuration(base, tiny_models):
         shutil.copytree(tiny_models / "2", base / "2")
         server.poll()
         assert not is_tolerant(server)
-        with pytest.raises(ValueError, match="version 2 is not loaded"):
-            server.configure([1, 2], {"stable": 1, "canary": 2})
+        # A version and its label take two edits, whether the label is new or moves.
+        for label in ("canary", "next"):
+            with pytest.raises(ValueError, match="version 2 .* is not currently available"):
+                server.configure([1, 2], {"stable": 1, label: 2})
+            assert states(server) == {"1": "AVAILABLE"}
         server.configure([1, 2], {"stable": 1, "canary": 1})
         assert states(server) == {"1": "AVAILABLE", "2": "AVAILABLE"}
         assert is_tolerant(server)

@@ -1,0 +1,85 @@
+"""What a client shows to a server that only known clients pass, and how it knows the server."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Credentials:
+    """An API key and certificates for https:// and grpcs:// urls, read when they are constructed.
+
+    Args:
+        api_key_file: file with the API key, which is sent as `Authorization: Bearer KEY`.
+        cacert: PEM file of the authorities that sign the server's certificate. None is those that
+            the library for REST or gRPC brings along.
+        cert: PEM file of the client's certificate.
+        key: PEM file of the certificate's private key.
+
+    Attributes:
+        api_key: the text of `api_key_file`, or None.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: `api_key_file` is not one line of ASCII, or one of `cert` and `key` is missing.
+
+    Example:
+
+    >>> credentials = Credentials(api_key_file="front/alice.key", cacert="front/server.crt")
+    >>> client = noah_tf.serving.Client("https://HOST:8443", "flowers", credentials=credentials)
+    """
+
+    api_key_file: str | pathlib.PurePath | None = None
+    cacert: str | pathlib.PurePath | None = None
+    cert: str | pathlib.PurePath | None = None
+    key: str | pathlib.PurePath | None = None
+    api_key: str | None = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for path in (self.cacert, self.cert, self.key):
+            _read(path)
+        if (self.cert is None) != (self.key is None):
+            raise ValueError(
+                f"cert and key belong together, got cert={self.cert} and key={self.key}: give both."
+            )
+        content = _read(self.api_key_file)
+        api_key = None if content is None else content.decode("ascii", "replace").strip()
+        if api_key is not None and not (
+            api_key.isascii() and api_key.isprintable() and len(api_key.split()) == 1
+        ):
+            raise ValueError(
+                f"An API key is one word of ASCII, got something else in {self.api_key_file}: make "
+                "one with openssl rand -hex 32."
+            )
+        object.__setattr__(self, "api_key", api_key)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing is given."""
+        return not any((self.api_key_file, self.cacert, self.cert, self.key))
+
+    @property
+    def cacert_bytes(self) -> bytes | None:
+        """The content of `cacert`, or None."""
+        return _read(self.cacert)
+
+    @property
+    def cert_bytes(self) -> bytes | None:
+        """The content of `cert`, or None."""
+        return _read(self.cert)
+
+    @property
+    def key_bytes(self) -> bytes | None:
+        """The content of `key`, or None."""
+        return _read(self.key)
+
+
+def _read(path: Any) -> bytes | None:
+    """Returns the content of a file, or None for None."""
+    if path is None:
+        return None
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OSError(f"{path} cannot be read: {reason}.") from None

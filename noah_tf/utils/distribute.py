@@ -12,7 +12,7 @@ from absl import logging
 from noah_tf.utils.validation import check_choice
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("auto", "single", "mirrored", "multi_worker", "tpu")
+STRATEGIES = ("auto", "single", "mirrored", "multi_worker", "slurm", "tpu")
 
 
 @contextlib.contextmanager
@@ -61,13 +61,16 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
             - "mirrored" uses all GPUs, or all logical CPU devices if there is no GPU.
             - "multi_worker" uses the workers in TF_CONFIG. Call it before TensorFlow runs an
               operation.
+            - "slurm" uses the tasks of a job step of Slurm, one on each node. Call it before
+              TensorFlow runs an operation.
             - "tpu" uses the TPU that the environment names.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: `name` is unknown, or TF_CONFIG does not describe workers.
+        ValueError: `name` is unknown, TF_CONFIG does not describe workers, or Slurm did not start
+            one task on each node.
     """
     check_strategy(name)
     workers = _workers()
@@ -82,6 +85,8 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     _share_gpus()
     if name == "multi_worker":
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    elif name == "slurm":
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(slurm_resolver())
     elif name == "tpu":
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
         strategy = tf.distribute.TPUStrategy(resolver)
@@ -111,6 +116,34 @@ def _workers() -> list[str]:
     raise ValueError(
         "TF_CONFIG does not describe workers: it needs cluster.worker, a list of host:port, and a "
         f"task of type 'worker' whose index is in that list, got {text}."
+    )
+
+
+def slurm_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Returns the workers of a job step of Slurm: one task on each node, on port 8888.
+
+    Raises:
+        ValueError: the environment variables of such a job step are not set.
+    """
+    node = os.environ.get("SLURMD_NODENAME")
+    try:
+        # Without these arguments the resolver calls nvidia-smi, and divides the GPUs of a node
+        # among its tasks.
+        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=1, gpus_per_task=1, auto_set_gpu=False
+        )
+        cluster = slurm.cluster_spec()
+        hosts = [address.rpartition(":")[0] for address in cluster.job_tasks("worker")]
+        # The resolver sorts the nodes by name, n10 before n9, so a task's rank is not its index.
+        index = hosts.index(node)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "strategy='slurm' needs the environment of a job step with one task on each node "
+            f"(node {node!r}: {str(error).rstrip('.')}): start the command with srun "
+            "--ntasks-per-node=1."
+        ) from error
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        cluster, task_type="worker", task_id=index, rpc_layer="grpc"
     )
 
 

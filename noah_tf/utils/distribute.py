@@ -73,7 +73,7 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
             one task on each node.
     """
     check_strategy(name)
-    workers = _workers()
+    workers = workers_of_tf_config()
     if name == "auto" and len(workers) > 1:
         name = "multi_worker"
     if name == "multi_worker" and not workers:
@@ -101,8 +101,12 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     return strategy
 
 
-def _workers() -> list[str]:
-    """Returns the addresses of the workers in TF_CONFIG, or an empty list if it is not set."""
+def workers_of_tf_config() -> list[str]:
+    """Returns the addresses of the workers in TF_CONFIG, or an empty list if it is not set.
+
+    Raises:
+        ValueError: TF_CONFIG is set and does not describe workers.
+    """
     text = os.environ.get("TF_CONFIG")
     if not text:
         return []

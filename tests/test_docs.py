@@ -10,6 +10,8 @@ Bash blocks are checked line by line. `kind` returns how:
     served: test_saved_models.py sends these requests to a server.
     demo: tests/serving/test_demo.py opens the demo page in a browser. Here its command runs.
     environment: for make and pip, the target and the extra exist.
+    cluster: no cluster is here. tests/trainers/test_cluster_files.py checks the files that the
+        commands name, and the values of TF_CONFIG.
     tests: for pytest, the file exists and `-k` selects something in it.
     None: the command is in UNRUNNABLE.
 
@@ -76,6 +78,8 @@ def kind(page, words):
         return "environment"
     if program in ("curl", "echo") or words[:3] == ["python", "-m", "noah_tf.serving"]:
         return "demo" if "demo" in words else "served" if page == SERVED_PAGE else None
+    if program in ("sbatch", "kubectl", "export"):
+        return "cluster"
     if words[1:3] == ["-m", "pytest"]:
         return "tests"
     if program != "python" or not re.match(r"(trainers|benchmarks|docs)/\w+\.py$", words[1]):
@@ -192,6 +196,14 @@ def test_pytest_commands_select_tests():
         code = (REPOSITORY / words[3]).read_text()
         keyword = words[words.index("-k") + 1] if "-k" in words else ""
         assert re.search(rf"def test_\w*{keyword}", code), (page, words)
+
+
+def test_files_of_cluster_commands_exist():
+    names = [
+        word for _, words in commands("cluster") for word in words if word.startswith("trainers/")
+    ]
+    assert {name.rpartition("/")[2] for name in names} == {"kubernetes_job.yaml", "slurm.sbatch"}
+    assert all((REPOSITORY / name).is_file() for name in names)
 
 
 def test_demo_page_commands_parse(tmp_path, monkeypatch, capsys):

@@ -146,8 +146,14 @@ def slurm_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
             f"(node {node!r}: {str(error).rstrip('.')}): start the command with srun "
             "--ntasks-per-node=1."
         ) from error
+    # Without the number of GPUs, MultiWorkerMirroredStrategy uses the CPU.
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
     return tf.distribute.cluster_resolver.SimpleClusterResolver(
-        cluster, task_type="worker", task_id=index, rpc_layer="grpc"
+        cluster,
+        task_type="worker",
+        task_id=index,
+        num_accelerators={"GPU": num_gpus},
+        rpc_layer="grpc",
     )
 
 

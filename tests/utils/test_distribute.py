@@ -216,9 +216,16 @@ def test_each_task_of_slurm_has_the_address_of_its_node(monkeypatch):
         cluster = resolver.cluster_spec()
         assert cluster.job_tasks("worker") == ["n10:8888", "n11:8888", "n9:8888"]
         assert cluster.task_address("worker", resolver.task_id) == f"{node}:8888"
+        assert resolver.num_accelerators() == {"GPU": 0}
         assert resolver.task_type == "worker" and "CUDA_VISIBLE_DEVICES" not in os.environ
         seen.append(resolver.task_id)
     assert sorted(seen) == [0, 1, 2]
+
+
+def test_a_task_of_slurm_has_all_gpus_of_its_node(monkeypatch):
+    set_slurm(monkeypatch, "n[1-3]", 0, "n1", "1(x3)")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 8)
+    assert distribute.slurm_resolver().num_accelerators() == {"GPU": 8}
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,21 @@ def synchronize_statistics(statistics: Sequence[Any]) -> None:
             variable.assign(mean)
 
 
+def read_first_replica(statistics: Sequence[Any]) -> None:
+    """Makes reading a variable that is the same on all replicas return exactly that value.
+
+    Keras 2 declares BatchNorm's statistics so that reading them returns their mean over the
+    replicas. After `synchronize_statistics` they are equal, and the mean of more than four equal
+    numbers can round: a checkpoint would then not hold the bits of the run.
+
+    Args:
+        statistics: the variables, which `synchronize_statistics` takes as well.
+    """
+    for variable in statistics:
+        if variable.synchronization == tf.VariableSynchronization.ON_READ:
+            variable._aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
+
+
 def batch_size_problem(batch_size: int, num_replicas: int) -> str | None:
     """Returns an error message if a batch cannot be divided equally over the replicas.
 

@@ -11,6 +11,8 @@ Bash blocks are checked line by line. `kind` returns how:
     demo: tests/serving/test_demo.py opens the demo page in a browser. Here its command runs.
     deployed: test_saved_models.py and test_kubernetes.py check the files. Here they exist.
     environment: for make and pip, the target and the extra exist.
+    cluster: no cluster is here. tests/trainers/test_cluster_files.py checks the files that the
+        commands name, and the values of TF_CONFIG.
     tests: for pytest, the file exists and `-k` selects something in it.
     None: the command is in UNRUNNABLE.
 
@@ -72,8 +74,10 @@ def kind(page, words):
     program = words[0]
     if program in ("make", "pip"):
         return "environment"
-    if words[:2] == ["docker", "compose"] or program == "kubectl":
+    if words[:2] == ["docker", "compose"] or (program == "kubectl" and page == "docs/serving.md"):
         return "deployed"
+    if program in ("sbatch", "kubectl", "export"):
+        return "cluster"
     shell = ("curl", "echo", "mkdir", "openssl")
     if program in shell or words[:3] == ["python", "-m", "noah_tf.serving"]:
         return "demo" if "demo" in words else "served" if page in SERVED_PAGES else None
@@ -205,6 +209,14 @@ def test_pytest_commands_select_tests():
         code = (REPOSITORY / words[3]).read_text()
         keyword = words[words.index("-k") + 1] if "-k" in words else ""
         assert re.search(rf"def test_\w*{keyword}", code), (page, words)
+
+
+def test_files_of_cluster_commands_exist():
+    names = [
+        word for _, words in commands("cluster") for word in words if word.startswith("trainers/")
+    ]
+    assert {name.rpartition("/")[2] for name in names} == {"kubernetes_job.yaml", "slurm.sbatch"}
+    assert all((REPOSITORY / name).is_file() for name in names)
 
 
 def test_demo_page_commands_parse(tmp_path, monkeypatch, capsys):

@@ -6,7 +6,6 @@ A command line imports this module before TensorFlow, which reads its log level 
 import difflib
 import logging as standard_logging
 import os
-import pathlib
 import re
 import signal
 import sys
@@ -91,8 +90,10 @@ def class_names(path: str | None) -> list[str] | None:
     """Returns the names in a file with one name per line; None without a file."""
     if not path:
         return None
+    from noah_tf.utils.paths import as_path
+
     try:
-        text = pathlib.Path(path).read_text("utf-8-sig")
+        text = as_path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"--class_names={path} is not UTF-8 text: {error}.") from error
     # splitlines() would also split names, for example at U+2028.

@@ -6,7 +6,6 @@ This takes about five minutes on a laptop's CPU.
 """
 
 import json
-import pathlib
 
 import command_line
 import tensorflow as tf
@@ -18,6 +17,7 @@ from noah_tf.explain import MapOptions, run
 from noah_tf.export import export_run
 from noah_tf.training import head_search
 from noah_tf.utils.files import write_text_atomically
+from noah_tf.utils.paths import as_path
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The recipe.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the runs, which resumes them.")
@@ -26,7 +26,7 @@ _SEARCH_EPOCHS = flags.DEFINE_integer("search_epochs", 1, "Epochs of a trial.", 
 
 
 def main(_: list[str]) -> None:
-    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    config, workdir = _CONFIG.value, as_path(_WORKDIR.value)
     rates = [float(rate) for rate in _LEARNING_RATES.value]
     outcome = head_search.compare_heads(config, workdir, rates, _SEARCH_EPOCHS.value)
     write_text_atomically(workdir / "comparison.json", json.dumps(outcome, indent=2) + "\n")

@@ -18,7 +18,6 @@ Other formats in addition to the SavedModel, each compared with the model on pho
     python trainers/export.py --workdir runs/noah --variants tflite_int8,onnx --photos DIR
 """
 
-import pathlib
 import signal
 
 import command_line
@@ -36,6 +35,7 @@ from noah_tf.export import (
     photos_in_folder,
 )
 from noah_tf.runs import WEIGHTS
+from noah_tf.utils.paths import Path, as_path
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run to export.")
 _WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the run to export.")
@@ -118,11 +118,11 @@ def main(_: list[str]) -> None:
 def _default_name() -> str:
     if _MODEL.value:
         return _MODEL.value
-    path = pathlib.Path(_WORKDIR.value or _KERAS_FILE.value).resolve()
+    path = as_path(_WORKDIR.value or _KERAS_FILE.value).resolve()
     return path.name if _WORKDIR.value else path.stem
 
 
-def _export(model_dir: pathlib.Path) -> pathlib.Path:
+def _export(model_dir: Path) -> Path:
     options = {
         "version": _VERSION.value,
         "top_k": _TOP_K.value,

@@ -11,7 +11,6 @@ also evaluates the model as the paper does:
 """
 
 import json
-import pathlib
 
 import command_line
 from absl import flags
@@ -21,6 +20,7 @@ from noah_tf.evaluation import Evaluator
 from noah_tf.export import import_official
 from noah_tf.models import zoo
 from noah_tf.utils.files import write_text_atomically
+from noah_tf.utils.paths import as_path
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model, such as noah_resnet18.")
 _CHECKPOINT = flags.DEFINE_string(
@@ -48,7 +48,7 @@ def main(_: list[str]) -> None:
     source = _open_source() if _DATA.value else None
     if source and not class_names:
         class_names = source.class_names
-    evaluation = pathlib.Path(_OUTPUT.value).expanduser() / "evaluation.json"
+    evaluation = as_path(_OUTPUT.value) / "evaluation.json"
     if evaluation.parent.is_dir():
         evaluation.unlink(missing_ok=True)  # It describes the model that is about to be replaced.
     imported = import_official(

@@ -11,7 +11,6 @@ also write arrays to NPZ files.
 """
 
 import io
-import pathlib
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -33,6 +32,7 @@ from noah_tf.export import logits_model, parse_preprocessing, serving_options
 from noah_tf.models import load_keras_file
 from noah_tf.runs import WEIGHTS, load_run
 from noah_tf.utils.files import save_atomically
+from noah_tf.utils.paths import as_path
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
 _WEIGHTS = flags.DEFINE_enum("weights", "last", WEIGHTS, "Which weights of the run to use.")
@@ -136,7 +136,7 @@ def _write_rows(rows: Iterable[dict[str, Any]]) -> None:
             write(file)
 
     if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value).expanduser()
+        path = as_path(_OUTPUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_atomically(save, path)
         return
@@ -152,7 +152,7 @@ def _write_arrays(path: str, arrays: dict[str, list[Any]], names: tuple[str, ...
         for name in names
         if not arrays[name] or arrays[name][0] is not None
     }
-    save_atomically(lambda file: np.savez(file, **stacked), pathlib.Path(path).expanduser())
+    save_atomically(lambda file: np.savez(file, **stacked), as_path(path))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from noah_tf.datasets.source import Source
 from noah_tf.images import Preprocessing, decode, headers
+from noah_tf.utils.paths import as_path
 
 _ANY_SIZE = 2**40  # pixels
 
@@ -83,11 +84,10 @@ def reading_problem(path: str, preprocessing: Preprocessing, max_pixels: int = _
         max_pixels: the largest number of pixels allowed.
     """
     try:
-        with open(path, "rb") as file:
-            image_bytes = file.read()
+        image_bytes = as_path(path).read_bytes()
         problem = preprocessing.problem(image_bytes, max_pixels).numpy().decode()
     except OSError as error:
-        return f"it cannot be read: {error.strerror}"
+        return f"it cannot be read: {error.strerror or error}"
     except tf.errors.InvalidArgumentError:
         return headers.UNDECODABLE
     return problem or _decoder_message(image_bytes, preprocessing.decode)

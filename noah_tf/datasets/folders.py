@@ -1,13 +1,12 @@
 """The source "folder": photos in one folder per class."""
 
 import logging
-import os
-import pathlib
 from collections.abc import Sequence
 
 from noah_tf.datasets.photo_files import IMAGE_SUFFIXES, find_photos, is_ignored, subfolders
 from noah_tf.datasets.slices import Slice, stratified_indices
 from noah_tf.datasets.source import Source, files_source
+from noah_tf.utils.paths import PathLike, as_path
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ _LAYOUT = (
 
 def open_folder(
     split: str,
-    data_dir: str | os.PathLike | None,
+    data_dir: PathLike | None,
     labels_from: str | None = None,
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
@@ -45,7 +44,7 @@ def open_folder(
     """
     if data_dir is None:
         raise ValueError(f'name="folder" needs data_dir, laid out as {_LAYOUT}.')
-    root = pathlib.Path(data_dir).expanduser()
+    root = as_path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist; photos go to {_LAYOUT}.")
     part = Slice.parse(split)
@@ -99,9 +98,7 @@ def _labels_folder(root, folder, labels_from):
 
 def _list_photos(folder, class_names):
     files, labels = [], []
-    ignored = [
-        entry.path for entry in os.scandir(folder) if is_ignored(entry.name) or entry.is_file()
-    ]
+    ignored = [str(path) for path in folder.iterdir() if is_ignored(path.name) or path.is_file()]
     for label, name in enumerate(class_names):
         if not (folder / name).is_dir():
             continue

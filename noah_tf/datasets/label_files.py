@@ -1,8 +1,8 @@
 """The source "files": photos whose labels are in a CSV or TSV file."""
 
 import csv
+import io
 import os
-import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from noah_tf.datasets.source import Source, files_source
+from noah_tf.utils.paths import Path, PathLike, RemotePath, as_path, join
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LAYOUT = (
@@ -37,7 +38,7 @@ class _LabelFile(NamedTuple):
 
 def open_label_file(
     split: str,
-    data_dir: str | os.PathLike | None,
+    data_dir: PathLike | None,
     labels_from: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Source:
@@ -60,7 +61,7 @@ def open_label_file(
     """
     if data_dir is None:
         raise ValueError(f'name="files" needs data_dir, the folder of {_LAYOUT}.')
-    root = pathlib.Path(data_dir).expanduser()
+    root = as_path(data_dir)
     path = root / split
     content = _read(path)
     if class_names is not None:
@@ -81,7 +82,7 @@ def open_label_file(
     return files_source("files", split, files, labels, names, content.multi_label)
 
 
-def _read(path: pathlib.Path) -> _LabelFile:
+def _read(path: Path) -> _LabelFile:
     delimiter = _DELIMITERS.get(path.suffix.lower())
     if delimiter is None:
         raise ValueError(f"the split of name='files' must be {_LAYOUT}, got {path.name!r}.")
@@ -89,13 +90,13 @@ def _read(path: pathlib.Path) -> _LabelFile:
         raise FileNotFoundError(f"{path} does not exist; it must be {_LAYOUT}.")
     try:
         # Spreadsheets write a byte order mark, which this encoding drops.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _parse(path, csv.DictReader(file, delimiter=delimiter))
+        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
+        return _parse(path, csv.DictReader(text, delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error}); save it as UTF-8.") from error
 
 
-def _parse(path: pathlib.Path, reader: csv.DictReader) -> _LabelFile:
+def _parse(path: Path, reader: csv.DictReader) -> _LabelFile:
     columns = reader.fieldnames or []
     label_columns = [name for name in columns if name in ("label", "labels")]
     if "file" not in columns or len(label_columns) != 1:
@@ -122,8 +123,13 @@ def _parse(path: pathlib.Path, reader: csv.DictReader) -> _LabelFile:
         elif "" in labels:
             problems.append(f"line {line} has an empty label between its separators")
         else:
-            rows.append(_Row(line, os.path.normpath(path.parent / name), labels))
+            rows.append(_Row(line, _normal(join(path.parent, name)), labels))
     return _LabelFile(rows, problems, multi_label)
+
+
+def _normal(path: Path) -> str:
+    """Returns the path without "..", which object stores do not know."""
+    return str(path) if isinstance(path, RemotePath) else os.path.normpath(path)
 
 
 def _row_problems(rows: Sequence[_Row], names: Sequence[str]) -> Iterator[str]:
@@ -137,7 +143,7 @@ def _row_problems(rows: Sequence[_Row], names: Sequence[str]) -> Iterator[str]:
         for name in row.names:
             if name not in known:
                 yield f"line {row.line} has the unknown class {name!r}"
-        if not os.path.isfile(row.path):
+        if not as_path(row.path).is_file():
             yield f"the file of line {row.line} does not exist ({row.path})"
 
 
@@ -151,9 +157,7 @@ def _labels(content: _LabelFile, names: Sequence[str]) -> np.ndarray:
     return labels
 
 
-def read_class_names(
-    data_dir: str | os.PathLike | None, name: str | os.PathLike
-) -> tuple[str, ...]:
+def read_class_names(data_dir: PathLike | None, name: str | os.PathLike) -> tuple[str, ...]:
     """Returns the class names in a text file, which has one name per line.
 
     Args:
@@ -164,7 +168,7 @@ def read_class_names(
         FileNotFoundError: the file does not exist.
         ValueError: the file is empty or repeats a name, or is not UTF-8 text.
     """
-    path = pathlib.Path(data_dir or "").expanduser() / pathlib.Path(name).expanduser()
+    path = join(as_path(data_dir or ""), name)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; data.class_names must be a text file with one name per line."

@@ -3,8 +3,12 @@
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import tensorflow as tf
+
+from noah_tf.utils.paths import Path, PathLike, RemotePath, as_path
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +42,13 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name in _IGNORED_NAMES
 
 
-def subfolders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+def subfolders(folder: PathLike) -> tuple[str, ...]:
     """Returns the sorted names of the folders in a folder that are not ignored."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
+    names = [path.name for path in as_path(folder).iterdir() if path.is_dir()]
     return tuple(sorted(name for name in names if not is_ignored(name)))
 
 
-def find_photos(folder: str | os.PathLike[str]) -> PhotoFiles:
+def find_photos(folder: PathLike) -> PhotoFiles:
     """Returns the photos in a folder and in the folders below it.
 
     A file is a photo if it has the suffix of one, in upper or lower case, or if it begins as a
@@ -56,14 +59,7 @@ def find_photos(folder: str | os.PathLike[str]) -> PhotoFiles:
     """
     photos: list[str] = []
     ignored: list[str] = []
-    visited = set()
-    for path, folders, files in os.walk(folder, followlinks=True):
-        # Links can form circles.
-        real = os.path.realpath(path)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
+    for path, folders, files in _walk(as_path(folder)):
         ignored += [os.path.join(path, name) for name in folders if is_ignored(name)]
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         for name in files:
@@ -72,7 +68,7 @@ def find_photos(folder: str | os.PathLike[str]) -> PhotoFiles:
     return PhotoFiles(tuple(sorted(photos)), tuple(sorted(ignored)))
 
 
-def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+def find_files(paths: Sequence[PathLike]) -> list[str]:
     """Returns the photos that paths name: files as they are, and the photos below folders.
 
     Args:
@@ -82,8 +78,7 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
         FileNotFoundError: a path does not exist, or there are no photos.
     """
     files: list[str] = []
-    for path in map(pathlib.Path, paths):
-        path = path.expanduser()
+    for path in map(as_path, paths):
         if path.is_dir():
             found = find_photos(path)
             files += found.photos
@@ -105,13 +100,29 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields what `os.walk` does. A folder that several links lead to is visited once."""
+    if isinstance(folder, RemotePath):
+        yield from folder.walk()
+        return
+    visited = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        # Links can form circles.
+        real = os.path.realpath(path)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        yield path, folders, files
+
+
 def _is_photo(path: str) -> bool:
     if pathlib.PurePath(path).suffix.lower() in IMAGE_SUFFIXES:
         return True
     try:
-        with open(path, "rb") as file:
+        with as_path(path).open("rb") as file:
             start = file.read(12)
-    except OSError:
+    except (OSError, tf.errors.OpError):
         return False
     is_webp = start[:4] == b"RIFF" and start[8:] == b"WEBP"
     is_bmp = start[:2] == b"BM" and start[6:10] == b"\0\0\0\0"

@@ -10,6 +10,7 @@ from noah_tf.datasets.folders import open_folder
 from noah_tf.datasets.label_files import open_label_file, read_class_names
 from noah_tf.datasets.source import Source
 from noah_tf.datasets.tfrecord_files import open_tfrecord
+from noah_tf.utils.paths import PathLike
 from noah_tf.utils.validation import check_choice, is_int
 
 FILE_FORMATS = ("tfrecord", "array_record")
@@ -66,12 +67,12 @@ class DataSet:
     """
 
     name: str
-    data_dir: str | os.PathLike | None = None
+    data_dir: PathLike | None = None
     train_split: str | None = None
     image_key: str | None = None
     label_key: str | None = None
     download: bool = True
-    manual_dir: str | os.PathLike | None = None
+    manual_dir: PathLike | None = None
     file_format: str | None = None
     class_names: str | os.PathLike | Sequence[str] | None = None
     split_seed: int = 0

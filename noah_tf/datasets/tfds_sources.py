@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import functools
 import logging
-import os
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from noah_tf.datasets.records import read_records
 from noah_tf.datasets.source import Source, read_by_index
+from noah_tf.utils.paths import PathLike
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,11 @@ class _Label:
 def open_tfds(
     name: str,
     split: str,
-    data_dir: str | os.PathLike | None,
+    data_dir: PathLike | None,
     image_key: str | None,
     label_key: str | None,
     download: bool,
-    manual_dir: str | os.PathLike | None = None,
+    manual_dir: PathLike | None = None,
     file_format: str | None = None,
 ) -> Source:
     """Opens one split of a TFDS set; the arguments are those of `registry.open_source`."""
@@ -85,7 +85,7 @@ def open_tfds(
 def prepare(
     builder: Any,
     max_examples_per_split: int | None = None,
-    manual_dir: str | os.PathLike | None = None,
+    manual_dir: PathLike | None = None,
 ) -> None:
     """Downloads and prepares a TFDS set. Another process may prepare the same set meanwhile.
 

@@ -3,13 +3,13 @@
 import functools
 import glob
 import os
-import pathlib
 import struct
 
 import tensorflow as tf
 
 from noah_tf.datasets.records import read_records
 from noah_tf.datasets.source import Source
+from noah_tf.utils.paths import Path, PathLike, RemotePath, as_path
 
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
 # A record is its length, a checksum of the length, its bytes, and a checksum of the bytes.
@@ -18,7 +18,7 @@ _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 
 def open_tfrecord(
     split: str,
-    data_dir: str | os.PathLike | None,
+    data_dir: PathLike | None,
     class_names: tuple[str, ...],
     image_key: str | None = None,
     label_key: str | None = None,
@@ -38,12 +38,8 @@ def open_tfrecord(
     """
     if data_dir is None:
         raise ValueError('name="tfrecord" needs data_dir, the folder of the TFRecord files.')
-    root = pathlib.Path(data_dir).expanduser()
-    paths = sorted(
-        path
-        for path in glob.glob(os.path.join(glob.escape(str(root)), split))
-        if os.path.isfile(path)
-    )
+    root = as_path(data_dir)
+    paths = sorted(path for path in _matching(root, split) if as_path(path).is_file())
     if not paths:
         raise FileNotFoundError(
             f"{root} has no file {split!r}; the split of name='tfrecord' must be the name of a "
@@ -82,7 +78,13 @@ def open_tfrecord(
     )
 
 
-def count_records(path: str | os.PathLike[str]) -> int:
+def _matching(root: Path, pattern: str) -> list[str]:
+    if isinstance(root, RemotePath):
+        return [str(path) for path in root.glob(pattern)]
+    return glob.glob(os.path.join(glob.escape(str(root)), pattern))
+
+
+def count_records(path: PathLike) -> int:
     """Returns the number of records in a TFRecord file, from their lengths alone.
 
     Args:
@@ -91,8 +93,8 @@ def count_records(path: str | os.PathLike[str]) -> int:
     Raises:
         ValueError: the file is cut off, or is not a TFRecord file.
     """
-    size, position, count = os.path.getsize(path), 0, 0
-    with open(path, "rb") as file:
+    size, position, count = tf.io.gfile.stat(str(path)).length, 0, 0
+    with as_path(path).open("rb") as file:
         while position < size:
             file.seek(position)
             header = file.read(_LENGTH_BYTES)

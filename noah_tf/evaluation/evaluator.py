@@ -1,8 +1,6 @@
 """Evaluates a model on a data set, counting every example exactly once."""
 
 import functools
-import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ from noah_tf.evaluation import metrics
 from noah_tf.images import Preprocessing
 from noah_tf.runs import describe_classes, load_run
 from noah_tf.utils import distribute
+from noah_tf.utils.paths import Path, PathLike
 
 
 class Evaluator:
@@ -175,14 +174,14 @@ class Evaluator:
 
 
 def evaluate_run(
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     split: str | None = None,
     batch_size: int = 64,
     weights: str = "last",
     data: str | None = None,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: PathLike | None = None,
     label_key: str | None = None,
-) -> tuple[dict[str, float], pathlib.Path]:
+) -> tuple[dict[str, float], Path]:
     """Computes the metrics of a training run on one set, without a report.
 
     Args:
@@ -225,7 +224,7 @@ def open_set(
     class_names: Sequence[str],
     split: str,
     data: str | None = None,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: PathLike | None = None,
     label_key: str | None = None,
 ) -> Source:
     """Opens a set that a run can be evaluated on.

@@ -1,10 +1,10 @@
 """The options that reports and comparisons of runs share."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 from noah_tf.runs import WEIGHTS
+from noah_tf.utils.paths import PathLike
 from noah_tf.utils.validation import check_choice, check_int, check_positive_int, is_number
 
 STRATEGIES = ("auto", "single", "mirrored")
@@ -34,8 +34,8 @@ class EvaluationOptions:
 
     set_names: Sequence[str] = ("",)
     weights: Sequence[str] | None = None
-    output: str | os.PathLike | None = None
-    data_dir: str | os.PathLike | None = None
+    output: PathLike | None = None
+    data_dir: PathLike | None = None
     label_key: str | None = None
     batch_size: int = 64
     threshold: float = 0.5

@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ from noah_tf.evaluation import report, scores, sets, tables
 from noah_tf.evaluation.options import EvaluationOptions
 from noah_tf.export import running_versions
 from noah_tf.runs import Workdir, check_same_classes
+from noah_tf.utils.paths import Path, PathLike
 
 RESAMPLES = 10_000
 _LEVEL = 0.95
@@ -216,8 +215,8 @@ def _accuracy_difference(metric, correct_a, correct_b, seed, resamples) -> Diffe
 
 
 def compare_runs(
-    workdirs: Sequence[str | os.PathLike], options: EvaluationOptions | None = None
-) -> tuple[str, pathlib.Path]:
+    workdirs: Sequence[PathLike], options: EvaluationOptions | None = None
+) -> tuple[str, Path]:
     """Compares two runs on the same examples, and writes result.json.
 
     Args:

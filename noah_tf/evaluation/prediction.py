@@ -1,6 +1,5 @@
 """Predictions of a model for photos in files: logits and embeddings."""
 
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from noah_tf.explain import Explainer
 from noah_tf.export import LABELS_FILE, OK, check_model_fits, latest_version, read_card
 from noah_tf.images import Preprocessing
 from noah_tf.runs import Run
+from noah_tf.utils.paths import PathLike, as_path
 
 
 class Prediction(NamedTuple):
@@ -108,7 +108,7 @@ class ExportPredictor:
         ValueError: the export has no signature `embed`, and embeddings are asked for.
     """
 
-    def __init__(self, model_dir: str | pathlib.PurePath, with_embeddings: bool = False) -> None:
+    def __init__(self, model_dir: PathLike, with_embeddings: bool = False) -> None:
         path = latest_version(model_dir)
         self._model = tf.saved_model.load(str(path))
         name = "embed" if with_embeddings else "serving_default"
@@ -141,7 +141,7 @@ class ExportPredictor:
                         yield Prediction(file, problem or str(error).splitlines()[0])
 
     def _predict(self, files: Sequence[str]) -> list[Prediction]:
-        contents = [pathlib.Path(file).read_bytes() for file in files]
+        contents = [as_path(file).read_bytes() for file in files]
         outputs = self._signature(image_bytes=tf.constant(contents))
         statuses = outputs["status"].numpy() if "status" in outputs else [OK.encode()] * len(files)
         names = [name for name in ("logits", "pooled", "attended") if name in outputs]

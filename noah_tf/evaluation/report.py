@@ -2,8 +2,6 @@
 
 import datetime
 import json
-import os
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,16 +13,17 @@ from noah_tf.evaluation.options import EvaluationOptions
 from noah_tf.evaluation.results import Evaluation, NamedSet
 from noah_tf.export import running_versions
 from noah_tf.utils.files import write_text_atomically
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 _MAX_NAME_LENGTH = 80
 
 
 def report_run(
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     options: EvaluationOptions | None = None,
     corruptions: Sequence[str] = (),
     num_mistakes: int = 12,
-) -> tuple[Evaluation, pathlib.Path]:
+) -> tuple[Evaluation, Path]:
     """Evaluates a run and writes the report.
 
     The folder gets report.html, result.json, metrics.csv, classes.csv, calibration.csv and, for a
@@ -106,7 +105,7 @@ def _metadata(states: list[sets.LoadedWeights], options: EvaluationOptions) -> d
     }
 
 
-def write_report(evaluation: Evaluation, folder: pathlib.Path) -> None:
+def write_report(evaluation: Evaluation, folder: Path) -> None:
     """Writes the files of an evaluation, each one atomically and result.json last.
 
     Args:
@@ -128,18 +127,18 @@ def write_report(evaluation: Evaluation, folder: pathlib.Path) -> None:
     write_result(folder, {"results": rows, **evaluation.metadata})
 
 
-def write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
+def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Writes result.json."""
     write_text_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
 
 
-def new_folder(path: str | os.PathLike) -> pathlib.Path:
+def new_folder(path: PathLike) -> Path:
     """Creates a folder unless it exists, and returns its path.
 
     Raises:
         ValueError: there is a file of that name.
     """
-    path = pathlib.Path(path).expanduser()
+    path = as_path(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"The report needs a folder, but --output={path} is a file.")
     path.mkdir(parents=True, exist_ok=True)

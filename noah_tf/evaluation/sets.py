@@ -1,7 +1,6 @@
 """Opens evaluation sets by their names, and evaluates the weights of a run on them."""
 
 import dataclasses
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from noah_tf.evaluation.options import EvaluationOptions
 from noah_tf.evaluation.results import NamedSet, SetResult
 from noah_tf.runs import Run, Workdir, load_runs
 from noah_tf.utils import distribute
+from noah_tf.utils.paths import PathLike
 
 _SPLIT = r"(?:[^:\[\]]|\[[^\]]*\])*"  # a colon may stand within brackets only
 
@@ -83,9 +83,7 @@ def default_weights(workdir: Workdir) -> tuple[str, ...]:
     return ("last", "ema") if workdir.config().ema.decay else ("last",)
 
 
-def load_weights(
-    states: Sequence[tuple[str | os.PathLike, str]], strategy_name: str
-) -> list[LoadedWeights]:
+def load_weights(states: Sequence[tuple[PathLike, str]], strategy_name: str) -> list[LoadedWeights]:
     """Loads weights of runs that have the same classes, with an evaluator for each.
 
     Args:
@@ -159,7 +157,7 @@ def evaluate_set(
     )
 
 
-def open_workdir(path: str | os.PathLike) -> Workdir:
+def open_workdir(path: PathLike) -> Workdir:
     """Returns the `Workdir` of a run.
 
     Raises:

@@ -1,8 +1,5 @@
 """Measures the maps of trained runs: `localization.py` and `faithfulness.py` for whole runs."""
 
-import io
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +12,7 @@ from noah_tf.explain.options import MapOptions
 from noah_tf.explain.run import select_methods
 from noah_tf.runs import short_names
 from noah_tf.utils.files import save_atomically
+from noah_tf.utils.paths import Path, PathLike
 from noah_tf.utils.validation import check_choice
 
 MEASURES = ("localization", "faithfulness")
@@ -22,12 +20,12 @@ _COLUMNS = ("pointing", "energy", "deletion", "insertion")
 
 
 def measure_run(
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     measures: Sequence[str] = MEASURES,
     count: int = 256,
     batch_size: int = 64,
     options: MapOptions | None = None,
-) -> tuple[dict[str, dict[str, Any]], pathlib.Path]:
+) -> tuple[dict[str, dict[str, Any]], Path]:
     """Measures the maps of a run, or of two runs on the same data.
 
     Args:
@@ -72,15 +70,12 @@ def measure_run(
     suffix = "" if options.weights == "last" else f"_{options.weights}"
     path = runs[0].workdir.write_result(results, f"maps_{split}{suffix}.json")
     if "faithfulness" in measures:
-        png = io.BytesIO()
-        curves_figure(results).savefig(png, dpi=100)
-        save_atomically(
-            lambda partial: pathlib.Path(partial).write_bytes(png.getvalue()), figure_path(path)
-        )
+        figure = curves_figure(results)
+        save_atomically(lambda file: figure.savefig(file, dpi=100), figure_path(path))
     return results, path
 
 
-def figure_path(path: pathlib.Path) -> pathlib.Path:
+def figure_path(path: Path) -> Path:
     """Returns the path of the PNG with the curves, beside the JSON file of the measures."""
     return path.with_suffix(".png")
 

@@ -1,11 +1,11 @@
 """The options that pictures and measures of maps share."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 from noah_tf.datasets import Source, find_files, photos_source, source_from_config
 from noah_tf.runs import WEIGHTS, Run, load_runs
+from noah_tf.utils.paths import PathLike
 from noah_tf.utils.validation import check_choice, check_int
 
 
@@ -27,11 +27,11 @@ class MapOptions:
         ValueError: an argument is out of its range.
     """
 
-    compare_workdir: str | os.PathLike | None = None
+    compare_workdir: PathLike | None = None
     weights: str = "last"
     split: str | None = None
     methods: Sequence[str] | None = None
-    photos: Sequence[str | os.PathLike] | None = None
+    photos: Sequence[PathLike] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class MapOptions:
         if self.photos and self.split:
             raise ValueError(f"photos and split={self.split!r} exclude each other: give one.")
 
-    def load(self, workdir: str | os.PathLike) -> tuple[list[Run], Source]:
+    def load(self, workdir: PathLike) -> tuple[list[Run], Source]:
         """Loads the run and the one to compare it with, and opens the split.
 
         Args:

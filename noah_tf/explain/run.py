@@ -3,8 +3,6 @@
 import dataclasses
 import difflib
 import logging
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -20,6 +18,7 @@ from noah_tf.explain.overlays import attention_grid
 from noah_tf.images import Preprocessing
 from noah_tf.runs import Run, short_names
 from noah_tf.utils.files import save_atomically
+from noah_tf.utils.paths import Path, PathLike, as_path
 from noah_tf.utils.validation import check_choice, check_positive_int
 
 logger = logging.getLogger(__name__)
@@ -54,14 +53,14 @@ class _Maps:
 
 
 def explain_run(
-    workdir: str | os.PathLike,
-    output: str | os.PathLike | None = None,
+    workdir: PathLike,
+    output: PathLike | None = None,
     count: int = 6,
     classes: Sequence[str | int] | None = None,
     per_group: bool = False,
-    arrays: str | os.PathLike | None = None,
+    arrays: PathLike | None = None,
     options: MapOptions | None = None,
-) -> pathlib.Path:
+) -> Path:
     """Draws the maps of the predicted and the true class for some images of a run's data set.
 
     Args:
@@ -93,11 +92,11 @@ def explain_run(
     >>> explain_run("runs/noah", options=MapOptions(compare_workdir="runs/gap"))
     """
     check_positive_int("count", count)
-    if arrays is not None and pathlib.Path(arrays).suffix != ".npz":
+    if arrays is not None and as_path(arrays).suffix != ".npz":
         raise ValueError(f"arrays must be the name of a file that ends in .npz, got {arrays}.")
     maps = _compute_maps(workdir, count, classes, per_group, options or MapOptions())
     if arrays is not None:
-        _save_arrays(pathlib.Path(arrays), maps)
+        _save_arrays(as_path(arrays), maps)
     columns = [
         (method, column)
         for run_maps in maps.maps
@@ -112,14 +111,14 @@ def explain_run(
         None if boxes is None else [b[box_areas(b) > 0] for b in boxes],
         [method in SIGNED for method, _ in columns],
     )
-    output = pathlib.Path(output) if output else maps.runs[0].workdir.path / "explain.png"
+    output = as_path(output) if output else maps.runs[0].workdir.path / "explain.png"
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=80)
+    save_atomically(lambda file: figure.savefig(file, dpi=80), output)
     return output
 
 
 def _compute_maps(
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     count: int,
     classes: Sequence[str | int] | None,
     per_group: bool,
@@ -144,7 +143,7 @@ def _compute_maps(
     true_names = [source.label_names(example["label"]) for example in examples]
     captions = [f"true: {', '.join(names) or 'none'}" for names in true_names]
     if options.photos:
-        captions = [pathlib.PurePath(source.files[int(e["index"])]).name for e in examples]
+        captions = [as_path(source.files[int(e["index"])]).name for e in examples]
     logits = [
         explainer.forward(batch)[1].numpy()
         for explainer, batch in zip(explainers, images, strict=True)
@@ -293,7 +292,7 @@ def _class_probabilities(run: Run, logits: np.ndarray, classes: Sequence[int]) -
     return [f"{run.class_names[c]}: {probabilities[c]:.0%}" for c in classes]
 
 
-def _save_arrays(path: pathlib.Path, maps: _Maps) -> None:
+def _save_arrays(path: Path, maps: _Maps) -> None:
     arrays: dict[str, Any] = {
         "class_names": maps.runs[0].class_names,
         "photos": maps.photos,

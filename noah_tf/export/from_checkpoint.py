@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.images import Preprocessing
 from noah_tf.models import create_model, load_official_weights, preprocessing_for
 from noah_tf.utils.files import save_atomically
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ImportedModel:
 
     model: tf.keras.Model
     preprocessing: Preprocessing
-    keras_file: pathlib.Path
-    saved_model: pathlib.Path
+    keras_file: Path
+    saved_model: Path
 
     @property
     def num_parameters(self) -> int:
@@ -38,14 +38,14 @@ class ImportedModel:
 
 def export_official(
     name: str,
-    checkpoint: str | pathlib.PurePath,
-    model_dir: str | pathlib.PurePath,
+    checkpoint: PathLike,
+    model_dir: PathLike,
     *,
     ema: bool = False,
     num_classes: int = 1000,
     image_size: int = 224,
     **options: Any,
-) -> pathlib.Path:
+) -> Path:
     """Exports a model of the paper with the weights of a checkpoint; see `export_savedmodel`.
 
     Args:
@@ -72,7 +72,7 @@ def export_official(
         weights=checkpoint,
         weights_ema=ema,
     )
-    card = {"architecture": name, "weights": pathlib.Path(checkpoint).name}
+    card = {"architecture": name, "weights": as_path(checkpoint).name}
     return export_savedmodel(
         model, model_dir, preprocessing_for(name, image_size), card=card, **options
     )
@@ -80,8 +80,8 @@ def export_official(
 
 def import_official(
     name: str,
-    checkpoint: str | pathlib.PurePath | Mapping[str, Any],
-    output: str | pathlib.Path,
+    checkpoint: PathLike | Mapping[str, Any],
+    output: PathLike,
     *,
     ema: bool = False,
     num_classes: int = 1000,
@@ -129,13 +129,13 @@ def import_official(
     load_official_weights(model, checkpoint, ema=ema)
     preprocessing = preprocessing_for(name, (image_size, image_size))
 
-    output = pathlib.Path(output).expanduser()
+    output = as_path(output)
     output.mkdir(parents=True, exist_ok=True)
     keras_file = output / "model.keras"
     save_atomically(model.save, keras_file)
     card = {"architecture": name}
-    if isinstance(checkpoint, (str, pathlib.PurePath)):
-        card["weights"] = pathlib.Path(checkpoint).name
+    if not isinstance(checkpoint, Mapping):
+        card["weights"] = as_path(checkpoint).name
     saved_model = export_savedmodel(
         model, output / "saved_model", preprocessing, class_names, card=card
     )

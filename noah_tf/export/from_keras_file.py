@@ -1,20 +1,20 @@
 """Exports .keras files."""
 
 import json
-import pathlib
 from typing import Any
 
 from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.images import Preprocessing
 from noah_tf.models import load_keras_file
+from noah_tf.utils.paths import Path, PathLike
 
 
 def export_keras_file(
-    path: str | pathlib.PurePath,
-    model_dir: str | pathlib.PurePath,
+    path: PathLike,
+    model_dir: PathLike,
     preprocessing: str | None = None,
     **options: Any,
-) -> pathlib.Path:
+) -> Path:
     """Exports a .keras file; see `export_savedmodel`.
 
     Args:

@@ -1,23 +1,23 @@
 """Exports training runs."""
 
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from noah_tf.export.photos import Photo, photos_of_run
 from noah_tf.export.savedmodel import export_savedmodel
 from noah_tf.runs import Run, load_run
+from noah_tf.utils.paths import Path, PathLike
 
 
 def export_run(
-    workdir: str | pathlib.PurePath,
-    model_dir: str | pathlib.PurePath,
+    workdir: PathLike,
+    model_dir: PathLike,
     version: int | None = None,
     weights: str = "last",
     photos: Sequence[Photo] | int | None = None,
     **options: Any,
-) -> pathlib.Path:
+) -> Path:
     """Exports a training run; see `export_savedmodel`.
 
     Args:

@@ -36,6 +36,7 @@ import yaml
 from noah_tf.export.model_card_text import METRICS, body
 from noah_tf.head import NOAHHead
 from noah_tf.images import Preprocessing
+from noah_tf.utils.paths import PathLike, as_path
 from noah_tf.version import __version__
 
 CARD_FILE = "MODEL_CARD.md"
@@ -166,7 +167,7 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     }
 
 
-def read_card(path: str | pathlib.PurePath) -> dict[str, Any]:
+def read_card(path: PathLike) -> dict[str, Any]:
     """Returns the front matter of a model card.
 
     Args:
@@ -176,7 +177,7 @@ def read_card(path: str | pathlib.PurePath) -> dict[str, Any]:
         FileNotFoundError: the file does not exist.
         ValueError: the file has no front matter, or its front matter is not a YAML mapping.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     path = path / CARD_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no model card at {path}.")

@@ -1,7 +1,6 @@
 """The options of an export, checked when they are constructed."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from noah_tf.export.variants import require_onnx
 from noah_tf.export.versions import check_version
 from noah_tf.images import Preprocessing
 from noah_tf.models import final_activation, is_functional, without_final_activation
+from noah_tf.utils.paths import Path
 from noah_tf.utils.validation import check_choice, check_positive_int, is_number
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -118,7 +118,7 @@ class ExportOptions:
     """
 
     model: tf.keras.Model
-    model_dir: pathlib.Path
+    model_dir: Path
     serving: ServingOptions
     version: int | None = None
     warmup_batch_sizes: Sequence[int] = ()

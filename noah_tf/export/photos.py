@@ -1,6 +1,5 @@
 """Photos on which an export is compared with its model."""
 
-import pathlib
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -8,9 +7,10 @@ import tensorflow as tf
 from noah_tf.datasets import find_photos, random_order, source_from_config
 from noah_tf.images import Preprocessing, headers
 from noah_tf.runs import Run
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 # An encoded photo, or the path of one.
-Photo = bytes | str | pathlib.PurePath
+Photo = bytes | PathLike
 
 
 def read_photos(
@@ -32,7 +32,7 @@ def read_photos(
         if isinstance(photo, bytes):
             name, content = f"photo {index} of {len(photos)}", photo
         else:
-            name, content = str(photo), pathlib.Path(photo).read_bytes()
+            name, content = str(photo), as_path(photo).read_bytes()
         try:
             problem = preprocessing.problem(content, max_pixels).numpy().decode()
             if not problem:
@@ -48,7 +48,7 @@ def read_photos(
     return tuple(contents)
 
 
-def photos_in_folder(folder: str | pathlib.PurePath, max_count: int) -> list[pathlib.Path]:
+def photos_in_folder(folder: PathLike, max_count: int) -> list[Path]:
     """Returns the paths of photos in a folder and its subfolders.
 
     Args:
@@ -59,10 +59,10 @@ def photos_in_folder(folder: str | pathlib.PurePath, max_count: int) -> list[pat
     Raises:
         FileNotFoundError: the folder does not exist, or contains no photos.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder} to take photos from.")
-    paths = [pathlib.Path(path) for path in find_photos(folder).photos]
+    paths = [as_path(path) for path in find_photos(folder).photos]
     if not paths:
         raise FileNotFoundError(f"The folder {folder} contains no photos.")
     count = min(max_count, len(paths))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,11 +26,12 @@ from noah_tf.export.versions import new_version
 from noah_tf.head import InferenceHead
 from noah_tf.images import Preprocessing
 from noah_tf.models import for_inference, in_precision
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 
 def export_savedmodel(
     model: tf.keras.Model,
-    model_dir: str | pathlib.PurePath,
+    model_dir: PathLike,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     version: int | None = None,
@@ -45,7 +45,7 @@ def export_savedmodel(
     variants: Sequence[str] = (),
     photos: Sequence[Photo] | None = None,
     card: Mapping[str, Any] | None = None,
-) -> pathlib.Path:
+) -> Path:
     """Writes a model as the next version in a folder that TF Serving watches.
 
     One rename makes the version visible: a server that polls the folder never sees an incomplete
@@ -134,7 +134,7 @@ def export_savedmodel(
     )
     options = ExportOptions(
         model=model,
-        model_dir=pathlib.Path(model_dir),
+        model_dir=as_path(model_dir),
         serving=serving,
         version=version,
         warmup_batch_sizes=warmup_batch_sizes,
@@ -146,7 +146,7 @@ def export_savedmodel(
     return _write_version(options)
 
 
-def describe_version(path: str | pathlib.PurePath) -> str:
+def describe_version(path: PathLike) -> str:
     """Returns what a command line prints about a version that `export_savedmodel` has written.
 
     Args:
@@ -164,7 +164,7 @@ def describe_version(path: str | pathlib.PurePath) -> str:
     return "\n".join(lines)
 
 
-def _write_version(options: ExportOptions) -> pathlib.Path:
+def _write_version(options: ExportOptions) -> Path:
     serving = options.serving
     model = for_inference(in_precision(options.model, options.precision))
     explainer = _explainer(model)

@@ -8,13 +8,18 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
+from noah_tf.utils.files import copy_folder
+from noah_tf.utils.paths import Path, PathLike, RemotePath, as_path
 from noah_tf.utils.validation import check_positive_int
 
 _MAX_VERSION = 2**63 - 1
+# The file that is written last, where folders cannot be renamed.
+_MARKER = "saved_model.pb"
 
 
-def model_folder(base: str | pathlib.PurePath, name: str) -> pathlib.Path:
+def model_folder(base: PathLike, name: str) -> Path:
     """Returns the folder of a served model's versions, BASE/NAME.
 
     Args:
@@ -29,10 +34,10 @@ def model_folder(base: str | pathlib.PurePath, name: str) -> pathlib.Path:
             "The name of a served model must consist of letters, digits, '_', '-' and '.', got "
             f"{name!r}: give another --name."
         )
-    return pathlib.Path(base) / name
+    return as_path(base) / name
 
 
-def check_version(model_dir: str | pathlib.PurePath, version: int | None) -> None:
+def check_version(model_dir: PathLike, version: int | None) -> None:
     """Checks that `new_version` can create a version, before any work is done.
 
     Args:
@@ -62,15 +67,17 @@ class Draft:
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        self.path = path
+        self.path: Any = path
 
 
 @contextlib.contextmanager
-def new_version(model_dir: str | pathlib.PurePath, version: int | None = None) -> Iterator[Draft]:
+def new_version(model_dir: PathLike, version: int | None = None) -> Iterator[Draft]:
     """Creates a version under a temporary name, and renames it when the block has written it.
 
     A server that polls the folder never sees an incomplete version, existing versions are never
-    changed, and nothing remains if the block raises.
+    changed, and nothing remains if the block raises. A folder that is not on this machine has no
+    such rename: the version is written on this machine and copied, saved_model.pb last, without
+    which neither a server nor `latest_version` takes the folder as a version.
 
     Args:
         model_dir: the folder of all versions, which is created if it does not exist.
@@ -82,7 +89,15 @@ def new_version(model_dir: str | pathlib.PurePath, version: int | None = None) -
     Raises:
         ValueError: the version already exists.
     """
-    model_dir = pathlib.Path(model_dir)
+    model_dir = as_path(model_dir)
+    if isinstance(model_dir, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="noah_tf_") as folder:
+            yield (draft := Draft(pathlib.Path(folder)))
+            check_version(model_dir, version)
+            target = model_dir / str(version or _next_version(model_dir))
+            copy_folder(pathlib.Path(folder), target, last=_MARKER)
+            draft.path = target
+        return
     is_new_folder = not model_dir.exists()
     model_dir.mkdir(parents=True, exist_ok=True)
     # A rename needs the same file system, and TF Serving ignores names that are not numbers.
@@ -100,7 +115,7 @@ def new_version(model_dir: str | pathlib.PurePath, version: int | None = None) -
                 model_dir.rmdir()
 
 
-def latest_version(model_dir: str | pathlib.PurePath) -> pathlib.Path:
+def latest_version(model_dir: PathLike) -> Path:
     """Returns the folder of a model's highest version.
 
     Args:
@@ -110,6 +125,8 @@ def latest_version(model_dir: str | pathlib.PurePath) -> pathlib.Path:
         FileNotFoundError: there is no version.
     """
     versions = _versions(model_dir)
+    if isinstance(as_path(model_dir), RemotePath):
+        versions = {v: path for v, path in versions.items() if (path / _MARKER).is_file()}
     if not versions:
         raise FileNotFoundError(
             f"{model_dir} has no version of a model: write one with trainers/export.py."
@@ -119,7 +136,7 @@ def latest_version(model_dir: str | pathlib.PurePath) -> pathlib.Path:
 
 def _rename_to_version(
     temporary: pathlib.Path, model_dir: pathlib.Path, version: int | None
-) -> pathlib.Path:
+) -> Path:
     while True:
         target = model_dir / str(version or _next_version(model_dir))
         check_version(model_dir, version)
@@ -135,21 +152,21 @@ def _rename_to_version(
             return target
 
 
-def _version_exists(model_dir: str | pathlib.PurePath, version: int) -> ValueError:
-    path = _versions(model_dir).get(version, pathlib.Path(model_dir) / str(version))
+def _version_exists(model_dir: PathLike, version: int) -> ValueError:
+    path = _versions(model_dir).get(version, as_path(model_dir) / str(version))
     return ValueError(
         f"{path} already exists and is not replaced: give another version, or leave the version "
         f"out to write {_next_version(model_dir)}."
     )
 
 
-def _next_version(model_dir: str | pathlib.PurePath) -> int:
+def _next_version(model_dir: PathLike) -> int:
     return max(_versions(model_dir), default=0) + 1
 
 
-def _versions(model_dir: str | pathlib.PurePath) -> dict[int, pathlib.Path]:
+def _versions(model_dir: PathLike) -> dict[int, Path]:
     """Returns a dict from version to folder. As in TF Serving, a name may have leading zeros."""
-    folder = pathlib.Path(model_dir)
+    folder = as_path(model_dir)
     if not folder.is_dir():
         return {}
     paths = [path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name)]

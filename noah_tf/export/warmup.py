@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorflow.core.framework import tensor_pb2
 
 from noah_tf.images import Preprocessing
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 # The file in a version's folder that TF Serving reads, and the most records that it accepts.
 WARMUP_FILE = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
@@ -72,10 +73,10 @@ def _sample_pixels(preprocessing: Preprocessing) -> np.ndarray:
 
 
 def write_requests(
-    folder: str | pathlib.PurePath,
+    folder: PathLike,
     name: str,
     requests: Iterable[tuple[str, Mapping[str, np.ndarray]]],
-) -> pathlib.Path:
+) -> Path:
     """Writes the warm-up requests of a version.
 
     Args:
@@ -95,7 +96,7 @@ def write_requests(
             f"TF Serving accepts at most {MAX_RECORDS} warm-up requests, got {len(requests)}: give "
             "fewer batch sizes."
         )
-    path = pathlib.Path(folder) / WARMUP_FILE
+    path = as_path(folder) / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, inputs in requests:
@@ -109,7 +110,7 @@ def write_requests(
     return path
 
 
-def read_requests(folder: str | pathlib.PurePath) -> Iterator[Request]:
+def read_requests(folder: PathLike) -> Iterator[Request]:
     """Reads what `write_requests` has written.
 
     Args:
@@ -118,7 +119,7 @@ def read_requests(folder: str | pathlib.PurePath) -> Iterator[Request]:
     Yields:
         Pairs of a signature's name and its inputs, a dict of arrays by name.
     """
-    path = pathlib.Path(folder) / WARMUP_FILE
+    path = as_path(folder) / WARMUP_FILE
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         request = _message_class("PredictionLog").FromString(record).predict_log.request
         inputs = {}

@@ -1,17 +1,17 @@
 """Models in .keras files: loaded, rebuilt for another image size, or rebuilt from their config."""
 
 import hashlib
-import os
-import pathlib
 import zipfile
 
 import tensorflow as tf
 
 from noah_tf.models.feature_map import is_functional
+from noah_tf.utils.files import local_file
 from noah_tf.utils.keras_compat import KERAS_NAME
+from noah_tf.utils.paths import PathLike, as_path
 
 
-def load_keras_file(path: str | os.PathLike[str]) -> tf.keras.Model:
+def load_keras_file(path: PathLike) -> tf.keras.Model:
     """Returns the model in a .keras file.
 
     Args:
@@ -21,12 +21,13 @@ def load_keras_file(path: str | os.PathLike[str]) -> tf.keras.Model:
         FileNotFoundError: the file does not exist.
         ValueError: Keras cannot load the file.
     """
-    path = pathlib.Path(path).expanduser()
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         # Compiling takes minutes for deep models on TensorFlow 2.15, and nobody here needs it.
-        return tf.keras.models.load_model(str(path), compile=False)
+        with local_file(path) as file:
+            return tf.keras.models.load_model(str(file), compile=False)
     except (TypeError, ValueError, OSError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{KERAS_NAME} cannot load {path} ({' '.join(str(error).split())[:200]}): it must be a "
@@ -104,10 +105,10 @@ def model_from_json(text: str) -> tf.keras.Model:
     return model
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
+def sha256_of(path: PathLike) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    with pathlib.Path(path).expanduser().open("rb") as file:
+    with as_path(path).open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

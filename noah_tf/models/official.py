@@ -29,6 +29,7 @@ from noah_tf.models.tensor_files import (
     read_checkpoint,
     write_checkpoint,
 )
+from noah_tf.utils.paths import PathLike
 
 _CLASS_TOKEN = "cls_token"
 # The layers of Mixer and gMLP whose weights have one row or column per token.
@@ -39,7 +40,7 @@ _LARGEST_GRID = 1024
 
 def load_official_weights(
     model_or_head: tf.keras.Model | NOAHHead,
-    source: str | os.PathLike[str] | Mapping[str, Any],
+    source: PathLike | Mapping[str, Any],
     ema: bool = False,
     head: str = "load",
     architecture: str | None = None,

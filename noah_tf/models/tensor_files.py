@@ -16,7 +16,8 @@ import tensorflow as tf
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as safetensors_bytes
 
-from noah_tf.utils.files import save_atomically
+from noah_tf.utils.files import local_file, save_atomically
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 _PICKLES = (".pth", ".pt", ".tar")
 _SAFETENSORS = ".safetensors"
@@ -38,7 +39,7 @@ _KEYS = ("state_dict", "model")
 _EMA_KEYS = ("state_dict_ema", "model_ema")
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+def read_checkpoint(path: PathLike) -> Any:
     """Returns the content of a checkpoint file.
 
     A PyTorch file is a pickle, and unpickling can call any function. Therefore PyTorch's
@@ -59,16 +60,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         ValueError: the path has another suffix, the file is damaged, a web page or not a
             checkpoint, or reading it would call a function.
     """
-    path = pathlib.Path(path).expanduser()
+    path = as_path(path)
     suffix = _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
-    if is_html_page(path):
-        raise ValueError(
-            f"{path} is a web page (HTML) that was saved instead of the checkpoint: download the "
-            "file again with the download button of its page."
-        )
-    return _read_safetensors(path) if suffix == _SAFETENSORS else _read_pickle(path)
+    with local_file(path) as file:
+        if is_html_page(file):
+            raise ValueError(
+                f"{path} is a web page (HTML) that was saved instead of the checkpoint: download "
+                "the file again with the download button of its page."
+            )
+        return _read_safetensors(file) if suffix == _SAFETENSORS else _read_pickle(file)
 
 
 def write_checkpoint(
@@ -226,7 +228,7 @@ def import_torch(path: pathlib.Path) -> types.ModuleType:
     return torch
 
 
-def _check_suffix(path: pathlib.Path) -> str:
+def _check_suffix(path: Path) -> str:
     """Returns the lower-case suffix of a checkpoint's path."""
     suffix = path.suffix.lower()
     if suffix not in (*_PICKLES, _SAFETENSORS):

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import fnmatch
 import inspect
-import os
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from noah_tf.models.attach import attach_noah
 from noah_tf.models.families import Family, family_of
 from noah_tf.models.official_download import OFFICIAL
 from noah_tf.models.paper_table import ARCHITECTURES, PaperRow
+from noah_tf.utils.files import local_file
+from noah_tf.utils.paths import PathLike, as_path
 from noah_tf.utils.validation import check_positive_int, check_rate
 
 # Options of `NOAHHead` that the paper's ablations change.
@@ -111,7 +112,7 @@ def create_model(
     name: str,
     num_classes: int = 1000,
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
-    weights: str | os.PathLike[str] | None = None,
+    weights: PathLike | None = None,
     num_groups: int | None = None,
     key_ratio: float | None = None,
     dropout: float | None = None,
@@ -265,7 +266,7 @@ def preprocessing_for(name: str, image_size: int | tuple[int, int] = (224, 224))
 
 def load_weights_file(
     model: tf.keras.Model,
-    path: str | os.PathLike[str],
+    path: PathLike,
     head: str = "load",
     ema: bool = False,
     architecture: str | None = None,
@@ -285,7 +286,7 @@ def load_weights_file(
         FileNotFoundError: the file does not exist.
         ConnectionError: the authors' checkpoint could not be downloaded.
     """
-    path = pathlib.Path(path).expanduser()
+    path = as_path(path)
     if not path.name.endswith(".h5"):
         if str(path) != OFFICIAL and path.suffix not in (".pth", ".pt", ".tar", ".safetensors"):
             raise ValueError(
@@ -303,7 +304,8 @@ def load_weights_file(
         )
     if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}.")
-    problem = _keras_load_problem(model, path)
+    with local_file(path) as file:
+        problem = _keras_load_problem(model, file)
     if problem is not None:
         reason = " ".join(problem.split())
         reason = reason if len(reason) <= 400 else f"{reason[:397]}..."

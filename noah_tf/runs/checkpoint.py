@@ -13,7 +13,9 @@ from noah_tf.runs.model_config import model_from_config
 from noah_tf.runs.moving_average import MovingAverage
 from noah_tf.runs.workdir import Workdir
 from noah_tf.utils.distribute import dtype_policy
+from noah_tf.utils.files import local_file
 from noah_tf.utils.keras_compat import KERAS_NAME, random_states
+from noah_tf.utils.paths import Path, PathLike
 
 WEIGHTS = ("last", "ema", "best")
 
@@ -137,7 +139,7 @@ class Run:
     step: int
 
 
-def load_run(path: Any, weights: str = "last") -> Run:
+def load_run(path: PathLike, weights: str = "last") -> Run:
     """Loads the model of a training run, in the precision that it was trained in.
 
     The best weights, and all weights of a complete run, are in .weights.h5 files, which both Keras
@@ -174,9 +176,9 @@ def load_run(path: Any, weights: str = "last") -> Run:
     if weights == "best":
         step = workdir.best().get("step", 0)
         if step:
-            model.load_weights(str(workdir.weights("best")))
+            _load_weights(model, workdir.weights("best"))
     elif result is not None:
-        model.load_weights(str(workdir.weights("model" if weights == "last" else weights)))
+        _load_weights(model, workdir.weights("model" if weights == "last" else weights))
         step = result["steps"]
     else:
         check_stack(workdir)
@@ -191,6 +193,11 @@ def load_run(path: Any, weights: str = "last") -> Run:
     return Run(
         workdir, config, model, preprocessing, tuple(data.class_names), data.multi_label, step
     )
+
+
+def _load_weights(model: tf.keras.Model, path: Path) -> None:
+    with local_file(path) as file:
+        model.load_weights(str(file))
 
 
 def _check_head_is_recorded(path, model):

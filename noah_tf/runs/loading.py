@@ -1,17 +1,17 @@
 """Loads several runs, or several weights of one run, that have the same classes."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from noah_tf.runs.checkpoint import Run, load_run
 from noah_tf.runs.workdir import Workdir
+from noah_tf.utils.paths import PathLike
 
 
 def load_runs(
-    states: Sequence[tuple[str | os.PathLike, str]],
+    states: Sequence[tuple[PathLike, str]],
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[Run]:
     """Loads trained states of runs that have the same classes.

@@ -39,16 +39,18 @@ class MovingAverage(tf.Module):
         super().__init__(name="moving_average")
         self.decay = check_rate("the decay of a moving average", decay)
         self._strategy = tf.distribute.get_strategy()
-        trainable = {id(weight) for weight in model.trainable_weights}
-        pairs = [(raw_variable(weight), id(weight) in trainable) for weight in model.weights]
-        pairs = [(weight, is_trained) for weight, is_trained in pairs if weight.dtype.is_floating]
-        self.averages = [_make_average(weight, is_trained) for weight, is_trained in pairs]
+        weights = [raw_variable(weight) for weight in model.weights]
+        weights = [weight for weight in weights if weight.dtype.is_floating]
+        self.averages = [_make_average(weight) for weight in weights]
         # A function, so that checkpoints of the average do not save the model's weights.
-        self._weights = lambda: [weight for weight, _ in pairs]
+        self._weights = lambda: weights
         self.reset()
 
     def update(self) -> None:
-        """Moves the average towards the weights. Call it in replica context, after a step."""
+        """Moves the average towards the weights, which are the same on all replicas.
+
+        Call it in replica context, after a step and after `distribute.synchronize_statistics`.
+        """
         for average, weight in zip(self.averages, self._weights(), strict=True):
             average.assign_sub((average - weight) * (1 - self.decay))
 
@@ -58,12 +60,11 @@ class MovingAverage(tf.Module):
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within it, the model has the averaged weights, the same on all replicas.
+        """Within it, the model has the averaged weights.
 
         Weights and averages are swapped one by one, so this needs the memory of one more weight.
-        Save no checkpoint of the model or of the average within it. All workers must enter it.
+        Save no checkpoint of the model or of the average within it.
         """
-        self._synchronize()
         self._on_each_copy(_swap)
         try:
             yield
@@ -74,13 +75,6 @@ class MovingAverage(tf.Module):
         """Sets the model's weights to the average."""
         self._on_each_copy(lambda average, weight: weight.assign(average))
 
-    def _synchronize(self) -> None:
-        """Sets the averages of BatchNorm's statistics to their mean over the replicas."""
-        if self._strategy.num_replicas_in_sync > 1:
-            for average in self.averages:
-                if average.aggregation == tf.VariableAggregation.MEAN:
-                    average.assign(tf.convert_to_tensor(average))
-
     def _on_each_copy(self, function: Callable[[Any, Any], Any]) -> None:
         """Calls function(average, weight) with the copies of each replica."""
         with self._strategy.scope():
@@ -88,17 +82,16 @@ class MovingAverage(tf.Module):
                 self._strategy.extended.update(average, function, args=(weight,), group=False)
 
 
-def _make_average(weight: tf.Variable, is_trained: bool) -> tf.Variable:
-    # Every replica updates its own copy without communication. Trained weights are equal on all
-    # replicas, so reading their average takes the first replica's. BatchNorm's statistics differ
-    # between replicas, although Keras 3 declares them as mirrored, so reading takes the mean.
-    aggregation = tf.VariableAggregation
+def _make_average(weight: tf.Variable) -> tf.Variable:
+    # Every replica updates its own copy without communication. The copies are equal, and reading
+    # them takes the first replica's: a mean of equal numbers over more than four replicas rounds,
+    # so that a checkpoint would not hold the bits of the run.
     return tf.Variable(
         tf.zeros(weight.shape, weight.dtype),
         trainable=False,
         name=f"average/{weight.name.split(':')[0]}",
         synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=aggregation.ONLY_FIRST_REPLICA if is_trained else aggregation.MEAN,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
     )
 
 

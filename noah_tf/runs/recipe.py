@@ -39,7 +39,7 @@ def base() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # of the initial weights, the order, the augmentation and the dropout
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
-    config.strategy = "auto"  # or single, mirrored, multi_worker, tpu
+    config.strategy = "auto"  # or single, mirrored, multi_worker, slurm, tpu
     config.jit_compile = False  # whether XLA compiles the forward and the backward pass
     config.model = _model()
     config.data = _data()

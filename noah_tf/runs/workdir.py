@@ -2,10 +2,10 @@
 
 import contextlib
 import csv
+import io
 import json
 import pathlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,14 +15,16 @@ import tensorflow as tf
 
 from noah_tf.runs import recipe
 from noah_tf.runs.model_config import SavedBackbone
-from noah_tf.utils.files import save_atomically, write_text_atomically
+from noah_tf.utils.files import remove_folder, save_atomically, write_text_atomically
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 
 class Workdir:
     """The folder of one run.
 
     Args:
-        path: the folder; it is created when the run begins.
+        path: the folder, on this machine or elsewhere, such as gs://bucket/run; it is created when
+            the run begins.
         writer: whether this process writes into the folder. One of several workers does. The other
             workers write into a temporary folder, because all workers have to call the functions
             that save.
@@ -37,21 +39,20 @@ class Workdir:
         if there is one; and result.json.
     """
 
-    def __init__(self, path: Any, writer: bool = True) -> None:
-        if re.search(r"://|[\[\]*?]", str(path)):
+    def __init__(self, path: PathLike, writer: bool = True) -> None:
+        if re.search(r"[\[\]*?]", str(path)):
             raise ValueError(
-                f"The workdir must be a folder of this machine without [, ], * or ? in its name, "
-                f"got {path}."
+                f"The workdir must be a folder without [, ], * or ? in its name, got {path}."
             )
-        self.path = pathlib.Path(path).expanduser()
+        self.path = as_path(path)
         self.writer = writer
-        self.output = self.path
+        self.output: Path = self.path
         if not writer:
             self._scratch = tempfile.TemporaryDirectory(prefix="noah_tf_worker_")
             self.output = pathlib.Path(self._scratch.name)
         self.checkpoints = self.path / "checkpoints"
 
-    def weights(self, name: str = "model") -> pathlib.Path:
+    def weights(self, name: str = "model") -> Path:
         """Returns the path of the weights "model", "ema" or "best"."""
         return self.path / f"{name}.weights.h5"
 
@@ -59,12 +60,12 @@ class Workdir:
     def locked(self) -> Iterator[None]:
         """Within it, no other process can train in the folder.
 
-        The lock of a killed process is released.
+        The lock of a killed process is released. A folder elsewhere has no lock.
 
         Raises:
             ValueError: another process trains there.
         """
-        if not self.writer:
+        if not self.writer or not isinstance(self.path, pathlib.Path):
             yield
             return
         import filelock
@@ -124,7 +125,7 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         # A run that was killed while it saved leaves these folders.
         for leftover in self.checkpoints.glob("ckpt-*_temp"):
-            shutil.rmtree(leftover)
+            remove_folder(leftover)
         if not resumed:
             (self.path / "epochs.csv").unlink(missing_ok=True)
             write_text_atomically(self.path / "data.json", json.dumps(data, indent=2) + "\n")
@@ -173,11 +174,14 @@ class Workdir:
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Appends a dict of metrics to epochs.csv."""
-        with (self.output / "epochs.csv").open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        path = self.output / "epochs.csv"
+        text = path.read_text() if path.exists() else ""
+        added = io.StringIO()
+        writer = csv.DictWriter(added, fieldnames=list(row), lineterminator="\n")
+        if not text:
+            writer.writeheader()
+        writer.writerow(row)
+        write_text_atomically(path, text + added.getvalue())
 
     def save_weights(self, model: tf.keras.Model, name: str) -> None:
         """Writes the weights "model", "ema" or "best", which both Keras 2 and 3 read."""
@@ -218,7 +222,7 @@ class Workdir:
         if self.writer:
             (self.path / "result.json").unlink()
 
-    def write_result(self, result: Mapping[str, Any], name: str = "result.json") -> pathlib.Path:
+    def write_result(self, result: Mapping[str, Any], name: str = "result.json") -> Path:
         """Writes a dict of results and returns its path."""
         path = self.output / name
         write_text_atomically(path, json.dumps(result, indent=2) + "\n")
@@ -239,7 +243,7 @@ def short_names(paths: Sequence[Any]) -> list[str]:
     >>> short_names(["runs/noah/seed0", "runs/gap/seed0"])
     ['noah/seed0', 'gap/seed0']
     """
-    parts = [pathlib.Path(path).resolve().parts for path in paths]
+    parts = [as_path(path).resolve().parts for path in paths]
     for count in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(set(parts)):
@@ -247,7 +251,7 @@ def short_names(paths: Sequence[Any]) -> list[str]:
     return []
 
 
-def _read_json(path: pathlib.Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -1,7 +1,6 @@
 """An exported model, loaded into this process, that explains photos for the demo page."""
 
 import dataclasses
-import pathlib
 import re
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ import tensorflow as tf
 from noah_tf.export import OK, latest_version, read_card
 from noah_tf.images import Preprocessing, resize
 from noah_tf.serving.errors import readable_message
+from noah_tf.utils.paths import Path, PathLike, as_path
 
 _LONGER_SIDE = 480  # pixels of a picture
 _OPACITY = 0.65  # of the attention map, as in noah_tf.explain.overlays.attention_grid
@@ -40,7 +40,7 @@ class DemoModel:
     card: dict[str, Any]
 
 
-def load_model(model_dir: str | pathlib.Path, version: int | None = None) -> DemoModel:
+def load_model(model_dir: PathLike, version: int | None = None) -> DemoModel:
     """Returns a version of an exported model.
 
     Args:
@@ -75,13 +75,13 @@ def load_model(model_dir: str | pathlib.Path, version: int | None = None) -> Dem
     )
 
 
-def find_version(model_dir: str | pathlib.Path, version: int | None = None) -> pathlib.Path:
+def find_version(model_dir: PathLike, version: int | None = None) -> Path:
     """Returns the folder of a model's version; the arguments are those of `load_model`.
 
     Raises:
         OSError: the folder, the version, or a SavedModel in it does not exist.
     """
-    model_dir = pathlib.Path(model_dir)
+    model_dir = as_path(model_dir)
     if not model_dir.is_dir():
         raise FileNotFoundError(f"There is no folder {model_dir}.")
     if model_dir.name.isdigit() and (model_dir / "saved_model.pb").is_file():
@@ -177,7 +177,7 @@ def overlay(photo: np.ndarray, attention: np.ndarray, region: np.ndarray) -> np.
     return np.round(picture).astype(np.uint8)
 
 
-def _read_card(path: pathlib.Path) -> dict[str, Any]:
+def _read_card(path: Path) -> dict[str, Any]:
     try:
         return read_card(path)
     except FileNotFoundError:

@@ -1,7 +1,6 @@
 """Compares two heads on one backbone and data set, each with the same budget."""
 
 import copy
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +8,14 @@ import ml_collections
 
 from noah_tf.evaluation import evaluate_run, primary_metric
 from noah_tf.training.loop import train
+from noah_tf.utils.paths import PathLike, as_path
 
 HEADS = ("gap", "noah")
 
 
 def compare_heads(
     config: ml_collections.ConfigDict,
-    workdir: Any,
+    workdir: PathLike,
     learning_rates: Sequence[float],
     search_epochs: int,
     select_split: str = "validation",
@@ -40,7 +40,7 @@ def compare_heads(
     Raises:
         FloatingPointError: a head diverged with every learning rate.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     test_split = config.data.eval_split
     outcome: dict[str, dict[str, Any]] = {}
     for head in heads:

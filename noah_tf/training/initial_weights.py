@@ -1,20 +1,19 @@
 """The initial weights of a new run: those of a file, or of another run."""
 
-import pathlib
-
 import tensorflow as tf
 
 from noah_tf.models import OFFICIAL, load_weights_file, sha256_of
 from noah_tf.runs import ModelSpec, SavedBackbone, Workdir, is_keras_file, load_run
 from noah_tf.training.param_groups import backbone_layers, weight_path
 from noah_tf.training.plan import TrainingPlan
+from noah_tf.utils.paths import as_path
 
 
 def check_initial_weights(spec: ModelSpec) -> None:
     """Raises FileNotFoundError if the weights that a recipe names do not exist."""
     if not spec.weights or spec.weights == OFFICIAL:
         return
-    if not pathlib.Path(spec.weights).expanduser().exists():
+    if not as_path(spec.weights).exists():
         raise FileNotFoundError(f"There are no weights at model.weights={spec.weights}.")
 
 
@@ -35,7 +34,7 @@ def backbone_of_run(plan: TrainingPlan, workdir: Workdir) -> SavedBackbone | Non
     saved = workdir.backbone() if workdir.has_progress() else None
     if saved is None:
         return plan.model.save_backbone(plan.preprocessing.input_shape)
-    if pathlib.Path(path).expanduser().is_file() and sha256_of(path) != saved.sha256:
+    if as_path(path).is_file() and sha256_of(path) != saved.sha256:
         raise ValueError(
             f"{workdir.path} was begun with another file {path}: its SHA-256 was {saved.sha256}. "
             "Restore that file or remove it, or give another --workdir."
@@ -60,7 +59,7 @@ def load_initial_weights(model: tf.keras.Model, spec: ModelSpec) -> None:
     if not spec.weights:
         return
     check_initial_weights(spec)
-    path = pathlib.Path(spec.weights).expanduser()
+    path = as_path(spec.weights)
     if spec.weights != OFFICIAL and path.is_dir():
         run = load_run(path, "ema" if spec.weights_ema else "last")
         copy_weights(run.model, model, spec.weights_head)

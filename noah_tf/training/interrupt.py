@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from noah_tf.utils import distribute
+from noah_tf.utils.paths import Path
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # The errors that a worker raises when another worker is gone.
@@ -90,7 +90,7 @@ def _restore(handlers: dict) -> None:
 
 
 @contextlib.contextmanager
-def lost_workers_named(strategy: tf.distribute.Strategy, workdir: pathlib.Path) -> Iterator[None]:
+def lost_workers_named(strategy: tf.distribute.Strategy, workdir: Path) -> Iterator[None]:
     """Within it, the loss of another worker raises ConnectionError.
 
     Args:

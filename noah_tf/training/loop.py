@@ -57,7 +57,8 @@ def train(
 
     Args:
         config: a recipe, see `recipe.base`.
-        workdir: the folder of the run; the same folder resumes it.
+        workdir: the folder of the run, on this machine or elsewhere, such as gs://bucket/run; the
+            same folder resumes it.
         callbacks: Keras callbacks that observe the run, see `Callbacks`, or a function that returns
             them, which is called once the run begins or resumes. A run in which one of them sets
             `model.stop_training` ends after that epoch.

@@ -46,6 +46,7 @@ class TrainState:
         self.variables = self.model.trainable_variables
         weights = [raw_variable(weight) for weight in self.model.non_trainable_weights]
         self.statistics = [weight for weight in weights if weight.dtype.is_floating]
+        distribute.read_first_replica(self.statistics)
 
     def freeze_until_start(self, step: int) -> tuple[int, ...]:
         """Freezes the layers whose start is yet to come, and unfreezes the others.

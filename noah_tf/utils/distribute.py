@@ -12,7 +12,7 @@ from absl import logging
 from noah_tf.utils.validation import check_choice
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("auto", "single", "mirrored", "multi_worker", "tpu")
+STRATEGIES = ("auto", "single", "mirrored", "multi_worker", "slurm", "tpu")
 
 
 @contextlib.contextmanager
@@ -61,16 +61,19 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
             - "mirrored" uses all GPUs, or all logical CPU devices if there is no GPU.
             - "multi_worker" uses the workers in TF_CONFIG. Call it before TensorFlow runs an
               operation.
+            - "slurm" uses the tasks of a job step of Slurm, one on each node. Call it before
+              TensorFlow runs an operation.
             - "tpu" uses the TPU that the environment names.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: `name` is unknown, or TF_CONFIG does not describe workers.
+        ValueError: `name` is unknown, TF_CONFIG does not describe workers, or Slurm did not start
+            one task on each node.
     """
     check_strategy(name)
-    workers = _workers()
+    workers = workers_of_tf_config()
     if name == "auto" and len(workers) > 1:
         name = "multi_worker"
     if name == "multi_worker" and not workers:
@@ -82,6 +85,8 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     _share_gpus()
     if name == "multi_worker":
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    elif name == "slurm":
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(slurm_resolver())
     elif name == "tpu":
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
         strategy = tf.distribute.TPUStrategy(resolver)
@@ -96,8 +101,12 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     return strategy
 
 
-def _workers() -> list[str]:
-    """Returns the addresses of the workers in TF_CONFIG, or an empty list if it is not set."""
+def workers_of_tf_config() -> list[str]:
+    """Returns the addresses of the workers in TF_CONFIG, or an empty list if it is not set.
+
+    Raises:
+        ValueError: TF_CONFIG is set and does not describe workers.
+    """
     text = os.environ.get("TF_CONFIG")
     if not text:
         return []
@@ -111,6 +120,40 @@ def _workers() -> list[str]:
     raise ValueError(
         "TF_CONFIG does not describe workers: it needs cluster.worker, a list of host:port, and a "
         f"task of type 'worker' whose index is in that list, got {text}."
+    )
+
+
+def slurm_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Returns the workers of a job step of Slurm: one task on each node, on port 8888.
+
+    Raises:
+        ValueError: the environment variables of such a job step are not set.
+    """
+    node = os.environ.get("SLURMD_NODENAME")
+    try:
+        # Without these arguments the resolver calls nvidia-smi, and divides the GPUs of a node
+        # among its tasks.
+        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=1, gpus_per_task=1, auto_set_gpu=False
+        )
+        cluster = slurm.cluster_spec()
+        hosts = [address.rpartition(":")[0] for address in cluster.job_tasks("worker")]
+        # The resolver sorts the nodes by name, n10 before n9, so a task's rank is not its index.
+        index = hosts.index(node)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "strategy='slurm' needs the environment of a job step with one task on each node "
+            f"(node {node!r}: {str(error).rstrip('.')}): start the command with srun "
+            "--ntasks-per-node=1."
+        ) from error
+    # Without the number of GPUs, MultiWorkerMirroredStrategy uses the CPU.
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        cluster,
+        task_type="worker",
+        task_id=index,
+        num_accelerators={"GPU": num_gpus},
+        rpc_layer="grpc",
     )
 
 
@@ -199,6 +242,21 @@ def synchronize_statistics(statistics: Sequence[Any]) -> None:
         means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
         for variable, mean in zip(statistics, means, strict=True):
             variable.assign(mean)
+
+
+def read_first_replica(statistics: Sequence[Any]) -> None:
+    """Makes reading a variable that is the same on all replicas return exactly that value.
+
+    Keras 2 declares BatchNorm's statistics so that reading them returns their mean over the
+    replicas. After `synchronize_statistics` they are equal, and the mean of more than four equal
+    numbers can round: a checkpoint would then not hold the bits of the run.
+
+    Args:
+        statistics: the variables, which `synchronize_statistics` takes as well.
+    """
+    for variable in statistics:
+        if variable.synchronization == tf.VariableSynchronization.ON_READ:
+            variable._aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
 
 
 def batch_size_problem(batch_size: int, num_replicas: int) -> str | None:

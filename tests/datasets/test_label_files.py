@@ -9,6 +9,8 @@ import tensorflow as tf
 from noah_tf.datasets import open_source, source_from_config
 from noah_tf.runs import recipe
 from noah_tf.training import recipe_checks
+from noah_tf.utils.files import copy_folder
+from noah_tf.utils.paths import as_path
 
 
 @pytest.fixture
@@ -36,6 +38,25 @@ def test_one_label_per_photo(root):
     assert source.describe(1).endswith(f"({root / 'photos' / '1.png'})")
     evaluation = open_source("files", "val.csv", data_dir=root, train_split="train.csv")
     assert evaluation.class_names == ("cat", "dog") and list(evaluation.labels) == [1]
+
+
+def test_label_files_and_photos_elsewhere(root):
+    remote = as_path("ram://label_files")
+    copy_folder(root / "photos", remote / "photos", last="")
+    local = root / "photos" / "3.png"
+    text = f"file,label\n../photos/0.png,dog\n{local},cat\nram://label_files/photos/1.png,cat\n"
+    (remote / "labels").mkdir()
+    (remote / "labels" / "train.csv").write_text(text)
+    (remote / "labels" / "names.txt").write_text("zebra\ndog\ncat\n")
+    options = {"data_dir": str(remote / "labels"), "class_names": "names.txt"}
+    source = open_source("files", "train.csv", **options)
+    photos = [f"{remote}/photos/0.png", str(local), f"{remote}/photos/1.png"]
+    assert list(source.files) == photos and list(source.labels) == [1, 2, 2]
+    examples = list(source.examples())
+    assert [int(tf.io.decode_png(example["image"])[0, 0, 0]) for example in examples] == [0, 3, 1]
+    (remote / "labels" / "train.csv").write_text("file,label\n../photos/9.png,dog\n")
+    with pytest.raises(ValueError, match=r"line 2 does not exist \(ram://label_files/photos/9"):
+        open_source("files", "train.csv", **options)
 
 
 def test_several_labels_per_photo(root):

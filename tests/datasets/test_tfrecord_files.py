@@ -8,6 +8,8 @@ from noah_tf.datasets import BatchOptions, eval_batches, open_source, source_fro
 from noah_tf.datasets.tfrecord_files import count_records
 from noah_tf.images import Preprocessing
 from noah_tf.runs import recipe
+from noah_tf.utils.files import copy_folder
+from noah_tf.utils.paths import as_path
 
 
 def serialized(number, image_key="image/encoded", label_key="image/class/label"):
@@ -50,6 +52,18 @@ def test_shards_are_found_by_a_pattern(root):
     assert batch[0].shape == (12, 4, 4, 3)
     skipped = [int(example["index"]) for example in source.examples(shuffle_seed=1, skip=3)]
     assert len(skipped) == 9 and len(set(skipped)) == 9
+
+
+def test_shards_elsewhere(root):
+    remote = as_path("ram://tfrecord_files")
+    copy_folder(root, remote, last="")
+    (source, local) = (open_source("tfrecord", "train-*", **options(r)) for r in (remote, root))
+    assert source.num_examples == 12 and source.class_names == local.class_names
+    for shuffle_seed in (None, 1):
+        pairs = zip(source.examples(shuffle_seed), local.examples(shuffle_seed), strict=True)
+        assert all(bool(one["image"] == other["image"]) for one, other in pairs)
+    with pytest.raises(FileNotFoundError, match="ram://tfrecord_files has no file 'test-"):
+        open_source("tfrecord", "test-*", **options(remote))
 
 
 def test_other_keys_and_numbers_as_names(root):

@@ -1,9 +1,11 @@
 """Versions become visible only when they are complete."""
 
 import pytest
+import tensorflow as tf
 
 from noah_tf.export import versions
 from noah_tf.export.versions import check_version, latest_version, model_folder, new_version
+from noah_tf.utils.paths import as_path
 
 pytestmark = pytest.mark.one_stack
 
@@ -116,3 +118,37 @@ def test_served_names_are_those_that_urls_can_contain(tmp_path):
     for name in ("..", ".hidden", "a/b", "a b", "", "é"):
         with pytest.raises(ValueError, match="name of a served model must consist of letters"):
             model_folder(tmp_path, name)
+
+
+def test_elsewhere_the_marker_is_written_last(monkeypatch):
+    model_dir = as_path("ram://versions/digits")
+    order = []
+    copy = tf.io.gfile.copy
+
+    def recording(source, target, **options):
+        order.append(target.removeprefix(f"{model_dir}/"))
+        copy(source, target, **options)
+
+    with monkeypatch.context() as context:
+        context.setattr(tf.io.gfile, "copy", recording)
+        with new_version(model_dir) as draft:
+            for name in ("saved_model.pb", "variables/variables.index", "zebra.txt"):
+                (draft.path / name).parent.mkdir(exist_ok=True)
+                (draft.path / name).write_text("new")
+            assert not model_dir.exists()
+    assert order == ["1/variables/variables.index", "1/zebra.txt", "1/saved_model.pb"]
+    assert draft.path == latest_version(model_dir) == model_dir / "1"
+    with pytest.raises(ValueError, match="digits/1 already exists .* to write 2"):
+        write(model_dir, 1)
+    # A copy that was cut off is not a version, and no later version overwrites it.
+    (model_dir / "2").mkdir()
+    (model_dir / "2" / "variables.index").write_text("")
+    assert latest_version(model_dir) == model_dir / "1"
+    assert write(model_dir) == latest_version(model_dir) == model_dir / "3"
+
+
+def test_a_failure_elsewhere_leaves_nothing():
+    model_dir = as_path("ram://versions/failed")
+    with pytest.raises(ZeroDivisionError), new_version(model_dir):
+        raise ZeroDivisionError
+    assert not model_dir.exists()

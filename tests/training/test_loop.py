@@ -591,7 +591,7 @@ def test_unfinished_checkpoint_of_a_killed_run_is_removed(shapes, tmp_path):
     assert not list((tmp_path / "checkpoints").glob("*_temp"))
 
 
-@pytest.mark.parametrize("name", ["gs://bucket/run", "runs/r[1]", "runs/*"])
+@pytest.mark.parametrize("name", ["runs/r[1]", "runs/*", "gs://bucket/r?"])
 def test_workdir_that_tensorflow_would_misread_raises(name):
-    with pytest.raises(ValueError, match="The workdir must be a folder of this machine"):
+    with pytest.raises(ValueError, match="The workdir must be a folder without"):
         Workdir(name)

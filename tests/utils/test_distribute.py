@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import pytest
 import tensorflow as tf
@@ -193,6 +194,78 @@ def test_multi_worker_without_tf_config_raises(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG, such as"):
         distribute.make_strategy("multi_worker")
+
+
+def set_slurm(monkeypatch, nodes, rank, node, tasks_per_node="1"):
+    """Sets the variables of a task of a job step, as srun does."""
+    for name, value in (
+        ("SLURM_PROCID", str(rank)),
+        ("SLURM_STEP_NODELIST", nodes),
+        ("SLURM_STEP_NUM_TASKS", "3"),
+        ("SLURM_STEP_TASKS_PER_NODE", tasks_per_node),
+        ("SLURMD_NODENAME", node),
+    ):
+        monkeypatch.setenv(name, value)
+
+
+def test_each_task_of_slurm_has_the_address_of_its_node(monkeypatch):
+    seen = []
+    for rank, node in enumerate(["n9", "n10", "n11"]):
+        set_slurm(monkeypatch, "n[9-11]", rank, node, "1(x3)")
+        resolver = distribute.slurm_resolver()
+        cluster = resolver.cluster_spec()
+        assert cluster.job_tasks("worker") == ["n10:8888", "n11:8888", "n9:8888"]
+        assert cluster.task_address("worker", resolver.task_id) == f"{node}:8888"
+        assert resolver.num_accelerators() == {"GPU": 0}
+        assert resolver.task_type == "worker" and "CUDA_VISIBLE_DEVICES" not in os.environ
+        seen.append(resolver.task_id)
+    assert sorted(seen) == [0, 1, 2]
+
+
+def test_a_task_of_slurm_has_all_gpus_of_its_node(monkeypatch):
+    set_slurm(monkeypatch, "n[1-3]", 0, "n1", "1(x3)")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 8)
+    assert distribute.slurm_resolver().num_accelerators() == {"GPU": 8}
+
+
+@pytest.mark.parametrize(
+    ("node", "tasks_per_node", "reason"),
+    [
+        ("n1", "3", "Requested more GPUs"),  # three tasks on one node
+        ("n4", "1(x3)", "'n4' is not in list"),
+    ],
+)
+def test_other_tasks_of_slurm_raise(node, tasks_per_node, reason, monkeypatch):
+    set_slurm(monkeypatch, "n[1-3]", 0, node, tasks_per_node)
+    with pytest.raises(ValueError, match=f"one task on each node .*{reason}.* with srun"):
+        distribute.make_strategy("slurm")
+
+
+def test_slurm_without_srun_raises(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match="SLURM_PROCID.*start the command with srun"):
+        distribute.make_strategy("slurm")
+
+
+# A job step of one task, the only one that fits on one address, because all tasks use port 8888.
+SLURM = """
+import tensorflow as tf
+from noah_tf.utils import distribute
+
+strategy = distribute.make_strategy("slurm")
+assert distribute.is_multi_worker(strategy) and distribute.is_chief(strategy)
+print(strategy.num_replicas_in_sync, strategy.run(lambda: tf.constant(7)).numpy())
+"""
+
+
+@pytest.mark.slow
+def test_a_step_runs_in_a_task_of_slurm(monkeypatch):
+    set_slurm(monkeypatch, "127.0.0.1", 0, "127.0.0.1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    process = run_python(SLURM)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert process.stdout.split() == ["1", "7"]
 
 
 def test_batch_size_problem_suggests_a_divisible_size():

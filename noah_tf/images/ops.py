@@ -130,17 +130,18 @@ def plain_resize(image: tf.Tensor, size: tuple[int, int], interpolation: str) ->
 
 def _resize_rows(image, height, interpolation):
     """Resizes (h, w, C) to float32 (height, w, C)."""
-    shape = tf.shape(image)
-    rows = tf.reshape(image, [1, shape[0], 1, -1])
+    # Each op takes about a microsecond, so there are few of them.
+    old_height = tf.shape(image)[0]
+    factor = tf.cast(height, tf.float32) / tf.cast(old_height, tf.float32)
     resized = tf.raw_ops.ScaleAndTranslate(
-        images=rows,
+        images=tf.reshape(image, tf.stack([1, old_height, 1, -1])),
         size=tf.stack([height, 1]),
-        scale=tf.stack([tf.cast(height, tf.float32) / tf.cast(shape[0], tf.float32), 1.0]),
+        scale=tf.stack([factor, 1.0]),
         translation=[0.0, 0.0],
         kernel_type=_KERNELS[interpolation],
         antialias=True,
     )
-    return tf.reshape(resized, tf.stack([height, shape[1], shape[2]]))
+    return tf.reshape(resized, tf.stack([height, -1, image.shape[-1]]))
 
 
 def _mirrored_axes(orientation):

@@ -6,6 +6,7 @@ import math
 
 import tensorflow as tf
 
+from noah_tf.images.encoded_bytes import as_single_op
 from noah_tf.images.exif import orientation
 from noah_tf.images.ops import decode, orient, resize, stored_window
 from noah_tf.utils.validation import check_choice, check_int, check_range
@@ -118,7 +119,8 @@ def decode_random_window(
             factor < 2, lambda: decode_jpeg_window(window), lambda: tf.switch_case(index, branches)
         )
 
-    def from_other_format():
+    @as_single_op
+    def from_other_format(image_bytes, draws):
         image = decode(image_bytes, channels)
         window = random_window(tf.shape(image)[:2], draws, crop)
         begin, size = tf.split(window, 2)
@@ -133,8 +135,10 @@ def decode_random_window(
         )
 
     if channels == 4:
-        return from_other_format()
-    return tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other_format)
+        return from_other_format(image_bytes, draws)
+    return tf.cond(
+        tf.io.is_jpeg(image_bytes), from_jpeg, lambda: from_other_format(image_bytes, draws)
+    )
 
 
 def random_window(size: tf.Tensor, draws: tf.Tensor, crop: RandomCrop) -> tf.Tensor:
@@ -150,26 +154,24 @@ def random_window(size: tf.Tensor, draws: tf.Tensor, crop: RandomCrop) -> tf.Ten
         photo. If none does, the largest centered window with an allowed ratio.
     """
     assert crop.crop_scale is not None, "None is the center crop, which has no random window"
-    # The rows are area, ratio, top and left.
-    draws = tf.reshape(draws[4:], [4, _CROP_TRIES])
+    # Each op takes about a microsecond, so there are few of them.
+    area_draws, ratio_draws, corner_draws = tf.split(draws[4:], [_CROP_TRIES] * 2 + [-1])
     photo = tf.cast(size, tf.float32)
-    area = photo[0] * photo[1] * _between(draws[0], *crop.crop_scale)
+    area = tf.reduce_prod(photo) * _between(area_draws, *crop.crop_scale)
     low, high = (math.log(ratio) for ratio in crop.crop_ratio)
-    ratio = tf.exp(_between(draws[1], low, high))
+    ratio = tf.exp(_between(ratio_draws, low, high))
     sides = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio])))  # (2, tries)
-    fits = tf.reduce_all((sides >= 1) & (sides <= photo[:, None]), 0)
-    first = tf.argmax(fits)  # 0 if none fits
-    chosen = sides[:, first]
-    top_left = tf.floor(tf.stack([draws[2, first], draws[3, first]]) * (photo - chosen + 1))
-    height = tf.minimum(photo[0], tf.round(photo[1] / crop.crop_ratio[0]))
-    width = tf.minimum(photo[1], tf.round(photo[0] * crop.crop_ratio[1]))
-    centered = tf.maximum(tf.stack([height, width]), 1)
-    window = tf.where(
-        fits[first],
-        tf.concat([tf.minimum(top_left, photo - chosen), chosen], 0),
-        tf.concat([tf.floor((photo - centered) / 2), centered], 0),
-    )
-    return tf.cast(window, tf.int32)
+    photo = photo[:, None]
+    room = photo - sides
+    corners = tf.floor(tf.reshape(corner_draws, [2, -1]) * (room + 1))
+    # The largest centered window comes last, and always fits.
+    longest = tf.round(photo[::-1] * [[1 / crop.crop_ratio[0]], [crop.crop_ratio[1]]])
+    centered = tf.maximum(tf.minimum(photo, longest), 1)
+    sides = tf.concat([sides, centered], 1)
+    corners = tf.concat([tf.minimum(corners, room), tf.floor((photo - centered) / 2)], 1)
+    fits = tf.reduce_all((sides >= 1) & (sides <= photo), 0)
+    windows = tf.concat([corners, sides], 0)  # (4, tries + 1)
+    return tf.cast(tf.gather(windows, tf.argmax(fits), axis=1), tf.int32)
 
 
 def _between(draws, low, high):

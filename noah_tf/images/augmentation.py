@@ -46,8 +46,8 @@ class Augmentation:
         mix_probability: the share of batches that are mixed.
         mix_switch: the share of mixed batches that use CutMix, if both are on.
         mix_group: a replica's share of a batch is mixed in groups of so many consecutive examples,
-            each of which has draws of its own; None for one group. If it divides the shares, the
-            groups of a batch are the same on any number of replicas.
+            each of which has draws of its own; None for one group. A smaller share is one group. If
+            it divides the shares, the groups of a batch are the same on any number of replicas.
 
     Raises:
         ValueError: an option is out of its range.

@@ -131,7 +131,7 @@ def plain_resize(image: tf.Tensor, size: tuple[int, int], interpolation: str) ->
 def _resize_rows(image, height, interpolation):
     """Resizes (h, w, C) to float32 (height, w, C)."""
     # Each op takes about a microsecond, so there are few of them.
-    old_height = tf.shape(image)[0]
+    old_height, _, channels = tf.unstack(tf.shape(image))
     factor = tf.cast(height, tf.float32) / tf.cast(old_height, tf.float32)
     resized = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(image, tf.stack([1, old_height, 1, -1])),
@@ -141,7 +141,7 @@ def _resize_rows(image, height, interpolation):
         kernel_type=_KERNELS[interpolation],
         antialias=True,
     )
-    return tf.reshape(resized, tf.stack([height, -1, image.shape[-1]]))
+    return tf.reshape(resized, tf.stack([height, -1, channels]))
 
 
 def _mirrored_axes(orientation):

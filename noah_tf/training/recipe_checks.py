@@ -58,7 +58,7 @@ def combination_problems(config: ml_collections.ConfigDict, replicas: int) -> It
             "normalizes at once: change train.batch_size, or set the group to None"
         )
     group, share = config.augment.mix_group, train.batch_size // replicas
-    if group is not None and not problem and share % group:
+    if group is not None and not problem and share > group and share % group:
         yield (
             f"augment.mix_group={group} does not divide the {share} examples of a replica's share "
             "of a batch: change train.batch_size, or set the group to None"

@@ -11,7 +11,12 @@ from noah_tf.export.photos import Photo, read_photos
 from noah_tf.export.variants import require_onnx
 from noah_tf.export.versions import check_version
 from noah_tf.images import Preprocessing
-from noah_tf.models import final_activation, is_functional, without_final_activation
+from noah_tf.models import (
+    final_activation,
+    is_functional,
+    takes_images,
+    without_final_activation,
+)
 from noah_tf.utils.paths import Path
 from noah_tf.utils.validation import check_choice, check_positive_int, is_number
 
@@ -202,7 +207,7 @@ def logits_model(model: tf.keras.Model, multi_label: bool = False) -> tf.keras.M
             f"An export needs a functional model, got a {type(model).__name__}: create one with "
             "tf.keras.Model(inputs, outputs)."
         )
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+    if not takes_images(model):
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
         raise ValueError(
             "An export needs a model with one input, images (B, H, W, C), got "

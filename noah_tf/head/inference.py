@@ -30,7 +30,7 @@ class InferenceHead(HeadLayer):
         single_block: whether all outputs are computed at once, as with `implementation="direct"`.
         branches: whether the graph decides at run time to skip the softmax's shift, see
             `poca.keys_are_small`. This is faster in TensorFlow. Other formats are faster without
-            the branches.
+            the branches, and average values instead of features, see `feature_averages`.
         **kwargs: `name` and `dtype`, as for any Keras layer.
 
     Input shape:
@@ -103,6 +103,8 @@ class InferenceHead(HeadLayer):
             accumulate_dtype=self.logits_dtype,
             block_outputs=outputs,
             key_norms=None if self.key_norms is None else tf.convert_to_tensor(self.key_norms),
+            # Converted models have no branches. In int8, sums of features lose too many digits.
+            average_features=self.branches,
         )
         return self.activation(logits)
 

@@ -273,6 +273,7 @@ def poca(
     accumulate_dtype: Any = tf.float32,
     block_outputs: int | None = None,
     key_norms: tf.Tensor | None = None,
+    average_features: bool = True,
 ) -> tf.Tensor:
     """Computes the class scores of a feature map by pairwise object category attention.
 
@@ -292,6 +293,8 @@ def poca(
             computes all at once.
         key_norms: (G,) from `largest_norms`, to skip the shift of small keys, see `exponentials`.
             None shifts all keys.
+        average_features: whether to average features instead of values where that is faster, see
+            `feature_averages`.
 
     Returns:
         Logits (B, M).
@@ -302,7 +305,9 @@ def poca(
     value_bias = tf.cast(value_bias, accumulate_dtype)
     sizes = axis_size(features, 0), axis_size(features, 1)
     parts = list(zip(*split_channels(features, key_kernel, value_kernel), strict=True))
-    features_first = feature_averages.is_faster(features, value_kernel, dropout, accumulate_dtype)
+    features_first = average_features and feature_averages.is_faster(
+        features, value_kernel, dropout, accumulate_dtype
+    )
     if features_first:
         parts = [(keys, feature_averages.append_ones(values, sizes)) for keys, values in parts]
     keys_small = [None] * blocks

@@ -7,6 +7,7 @@ from noah_tf.models.feature_map import (
     layer_before,
     nodes_in_order,
     num_positions,
+    takes_images,
     weighted_layers,
 )
 from noah_tf.models.inference import for_inference
@@ -57,6 +58,7 @@ __all__ = [
     "preprocessing_for",
     "save_official_weights",
     "sha256_of",
+    "takes_images",
     "weighted_layers",
     "with_input_shape",
     "without_final_activation",

@@ -165,6 +165,11 @@ def is_functional(model: Any) -> bool:
     return bool(outputs) and all(tf.keras.backend.is_keras_tensor(tensor) for tensor in outputs)
 
 
+def takes_images(model: tf.keras.Model) -> bool:
+    """Returns whether the only input of a functional model is a batch of images (B, H, W, C)."""
+    return len(model.inputs) == 1 and len(model.inputs[0].shape) == 4
+
+
 def input_structure(model: tf.keras.Model) -> Any:
     """Returns the symbolic inputs of a model as it takes them: one tensor, a list or a dict."""
     # Keras 3's Sequential has no `input` before it is called.

@@ -30,7 +30,8 @@ def for_inference(model: tf.keras.Model, branches: bool = True) -> tf.keras.Mode
     Args:
         model: a functional `tf.keras.Model` or a built Sequential.
         branches: whether the graph decides at run time to skip the softmax's shift if the keys are
-            small. This is faster in TensorFlow. Other formats are faster without the branches.
+            small. This is faster in TensorFlow. Other formats are faster without the branches, and
+            average values instead of features.
 
     Returns:
         A functional `tf.keras.Model` with the logits of the original.

@@ -5,7 +5,7 @@ import zipfile
 
 import tensorflow as tf
 
-from noah_tf.models.feature_map import is_functional
+from noah_tf.models.feature_map import is_functional, takes_images
 from noah_tf.utils.files import local_file
 from noah_tf.utils.keras_compat import KERAS_NAME
 from noah_tf.utils.paths import PathLike, as_path
@@ -58,7 +58,7 @@ def with_input_shape(model: tf.keras.Model, input_shape: tuple[int, int, int]) -
             f"{model.name} ({type(model).__name__}) must be a functional model: it has no graph of "
             "layers to read."
         )
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+    if not takes_images(model):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
         raise ValueError(
             f"{model.name} must have one input of images (B, H, W, C), and its inputs have the "

@@ -1,4 +1,4 @@
-"""What a client shows to a server that only known clients pass, and how it knows the server."""
+"""The credentials that a client shows to a server, and those by which it knows the server."""
 
 import dataclasses
 import pathlib

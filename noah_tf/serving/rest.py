@@ -99,13 +99,13 @@ class RestTransport:
         if shown.cert is not None:
             session.cert = (str(shown.cert), str(shown.key))
         if shown.api_key is not None:
-            # As a function and not as a header, which requests replaces if ~/.netrc names the host.
+            # A function sets the key: requests replaces a header if ~/.netrc names the host.
             session.auth = _BearerAuth(shown.api_key)
         return session
 
     @property
     def _verify(self) -> str | bool:
-        # Given to each request, because a variable of the environment replaces that of a session.
+        # Each request gets it, because a variable of the environment replaces that of a session.
         cacert = self._endpoint.credentials.cacert
         return True if cacert is None else str(cacert)
 

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """What a rollout has changed, which a later call needs to go on or to undo it.
+    """The changes of a rollout, which a later call needs to go on or to undo it.
 
     Attributes:
         version: the version that is rolled out.

@@ -1,4 +1,4 @@
-"""What a recipe needs on many machines: the network, the cores that decode, the checkpoints."""
+"""Plans a recipe on many machines: the network, the cores that decode, and the checkpoints."""
 
 import dataclasses
 import math

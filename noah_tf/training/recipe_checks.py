@@ -33,13 +33,14 @@ def combination_problems(config: ml_collections.ConfigDict, replicas: int) -> It
         replicas: number of devices that share a batch.
     """
     train = config.train
+    share = train.batch_size // replicas
     problem = distribute.batch_size_problem(train.batch_size, replicas)
     if problem:
         yield problem
-    elif train.batch_size // replicas % train.accumulate:
+    elif share % train.accumulate:
         yield (
-            f"train.accumulate={train.accumulate} does not divide the "
-            f"{train.batch_size // replicas} examples of a replica's share of a batch"
+            f"train.accumulate={train.accumulate} does not divide the {share} examples of a "
+            "replica's share of a batch"
         )
     others = {
         "augment.repeats": config.augment.repeats > 1,
@@ -51,17 +52,17 @@ def combination_problems(config: ml_collections.ConfigDict, replicas: int) -> It
         if others[key]:
             yield f"data.keep_last_batch=True and {key} contradict each other: leave one out"
     group = config.model.batch_norm_group
-    part = train.batch_size // replicas // train.accumulate
+    part = share // train.accumulate
     if group is not None and not problem and part % group:
         yield (
             f"model.batch_norm_group={group} does not divide the {part} examples that a replica "
             "normalizes at once: change train.batch_size, or set the group to None"
         )
-    group, share = config.augment.mix_group, train.batch_size // replicas
-    if group is not None and not problem and share > group and share % group:
+    mix_group = config.augment.mix_group
+    if mix_group is not None and not problem and share > mix_group and share % mix_group:
         yield (
-            f"augment.mix_group={group} does not divide the {share} examples of a replica's share "
-            "of a batch: change train.batch_size, or set the group to None"
+            f"augment.mix_group={mix_group} does not divide the {share} examples of a replica's "
+            "share of a batch: change train.batch_size, or set the group to None"
         )
     if train.loss == "sparse_categorical_crossentropy":
         if config.augment.mixup or config.augment.cutmix:

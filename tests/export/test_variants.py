@@ -122,7 +122,7 @@ def variant_logits(kind, model, preprocessing, pixels, path):
         pytest.importorskip("tf2onnx")
         variants.write_onnx(model, preprocessing, path)
         return variants.predict_onnx(path, pixels)
-    images = pixels[::3] if kind == "int8" else None
+    images = pixels if kind == "int8" else None
     variants.write_tflite(model, preprocessing, path, kind, images)
     return variants.predict_tflite(path, pixels)
 

@@ -1,4 +1,4 @@
-"""What a client shows to a front is checked before the server is asked; test_front.py shows it."""
+"""Credentials are checked before the server is asked; test_front.py sends them to a front."""
 
 import pytest
 

@@ -197,7 +197,7 @@ def test_a_rollout_that_was_stopped_anywhere_goes_on(tmp_path, drop_old):
         versions = (2,) if drop_old else (1, 2)
         assert server.config.read() == ServedVersions(versions, {"stable": 2})
         stop_after(server, rollout(server, label="stable").back(), count)
-        # What the first call has finished has no record any more.
+        # A rollout that the first call has finished has no record any more.
         if json.loads((path.parent / "models.config.rollouts.json").read_text())["digits"]:
             list(rollout(server, label="stable").back())
         assert server.config.read() == ServedVersions((1,), {"stable": 1})

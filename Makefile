@@ -14,6 +14,8 @@ VENV_ADDONS := .venv-addons
 VENV_TORCH := .venv-torch
 PYTEST := -m pytest -n 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Importing TensorFlow takes three times as long where Python may not keep what it has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow test-all test-addons test-addons-all test-addons-slow test-torch lint docs clean
 .DEFAULT_GOAL := test

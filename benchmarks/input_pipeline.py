@@ -15,6 +15,9 @@ The recipes make what the device takes, as timm does: normalization, random eras
 part of the train step. The rows of timm need the extra `torch-models`; without it they are left
 out.
 
+By default TensorFlow does not divide an operation among threads, as in training on GPUs. Training
+on CPUs does (--operation_threads=0).
+
 All cases run in one process with the same number of threads, and alternate. Each turn restarts the
 case and measures it after a warm-up, because tf.data takes about a second to tune its parallelism.
 The table shows, for each number of threads, medians over the turns and the range of CPU time:
@@ -48,6 +51,9 @@ _COUNT = flags.DEFINE_integer("count", 2048, "Photos per measured turn.", lower_
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Turns per case.", lower_bound=1)
 _THREADS = flags.DEFINE_multi_integer("threads", [1, 2], "Threads per case, one table for each.")
+_OPERATION_THREADS = flags.DEFINE_integer(
+    "operation_threads", 1, "TensorFlow's threads within an operation; 0: one per core."
+)
 
 _WARM_UP = 512  # photos per turn before the measurement
 _CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
@@ -162,6 +168,7 @@ def print_table(times):
 
 
 def main(_):
+    tf.config.threading.set_intra_op_parallelism_threads(_OPERATION_THREADS.value)
     batch_size = _BATCH.value
     warm_up, steps = -(-_WARM_UP // batch_size), -(-_COUNT.value // batch_size)
     count = steps * batch_size

@@ -175,6 +175,32 @@ def test_single_and_auto_use_one_cpu_device():
 
 
 @pytest.mark.parametrize(
+    "gpus, threads, variable, expected",
+    [(0, 0, None, []), (2, 0, None, [1]), (2, 8, None, []), (2, 0, "8", [])],
+)
+def test_beside_gpus_an_operation_on_the_cpu_has_one_thread(
+    gpus, threads, variable, expected, monkeypatch
+):
+    devices, growth, threads_set = tf.config.list_physical_devices, [], []
+    monkeypatch.setattr(
+        tf.config,
+        "list_physical_devices",
+        lambda kind: ["gpu"] * gpus if kind == "GPU" else devices(kind),
+    )
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda *pair: growth.append(pair)
+    )
+    threading = tf.config.threading
+    monkeypatch.setattr(threading, "get_intra_op_parallelism_threads", lambda: threads)
+    monkeypatch.setattr(threading, "set_intra_op_parallelism_threads", threads_set.append)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", variable)
+    distribute.make_strategy("single")
+    assert threads_set == expected and growth == [("gpu", True)] * gpus
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "{",

@@ -305,7 +305,7 @@ def test_missing_cifar10_raises_before_training(tmp_path, monkeypatch):
         accuracy_runs.prepare_data(list_runs(["cifar10_vit"], 1), str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_command_line_trains_a_quick_study(tmp_path, tfds_dir):
     arguments = ["--output", tmp_path / "study", "--setting", "digit_scenes", "--seeds", 1]
     arguments += ["--quick", "--processes", 2]

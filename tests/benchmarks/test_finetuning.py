@@ -270,7 +270,7 @@ def write_photos(folder: pathlib.Path) -> None:
             path.write_bytes(tf.io.encode_png(pixels).numpy())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_command_line_trains_and_resumes(tmp_path):
     write_photos(tmp_path / "photos")
     tiny_backbone(32).save(tmp_path / "backbone.keras")

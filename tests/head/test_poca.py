@@ -231,6 +231,8 @@ def test_mask_has_its_rate_and_depends_on_its_seed():
     assert (poca.dropout_mask((10, 100, 300), 0.3, (1, 3)).numpy() != mask).any()
     columns = mask.reshape(1000, 300).T
     assert len(np.unique(columns, axis=0)) == 300
+    # Two neighbors share 32 random bits.
+    assert (mask[..., ::2] | mask[..., 1::2]).mean() == pytest.approx(0.91, abs=0.005)
 
 
 @pytest.mark.parametrize(("first", "outputs"), [(0, 1), (1, 2), (2, 1)])

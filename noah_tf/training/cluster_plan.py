@@ -74,6 +74,8 @@ class Cluster:
         raise_problems(list(combination_problems(config, self.replicas)))
         config = ml_collections.ConfigDict(config.to_dict())
         config.train.batch_size = config.train.batch_size // self.replicas * replicas
+        # The copies of an example may be those of other devices.
+        config.augment.repeats = min(config.augment.repeats, config.train.batch_size)
         return config
 
     def all_reduce_seconds(self, num_bytes: int) -> float:

@@ -52,6 +52,7 @@ def planned(shapes, **options):
     """Returns the lines of the dry run of a small recipe for a cluster, by their first word."""
     config = small_recipe(shapes)
     config.train.batch_size = 24
+    config.augment.repeats = 3  # more than some devices have examples
     lines = dry_run(config, Cluster(**options)).splitlines()
     return {line.split(maxsplit=1)[0]: line[12:] for line in lines if line.strip()}
 

@@ -162,7 +162,7 @@ def _prepare_gpus() -> None:
 
     TensorFlow allocates GPU memory only as needed, so that two processes can share it. Operations
     on the CPU are those of the input pipeline, which prepares as many photos at once as there are
-    cores; dividing one operation among threads as well would cost a fifth of the CPU time.
+    cores; dividing one operation among threads as well costs up to a fifth of the CPU time.
     """
     gpus = tf.config.list_physical_devices("GPU")
     try:

@@ -127,7 +127,9 @@ def reference(shape, batch, module=None):
         import torch
     except ImportError:
         return None
-    torch.set_num_threads(tf.config.threading.get_intra_op_parallelism_threads())
+    # Zero lets TensorFlow choose, and PyTorch, which refuses it, chooses as well.
+    if threads := tf.config.threading.get_intra_op_parallelism_threads():
+        torch.set_num_threads(threads)
     module = module or reference_module(shape)
     features, labels = problem(shape, batch)
     side = int(shape.positions**0.5)

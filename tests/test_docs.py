@@ -10,7 +10,8 @@ Bash blocks are checked line by line. `kind` returns how:
     served: test_saved_models.py sends these requests to a server.
     demo: tests/serving/test_demo.py opens the demo page in a browser. Here its command runs.
     deployed: test_saved_models.py and test_kubernetes.py check the files. Here they exist.
-    environment: for make and pip, the target and the extra exist.
+    environment: for make and pip, the target and the extra exist; an environment is activated where
+        it was made.
     cluster: no cluster is here. tests/trainers/test_cluster_files.py checks the files that the
         commands name, and the values of TF_CONFIG.
     tests: for pytest, the file exists and `-k` selects something in it.
@@ -72,7 +73,7 @@ PYTHON_PAGES = [page for page in pages.PAGES if pages.blocks(page, "python")]
 def kind(page, words):
     """Returns how a command is checked, or None; see the docstring of this module."""
     program = words[0]
-    if program in ("make", "pip"):
+    if program in ("make", "pip", "source") or words[1:3] == ["-m", "venv"]:
         return "environment"
     if words[:2] == ["docker", "compose"] or (program == "kubectl" and page == "docs/serving.md"):
         return "deployed"
@@ -186,6 +187,9 @@ def test_make_targets_and_extras_exist():
         if words[0] == "make":
             targets = [word for word in words[1:] if "=" not in word]
             assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in targets), page
+            continue
+        if words[0] in ("python", "source"):
+            assert words in (["python", "-m", "venv", ".venv"], ["source", ".venv/bin/activate"])
             continue
         assert words[:3] == ["pip", "install", "-e"], page
         extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[3])[1]

@@ -1,7 +1,9 @@
 """The backbones of Keras applications, of KerasCV, and of ours for small images."""
 
+import inspect
 import os
 import traceback
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +14,7 @@ from noah_tf.models.backbones import small
 LIBRARIES = ("tf.keras.applications", "keras_cv.models", "noah_tf.models.backbones.small")
 
 
-def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
+def library_backbone(name: str, /, **arguments: Any) -> tf.keras.Model:
     """Returns a backbone of Keras applications, of KerasCV, or of ours for small images.
 
     Args:
@@ -34,9 +36,10 @@ def library_backbone(name: str, **arguments: Any) -> tf.keras.Model:
     ...     "tf.keras.applications.MobileNetV2", weights=None, input_shape=(96, 96, 3))
     """
     check_library_backbone(name)
-    library, _, model = name.rpartition(".")
+    builder = _builder(name)
     try:
-        return getattr(_namespace(library), model)(**arguments)
+        _check_arguments(builder, arguments)
+        return builder(**arguments)
     except TypeError as error:
         raise ValueError(
             f"{name} does not take these arguments ({error}): set model.backbone_args in the "
@@ -66,6 +69,25 @@ def check_library_backbone(name: str) -> None:
         )
     if not callable(getattr(_namespace(library), model, None)):
         raise ValueError(f"{library} has no model {model!r}.")
+
+
+def library_weights(name: str, arguments: Mapping[str, Any]) -> str | None:
+    """Returns the pretrained weights that `library_backbone` loads.
+
+    Args:
+        name: as for `library_backbone`.
+        arguments: likewise.
+
+    Returns:
+        What the function calls its weights, such as "imagenet", or None for random weights.
+
+    Example:
+
+    >>> library_weights("tf.keras.applications.MobileNetV2", {})
+    'imagenet'
+    """
+    parameter = inspect.signature(_builder(name)).parameters.get("weights")
+    return arguments.get("weights", parameter.default) if parameter else None
 
 
 def download_problem(name: str, error: Exception) -> str | None:
@@ -115,6 +137,23 @@ def _kaggle_problem(name: str, handle: str, reason: str) -> str:
         f"{'/'.join(handle.split('/')[:2])} of that machine's kagglehub cache to {folder}, where "
         "KerasCV looks for it."
     )
+
+
+def _check_arguments(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raises TypeError for unknown arguments of a KerasCV class, which Keras 3 ignores."""
+    if not inspect.isclass(builder):
+        return
+    known = {"name", "trainable", "load_weights"}
+    for cls in inspect.getmro(builder):
+        if cls.__module__.startswith("keras_cv."):
+            known.update(inspect.signature(cls).parameters)
+    if unknown := sorted(arguments.keys() - known):
+        raise TypeError(f"it has no argument {' and no argument '.join(map(repr, unknown))}")
+
+
+def _builder(name: str) -> Callable[..., tf.keras.Model]:
+    library, _, model = name.rpartition(".")
+    return getattr(_namespace(library), model)
 
 
 def _namespace(library: str) -> ModuleType:

@@ -23,7 +23,11 @@ from noah_tf.models import (
     sha256_of,
     with_input_shape,
 )
-from noah_tf.runs.library_backbones import check_library_backbone, library_backbone
+from noah_tf.runs.library_backbones import (
+    check_library_backbone,
+    library_backbone,
+    library_weights,
+)
 from noah_tf.runs.recipe import from_section
 from noah_tf.utils.distribute import dtype_policy
 from noah_tf.utils.validation import (
@@ -81,7 +85,7 @@ class ModelSpec:
         remat: whether the backward pass computes the blocks of an `architecture` again, which
             takes less memory and more time.
         weights: file or run folder that a new run starts from, or "official" for the authors'
-            checkpoint of the `architecture`; None for random weights.
+            checkpoint of the `architecture`; None for those of the `backbone`, or random ones.
         weights_head: "load" the head's weights as well, or "skip" them.
         weights_ema: whether to take the averaged weights of the file or run.
 
@@ -133,9 +137,16 @@ class ModelSpec:
 
     @property
     def start(self) -> str:
-        """The origin of a new run's weights: a file, a run, "official" or "random weights"."""
-        backbone = self.backbone if is_keras_file(self.backbone) else None
-        return self.weights or backbone or "random weights"
+        """The origin of a new run's weights, in words: a file, a run, a library, or none."""
+        if self.weights:
+            return self.weights
+        backbone = str(self.backbone)
+        if self.architecture is not None:
+            return "random weights"
+        if is_keras_file(backbone):
+            return backbone
+        weights = library_weights(backbone, self.backbone_args)
+        return f"the weights {weights!r} of {backbone}" if weights else "random weights"
 
     def save_backbone(self, input_shape: tuple[int, int, int]) -> SavedBackbone | None:
         """Returns what a run keeps of its backbone's file, or None if the backbone has no file.

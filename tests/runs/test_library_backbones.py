@@ -5,7 +5,7 @@ import re
 import pytest
 from head_helpers import run_python
 
-from noah_tf.runs.library_backbones import download_problem, library_backbone
+from noah_tf.runs.library_backbones import download_problem, library_backbone, library_weights
 
 NO_PROXY_THERE = "http://127.0.0.1:9"
 MOBILENET = {"weights": "imagenet", "input_shape": (96, 96, 3), "include_top": False}
@@ -47,6 +47,40 @@ def test_kerascv(tmp_path, monkeypatch):
     assert "https://www.kaggle.com/models/keras/resnetv2/keras/resnet50_v2/2 (" in str(caught.value)
     assert f"cache to {tmp_path}/models/keras/resnetv2, where KerasCV" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["keras_cv.models.ResNetV2Backbone", "keras_cv.models.MobileNetV3SmallBackbone"]
+)
+def test_arguments_of_another_library_raise(name):
+    with pytest.raises(ValueError, match="no argument 'include_top' and no argument 'weights'"):
+        library_backbone(name, input_shape=(32, 32, 3), weights="imagenet", include_top=False)
+
+
+def test_a_backbone_can_be_named():
+    arguments = {"stackwise_filters": (8,), "stackwise_blocks": (2,), "stackwise_strides": (1,)}
+    backbone = library_backbone(
+        "keras_cv.models.ResNetV2Backbone",
+        name="trunk",
+        include_rescaling=False,
+        input_shape=(32, 32, 3),
+        **arguments,
+    )
+    assert backbone.name == "trunk"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "weights"),
+    [
+        ("tf.keras.applications.MobileNetV2", {}, "imagenet"),
+        ("tf.keras.applications.MobileNetV2", {"weights": "mine.weights.h5"}, "mine.weights.h5"),
+        ("tf.keras.applications.MobileNetV2", {"weights": None}, None),
+        ("keras_cv.models.ResNetV2Backbone", {}, None),
+        ("noah_tf.models.backbones.small.small_resnet", {}, None),
+    ],
+)
+def test_pretrained_weights_of_a_backbone(name, arguments, weights):
+    assert library_weights(name, arguments) == weights
 
 
 def test_other_errors_stay_as_they_are():

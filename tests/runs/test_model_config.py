@@ -1,5 +1,7 @@
 """The model section of a recipe."""
 
+import dataclasses
+
 import pytest
 from recipes import quickstart
 
@@ -46,6 +48,14 @@ def test_keras_applications():
 def test_unknown_backbones_raise(name, message):
     with pytest.raises(ValueError, match=message):
         library_backbones.library_backbone(name)
+
+
+def test_the_start_of_a_run_in_words():
+    spec = model_config.ModelSpec(backbone="tf.keras.applications.MobileNetV2")
+    assert spec.start == "the weights 'imagenet' of tf.keras.applications.MobileNetV2"
+    assert dataclasses.replace(spec, backbone_args={"weights": None}).start == "random weights"
+    assert dataclasses.replace(spec, architecture="resnet18").start == "random weights"
+    assert dataclasses.replace(spec, backbone="mine.keras").start == "mine.keras"
 
 
 def test_architecture_of_the_paper_with_either_head():

@@ -12,6 +12,8 @@ data set for that; the other recipes open theirs to read its size. With --worker
 describes the run on so many machines with so many devices each.
 """
 
+from typing import Any
+
 import command_line
 from absl import flags
 from ml_collections import config_flags
@@ -44,8 +46,8 @@ def main(_: list[str]) -> None:
     if _DRY_RUN.value:
         print(dry_run.dry_run(_CONFIG.value, _cluster()))
         return
-    if _cluster():
-        raise ValueError("--workers and --devices plan a run: give --dry_run, or leave them out.")
+    if given := _given():
+        raise ValueError(f"--{', --'.join(given)} plans a run: give --dry_run, or leave it out.")
     if _WORKDIR.value is None:
         raise ValueError("--workdir is missing: name the folder of the run, or give --dry_run.")
     result = loop.train(_CONFIG.value, _WORKDIR.value, callbacks=callbacks)
@@ -57,15 +59,13 @@ def main(_: list[str]) -> None:
 
 
 def _cluster() -> Cluster | None:
-    if _WORKERS.value is _DEVICES.value is None:
-        return None
-    return Cluster(
-        1 if _WORKERS.value is None else _WORKERS.value,
-        1 if _DEVICES.value is None else _DEVICES.value,
-        _BANDWIDTH.value,
-        _STEP_SECONDS.value,
-        _IMAGES_PER_CORE.value,
-    )
+    return Cluster(**{"workers": 1, "devices": 1, **_given()}) if _given() else None
+
+
+def _given() -> dict[str, Any]:
+    """Returns the flags of the command line that describe a cluster."""
+    cluster = (_WORKERS, _DEVICES, _BANDWIDTH, _STEP_SECONDS, _IMAGES_PER_CORE)
+    return {flag.name: flag.value for flag in cluster if flag.present}
 
 
 if __name__ == "__main__":

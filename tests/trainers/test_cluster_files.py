@@ -103,9 +103,11 @@ def test_the_index_of_a_pod_makes_its_tf_config(index, tmp_path, monkeypatch):
 
 
 def sbatch(folder, status, *arguments, **environment):
-    stand_in(folder, "srun", f'printf "%s\\n" srun "$@"; exit {status}')
+    stand_in(folder, "srun", f'printf "%s\\n" $SRUN_CPUS_PER_TASK srun "$@"; exit {status}')
     stand_in(folder, "scontrol", 'echo scontrol "$@"')
-    return run_bash(folder, str(SBATCH), *arguments, SLURM_JOB_ID="7", **environment)
+    return run_bash(
+        folder, str(SBATCH), *arguments, SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="64", **environment
+    )
 
 
 def test_sbatch_starts_one_task_on_each_node(tmp_path):
@@ -114,7 +116,7 @@ def test_sbatch_starts_one_task_on_each_node(tmp_path):
     process = sbatch(tmp_path, 0, "configs/a.py", "/runs/a b", "--config.seed=1")
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines() == [
-        *("srun", "--ntasks-per-node=1", "python", "trainers/train.py", "--config"),
+        *("64", "srun", "--ntasks-per-node=1", "python", "trainers/train.py", "--config"),
         *("configs/a.py", "--workdir", "/runs/a b", "--config.strategy=slurm", "--config.seed=1"),
     ]
 

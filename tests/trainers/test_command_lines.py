@@ -271,6 +271,20 @@ def test_value_none_unsets_a_key(shapes, tmp_path):
     assert "no data.exampels; the nearest is --config.data." in error_lines(train)
 
 
+@slow_on_one_stack
+def test_flags_of_a_cluster_need_a_dry_run(tmp_path):
+    flags = ("--config", REPOSITORY / "configs" / "quickstart.py", "--workdir", "run")
+    processes = run_forked(
+        [
+            (tmp_path, "trainers/train.py", *flags, "--step_seconds=0.1", "--workers=2"),
+            (tmp_path, "trainers/train.py", *flags, "--bandwidth=0", "--dry_run"),
+        ]
+    )
+    assert "--workers, --step_seconds plans a run: give --dry_run" in error_lines(processes[0])
+    assert "bandwidth must be a positive number" in error_lines(processes[1])
+    assert not list(tmp_path.iterdir())
+
+
 def test_all_contradictions_are_reported_at_once(tmp_path):
     process = run_command(
         tmp_path,

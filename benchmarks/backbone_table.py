@@ -20,13 +20,15 @@ from noah_tf.utils.keras_compat import KERAS_NAME
 
 _TITLE = "# Backbones that attach_noah covers\n\n"
 _INTRO = (
-    "`python benchmarks/backbone_table.py --all --output docs/backbones.md` writes this page, once "
-    "on each stack. The backbones are built with random weights for small images, so the maps are "
-    "smaller than for 224 pixels. The layer and the channels are the same. N and r are those for "
-    "fewer than 1,000 classes. Keras numbers some layers itself, such as `activation_17`; their "
+    "These tables list the models that `attach_noah` was tried with on each stack: the layer that "
+    "feeds the head, the shape of its output (height x width x channels), and the default number "
+    "of groups N and key ratio r for fewer than 1,000 classes. The models are built with random "
+    "weights for small images, so the maps are smaller than for 224 pixels. The layer and the "
+    "channels are the same. Keras numbers some layers itself, such as `activation_17`. Their "
     'number depends on the models that were built before. "No `.keras` files" means that the '
-    "library cannot write or read the config of "
-    "its own layers: save weights or a SavedModel instead.\n\n"
+    "library cannot write or read the config of its own layers: save weights or a SavedModel "
+    "instead.\n\n<sub>`python benchmarks/backbone_table.py --all --output docs/backbones.md`, once "
+    "on each stack</sub>\n\n"
 )
 
 

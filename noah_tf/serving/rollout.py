@@ -238,7 +238,7 @@ class Rollout:
                         + (
                             "give the command again with --back to undo the rollout."
                             if version == self._version
-                            else f"replace the folder of version {version} by a correct one."
+                            else f"correct the folder of version {version}, and restart the server."
                         ),
                         "not loaded",
                     )

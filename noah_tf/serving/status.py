@@ -18,7 +18,7 @@ class ModelStatus:
         description: the states of its versions in words, or why the server did not tell them.
         is_unloaded: True if the server itself says that it has no such version, or that all of them
             have ended.
-        failure: the server's reason if it gave up to load the versions, else "".
+        failure: the server's reason if it gave up loading the versions, else "".
     """
 
     is_ready: bool

@@ -9,7 +9,8 @@ Bash blocks are checked line by line. `kind` returns how:
         are not here. Their programs parse the arguments, and the trainers load the recipe.
     served: test_saved_models.py sends these requests to a server.
     demo: tests/serving/test_demo.py opens the demo page in a browser. Here its command runs.
-    deployed: test_saved_models.py and test_kubernetes.py check the files. Here they exist.
+    deployed: test_saved_models.py and test_kubernetes.py check the files, and the names in the
+        commands of kubectl. Here the files exist.
     environment: for make and pip, the target and the extra exist; an environment is activated where
         it was made.
     cluster: no cluster is here. tests/trainers/test_cluster_files.py checks the files that the
@@ -44,7 +45,7 @@ from noah_tf.serving.__main__ import main as serving
 pytestmark = pytest.mark.one_stack
 
 # Docker is not available to the tests.
-UNRUNNABLE = {"docker run --rm -p 127.0.0.1:8501:8501 -v": "a server of one model"}
+UNRUNNABLE = {"docker run --detach --rm --name digits -p": "a server of one model"}
 RUN_PAGES = ("README.md", "docs/attention.md", "docs/evaluation.md")
 SERVED_PAGES = ("docs/serving.md", "docs/client.md")
 # Replacements in a page's Python before it runs.
@@ -198,6 +199,8 @@ def test_make_targets_and_extras_exist():
 
 def test_deployed_files_and_profiles_exist():
     for _, words in commands("deployed"):
+        if words[0] == "kubectl" and words[1] != "apply":
+            continue
         file = REPOSITORY / words[words.index("-f") + 1]
         documents = list(yaml.safe_load_all(file.read_text()))
         if words[0] == "kubectl":

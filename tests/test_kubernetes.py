@@ -1,5 +1,6 @@
-"""saved_models/kubernetes.yaml fits the published schemas, and the other files of its folder."""
+"""saved_models/kubernetes*.yaml fit the published schemas, and the other files of their folder."""
 
+import pages
 import pytest
 import yaml
 from shared_data import REPOSITORY
@@ -13,9 +14,12 @@ FOLDER = REPOSITORY / "saved_models"
 
 @pytest.fixture(scope="module")
 def resources():
-    """The resources of the file, by kind."""
-    documents = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
-    return {document["kind"]: document for document in documents}
+    """The resources of the files, by kind."""
+    text = "\n---\n".join(path.read_text() for path in sorted(FOLDER.glob("kubernetes*.yaml")))
+    documents = list(yaml.safe_load_all(text))
+    resources = {document["kind"]: document for document in documents}
+    assert len(resources) == len(documents)
+    return resources
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def container(pod):
 # An older version, and the newest that the package has.
 @pytest.mark.parametrize("version", ["1.33", kubernetes_validate.latest_version()])
 def test_each_resource_has_the_published_schema(resources, version):
-    assert set(resources) == {"Deployment", "Service", "PersistentVolumeClaim"}
+    assert set(resources) == {"Deployment", "Service", "PersistentVolumeClaim", "Pod"}
     for resource in resources.values():
         # Strict: unknown fields are errors.
         kubernetes_validate.validate(resource, version, strict=True)
@@ -96,3 +100,43 @@ def test_the_memory_is_what_the_page_documents(container):
     largest_request = 2**27 * 11
     limit = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
     assert limit >= 2 * largest_request + 2**30
+
+
+def test_one_pod_writes_to_the_volume(resources):
+    pod = resources["Pod"]["spec"]
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    # The paths are those that the servers see.
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/models"}]
+    claim = resources["PersistentVolumeClaim"]
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    # The pod and the replicas may be on different nodes.
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    # The Service does not lead to it.
+    labels = resources["Pod"]["metadata"].get("labels", {})
+    assert not resources["Service"]["spec"]["selector"].items() <= labels.items()
+
+
+def test_the_commands_of_the_page_name_what_the_files_have(resources):
+    commands = [words[1:] for words in pages.commands("docs/serving.md") if words[0] == "kubectl"]
+    names = {
+        f"{kind.lower()}/{resource['metadata']['name']}" for kind, resource in resources.items()
+    }
+    pod = resources["Pod"]["metadata"]["name"]
+    for words in commands:
+        if words[0] == "cp":
+            source, target = words[1:]
+            # The example's second version is not here.
+            assert source == "saved_models/digits/2" or (REPOSITORY / source).exists()
+            assert target.startswith((f"{pod}:/models", f"{pod}:/tmp/"))
+        elif words[0] == "exec":
+            assert words[1:3] == [pod, "--"]
+        elif words[0] in ("wait", "rollout"):
+            assert words[-1] in names
+    # The volume is filled before the servers start.
+    assert [words[0] for words in commands[:5]] == ["apply", "wait", "cp", "apply", "rollout"]
+    applied = [words[-1] for words in commands if words[0] == "apply"]
+    assert applied == ["saved_models/kubernetes_volume.yaml", "saved_models/kubernetes.yaml"]
+    (rollout,) = (words for words in commands if "noah_tf.serving" in words)
+    assert rollout[rollout.index("--config") + 1] == "/models/models.config"
+    ((label, value),) = resources["Service"]["spec"]["selector"].items()
+    assert rollout[rollout.index("--selector") + 1] == f"{label}={value}"

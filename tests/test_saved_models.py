@@ -22,6 +22,7 @@ from google.protobuf import (
     wrappers_pb2,
 )
 from photos import encoded, noise
+from ports import reserved_ports
 from shared_data import REPOSITORY
 from tf_serving_stand_in import StandIn
 from tiny_model import expected_logits, write_tiny_model
@@ -177,6 +178,36 @@ def test_compose_has_a_front_before_the_server():
     assert "location = /healthz" in config
 
 
+@pytest.mark.skipif(
+    nginx_front.missing_software is not None, reason=str(nginx_front.missing_software)
+)
+def test_a_front_without_keys_knows_clients_by_their_certificates(tmp_path):
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "clients.crt"))
+    for name, issued in (
+        ("server", authority.issue_cert("localhost")),
+        ("bob", authority.issue_cert("bob@example.com")),
+    ):
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.crt"))
+    (tmp_path / "clients.conf").write_text(
+        f"ssl_client_certificate {tmp_path}/clients.crt; ssl_verify_client optional;"
+    )
+    with (
+        reserved_ports(2) as closed,
+        nginx_front.running_front(tmp_path, *closed) as front,
+        requests.Session() as session,
+    ):
+        session.trust_env, session.verify = False, str(tmp_path / "clients.crt")
+        url = f"{front.rest}/v1/models/digits"
+        headers = {"Authorization": "Bearer "}
+        assert session.get(url, headers=headers, timeout=30).status_code == 401
+        cert = str(tmp_path / "bob.crt"), str(tmp_path / "bob.key")
+        # The server behind the front is down.
+        assert session.get(url, cert=cert, timeout=30).status_code == 503
+
+
 def test_the_front_forwards_fewer_calls_than_the_server_has_threads():
     config = (FOLDER / "nginx.conf").read_text()
     (limit,) = set(re.findall(r"limit_conn port (\d+);", config))
@@ -185,6 +216,18 @@ def test_the_front_forwards_fewer_calls_than_the_server_has_threads():
     ]
     (option,) = (word for word in command if word.startswith("--grpc_max_threads="))
     assert int(limit) < int(option.partition("=")[2])
+
+
+def test_the_health_check_waits_as_long_as_the_probes_of_kubernetes():
+    healthcheck = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["serving"][
+        "healthcheck"
+    ]
+    documents = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    (deployment,) = (document for document in documents if document["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    seconds = probe["periodSeconds"] * probe["failureThreshold"]
+    assert healthcheck["start_period"] == f"{seconds}s"
 
 
 def test_prometheus_asks_for_the_path_of_the_server():

@@ -5,6 +5,7 @@
         server.configure([2], {"stable": 2})  # as if its config file had changed
         server.poll()  # notices the versions that were added to the folder or deleted from it
         server.follow(path)  # from now on it is configured by this file
+        server.follow(path, every=3)  # which it reads late, before each third answer only
 
 Each version runs in a `tf.compat.v1.Session`: in the C++ runtime, without Python code of the model.
 Signatures have one input, as those of noah_tf's exports. The stand-in follows these pages:
@@ -24,6 +25,7 @@ import base64
 import concurrent.futures
 import contextlib
 import http.server
+import itertools
 import json
 import pathlib
 import re
@@ -217,12 +219,18 @@ class StandIn(contextlib.AbstractContextManager):
             model.session.close()
             self._states[version] = ("END", "")
 
-    def follow(self, path):
-        """Reads a models.config before each answer. An edit that is rejected goes to `rejected`."""
+    def follow(self, path, every=1):
+        """Reads a models.config before each answer, or before every third one, and so on.
+
+        An edit that is rejected goes to `rejected`.
+        """
         self._config_file, self._config_text = pathlib.Path(path), None
+        self._answers, self._every = itertools.count(1), every
 
     def _reload(self):
-        if self._config_file is None or self._config_file.read_text() == self._config_text:
+        if self._config_file is None or next(self._answers) % self._every:
+            return
+        if self._config_file.read_text() == self._config_text:
             return
         self._config_text = self._config_file.read_text()
         config = text_format.Parse(self._config_text, config_pb2.ModelServerConfig())

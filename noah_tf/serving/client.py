@@ -10,6 +10,7 @@ from noah_tf.serving.clock import SYSTEM_CLOCK, Clock
 from noah_tf.serving.credentials import Credentials
 from noah_tf.serving.endpoint import Endpoint
 from noah_tf.serving.errors import ServingError
+from noah_tf.serving.status import ModelStatus
 
 
 class Client:
@@ -86,7 +87,21 @@ class Client:
         Args:
             timeout: seconds before the server counts as not ready.
         """
-        return self._transport.readiness(timeout=timeout)
+        status = self.status(timeout)
+        return status.is_ready, status.description
+
+    def status(self, timeout: float = 10.0) -> ModelStatus:
+        """Returns the state of the model, or of the client's version, on the server.
+
+        Args:
+            timeout: seconds before the server counts as not ready.
+
+        Example:
+
+        >>> Client("http://localhost:8501", "flowers", version=2).status().is_ready
+        True
+        """
+        return self._transport.status(timeout=timeout)
 
     def metadata(self) -> dict[str, Any]:
         """Returns the model's signatures, as TF Serving describes them.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import ssl
 from typing import Any
 
 
@@ -21,7 +22,8 @@ class Credentials:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: `api_key_file` is not one line of ASCII, or one of `cert` and `key` is missing.
+        ValueError: `api_key_file` is not one line of ASCII, one of `cert` and `key` is missing, a
+            file is not PEM, or `key` does not belong to `cert`.
 
     Example:
 
@@ -42,6 +44,9 @@ class Credentials:
             raise ValueError(
                 f"cert and key belong together, got cert={self.cert} and key={self.key}: give both."
             )
+        _check_certificates("cacert", self.cacert)
+        _check_certificates("cert", self.cert)
+        _check_key(self.cert, self.key)
         content = _read(self.api_key_file)
         api_key = None if content is None else content.decode("ascii", "replace").strip()
         if api_key is not None and not (
@@ -83,3 +88,33 @@ def _read(path: Any) -> bytes | None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise OSError(f"{path} cannot be read: {reason}.") from None
+
+
+def _check_certificates(option: str, path: Any) -> None:
+    """Raises ValueError unless a file has certificates."""
+    if path is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(
+            f"{option} must be a PEM file with a certificate, got {path}: give a file with a line "
+            "-----BEGIN CERTIFICATE-----, which openssl x509 -inform DER makes of one in DER."
+        ) from None
+
+
+def _check_key(cert: Any, key: Any) -> None:
+    """Raises ValueError unless a file has the private key of a certificate."""
+    if key is None:
+        return
+    try:
+        # Without a function for the passphrase OpenSSL would ask the terminal for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=lambda: "")
+    except ssl.SSLError as error:
+        problem = f"key must be a PEM file with a private key without a passphrase, got {key}"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            problem = f"key must be that of cert, got {key}, which does not belong to {cert}"
+        elif error.reason is not None:  # such as EE_KEY_TOO_SMALL
+            reason = error.reason.lower().replace("_", " ")
+            problem = f"OpenSSL accepts neither cert nor key, got {cert} and {key} ({reason})"
+        raise ValueError(f"{problem}: give the key that the certificate was made with.") from None

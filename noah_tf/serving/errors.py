@@ -1,12 +1,13 @@
 """The error of a request to a server, and the server's own messages made readable."""
 
 import re
-from collections.abc import Iterable
 
 # Kinds of errors of a busy server, which are counted apart. The first is that of TF Serving's gRPC
 # server, the second that of a front such as saved_models/nginx.conf, over REST and over gRPC.
 THREADS_EXHAUSTED = "gRPC threads exhausted"
 TOO_MANY_REQUESTS = "too many requests"
+# The kind of a request that exceeds a limit on the size of messages, over REST and over gRPC.
+TOO_LARGE = "request too large"
 
 _MAX_CHARACTERS = 500  # TF Serving repeats values of the request in its messages
 
@@ -31,18 +32,3 @@ def readable_message(text: str) -> str:
     text = re.sub(r"[A-Za-z0-9+/=]{80,}", "...", text)  # a photo of the request, in base64
     text = " ".join(re.split(r"\[\[", text)[0].split()).rstrip(".")
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} ..."
-
-
-def readiness_of(versions: Iterable[tuple[int | str, str, str]]) -> tuple[bool, str]:
-    """Returns whether a model can be asked, and the states of its versions in words.
-
-    Args:
-        versions: (version, name of its state, error message or "") for each version on the server.
-    """
-    versions = list(versions)
-    states = [
-        f"version {version} is {state}" + (f" ({readable_message(error)})" if error else "")
-        for version, state, error in versions
-    ]
-    ready = any(state == "AVAILABLE" for _, state, _ in versions)
-    return ready, ", ".join(states) or "the server has no version of it"

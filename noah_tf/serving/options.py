@@ -9,12 +9,19 @@ from noah_tf.serving.client import Client
 from noah_tf.serving.credentials import Credentials
 
 
-def add_connection_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name the server and the model."""
+def add_connection_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Adds the options that name the server and the model.
+
+    Args:
+        parser: the parser of the subcommand.
+        several: whether --url may be given several times; its value is then a list.
+    """
     parser.add_argument(
         "--url",
         required=True,
-        help="http://HOST:8501 for REST, grpc://HOST:8500; with TLS https://HOST, grpcs://HOST:8444",
+        action="append" if several else "store",
+        help="http://HOST:8501 for REST, grpc://HOST:8500; with TLS https://HOST, grpcs://HOST:8444"
+        + ("; give it once for each replica" if several else ""),
     )
     parser.add_argument("--model", required=True, help="name of the model on the server")
     parser.add_argument(
@@ -80,6 +87,7 @@ def client_from_options(
     retries: int,
     version: int | None = None,
     label: str | None = None,
+    url: str | None = None,
 ) -> Client:
     """Returns the client that the options of `add_connection_options` describe.
 
@@ -88,9 +96,10 @@ def client_from_options(
         retries: how often a request is repeated.
         version: number of the version to ask.
         label: label of the version to ask.
+        url: address of the server; None for that of the options.
     """
     return Client(
-        options.url,
+        options.url if url is None else url,
         options.model,
         version=version,
         label=label,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from noah_tf.serving.client import Client
-from noah_tf.serving.errors import ServingError
+from noah_tf.serving.errors import TOO_LARGE, ServingError
 from noah_tf.serving.options import (
     add_server_options,
     check_photos,
@@ -93,12 +93,13 @@ def predict_files(
     try:
         answers = client.predict([pathlib.Path(path).read_bytes() for path in paths], signature)
     except ServingError as error:
-        if error.kind not in ("HTTP 400", "INVALID_ARGUMENT"):
+        if error.kind not in ("HTTP 400", "INVALID_ARGUMENT", TOO_LARGE):
             raise
         if len(paths) == 1:
             yield paths[0], error
             return
-        # The message of a decoder does not name the photo, so that each is asked about alone.
+        # The message of a decoder does not name the photo, and the photos of a request that is too
+        # large fit when they are sent alone, so that each is asked about alone.
         for path in paths:
             yield from predict_files(client, [path], signature)
     else:

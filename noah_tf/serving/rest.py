@@ -16,17 +16,21 @@ import urllib3
 from noah_tf.serving.clock import Clock
 from noah_tf.serving.endpoint import Endpoint
 from noah_tf.serving.errors import (
+    TOO_LARGE,
     TOO_MANY_REQUESTS,
     ServingError,
     readable_message,
-    readiness_of,
 )
+from noah_tf.serving.status import ModelStatus, status_of, status_without_versions
 
 _MAX_PAUSE = 10.0  # seconds between two attempts, even if the server asks for a longer pause
 
 
 class _Retry(urllib3.Retry):
-    """Repeats a request while the server is unavailable or busy, unless the request timed out."""
+    """Repeats a request while the server is unavailable or busy.
+
+    A request that timed out is not repeated, and neither is one whose connection timed out.
+    """
 
     pause: Callable[[float], None] = staticmethod(time.sleep)
 
@@ -40,6 +44,12 @@ class _Retry(urllib3.Retry):
     ) -> "_Retry":
         if isinstance(error, urllib3.exceptions.ReadTimeoutError):
             raise error
+        # A refused connection is a NewConnectionError, which urllib3 counts among the timeouts.
+        if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not isinstance(
+            error, urllib3.exceptions.NewConnectionError
+        ):
+            # requests expects this error around that of the connection.
+            raise urllib3.exceptions.MaxRetryError(options["_pool"], url, error)
         return super().increment(method, url, response, error, *arguments, **options)
 
     def get_retry_after(self, response: Any) -> float | None:
@@ -109,8 +119,8 @@ class RestTransport:
         cacert = self._endpoint.credentials.cacert
         return True if cacert is None else str(cacert)
 
-    def readiness(self, timeout: float) -> tuple[bool, str]:
-        """Returns whether the model can be asked, and its state in words."""
+    def status(self, timeout: float) -> ModelStatus:
+        """Returns the state of the model, or of the endpoint's version."""
         try:
             # The other session has retries, which would exceed the timeout.
             with self._new_session() as session:
@@ -120,15 +130,20 @@ class RestTransport:
                     verify=self._verify,
                 )
         except requests.RequestException as error:
-            return False, _cause(error)
+            return ModelStatus(False, _cause(error))
         document = _json_of(response)
         if response.status_code == 200 and isinstance(document, dict):
             if isinstance(document.get("model_version_status"), list):
-                return readiness_of(map(_version_state, document["model_version_status"]))
+                return status_of(map(_version_state, document["model_version_status"]))
             if "ready" in document:  # KServe
                 ready = str(document["ready"]).lower() == "true"
-                return ready, f"the server says ready: {document['ready']}"
-        return False, f"the server answered {response.status_code}, {_error_text(response)}"
+                return ModelStatus(ready, f"the server says ready: {document['ready']}")
+        message = _error_text(response)
+        return status_without_versions(
+            f"the server answered {response.status_code}, {message}",
+            message,
+            is_not_found=response.status_code == 404,
+        )
 
     def metadata(self) -> dict[str, Any]:
         """Returns what `client.Client.metadata` does."""
@@ -207,9 +222,8 @@ class RestTransport:
                 "address as the url.",
                 f"HTTP {status}",
             )
-        return ServingError(
-            f"{_error_text(response)} (HTTP {status}).", f"HTTP {status}", refused=status < 500
-        )
+        kind = TOO_LARGE if status == 413 else f"HTTP {status}"
+        return ServingError(f"{_error_text(response)} (HTTP {status}).", kind, refused=status < 500)
 
     def _duration(self, begin: float, timed_out: bool = False) -> str:
         """Returns the time since `begin` and the number of attempts, in words."""

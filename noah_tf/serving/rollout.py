@@ -1,9 +1,11 @@
 """The subcommand `rollout`, which moves a label of a running server to another version."""
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from noah_tf.serving.client import Client
@@ -18,17 +20,20 @@ from noah_tf.serving.options import (
 )
 from noah_tf.utils.files import write_text_atomically
 
+# TF Serving tries six times, a minute apart, to load a version, and then says why it failed.
+_WAIT = 420.0  # seconds
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds the subcommand to the command line."""
     parser = subparsers.add_parser(
         "rollout",
         help="move a label to another version",
-        description="Edits the models.config of a running server: adds the version, waits until it "
-        "is AVAILABLE, and moves the label to it. The server is asked after each edit. A call that "
-        "was stopped is finished by a second one.",
+        description="Edits the models.config of running servers: adds the version, waits until it "
+        "is AVAILABLE, and moves the label to it. Every server is asked after each edit. A call "
+        "that was stopped is finished by a second one.",
     )
-    add_connection_options(parser)
+    add_connection_options(parser, several=True)
     parser.add_argument(
         "--config", required=True, metavar="FILE", help="the server's models.config"
     )
@@ -37,8 +42,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--wait",
         type=nonnegative_seconds,
-        default=300.0,
-        help="seconds to wait for the server after each edit (%(default)g)",
+        default=_WAIT,
+        help="seconds to wait for the servers after each edit (%(default)g)",
     )
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument(
@@ -57,15 +62,15 @@ def run(options: argparse.Namespace) -> int:
         The exit code, 0.
 
     Raises:
-        ValueError: the server would refuse an edit.
-        ServingError: the server did not apply an edit in time.
+        ValueError: a server would refuse an edit.
+        ServingError: a server did not apply an edit in time, or cannot load the version.
         OSError: the file cannot be read or written.
     """
     rollout = Rollout(
         ModelsConfig(options.config, options.model),
         options.version,
         options.label,
-        lambda **asked: client_from_options(options, retries=0, **asked),
+        [functools.partial(client_from_options, options, 0, url=url) for url in options.url],
         options.wait,
     )
     for line in rollout.back() if options.back else rollout.forward(options.drop_old):
@@ -89,21 +94,29 @@ class _Record:
 
 
 class Rollout:
-    """Moves a label of a running server from one version to another.
+    """Moves a label from one version to another, on all servers that read one configuration.
 
     A file `models.config.rollouts.json` beside the configuration remembers where the label was.
 
     Args:
-        config: the model's entry in the server's configuration.
+        config: the model's entry in the servers' configuration.
         version: number of the version.
         label: the label.
-        make_client: function that returns a `Client` of the model for the keyword argument
-            `version` or `label`, or without one.
-        wait: seconds to wait for the server after each edit.
+        servers: for each server a function that returns a `Client` of the model there for the
+            keyword argument `version` or `label`, or without one.
+        wait: seconds to wait for the servers after each edit.
         clock: the time to wait by; tests replace it.
 
     Raises:
         ValueError: the label cannot be part of a url.
+
+    Example:
+
+    >>> replicas = ["http://10.0.0.11:8501", "http://10.0.0.12:8501"]
+    >>> servers = [functools.partial(Client, url, "digits") for url in replicas]
+    >>> config = ModelsConfig("saved_models/models.config", "digits")
+    >>> list(Rollout(config, 2, "stable", servers).forward())[-1]
+    'The server answers stable with version 2.'
     """
 
     def __init__(
@@ -111,12 +124,12 @@ class Rollout:
         config: ModelsConfig,
         version: int,
         label: str,
-        make_client: Callable[..., Client],
-        wait: float = 300.0,
+        servers: Sequence[Callable[..., Client]],
+        wait: float = _WAIT,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._config, self._version, self._label = config, version, check_label(label)
-        self._make_client, self._wait, self._clock = make_client, wait, clock
+        self._servers, self._wait, self._clock = servers, wait, clock
         self._record_file = config.path.with_name(f"{config.path.name}.rollouts.json")
 
     def forward(self, drop_old: bool = False) -> Iterator[str]:
@@ -129,8 +142,8 @@ class Rollout:
             One sentence after each step.
 
         Raises:
-            ValueError: the server would refuse an edit; nothing has been changed.
-            ServingError: the server did not apply an edit in time.
+            ValueError: a server would refuse an edit; nothing has been changed.
+            ServingError: a server did not apply an edit in time, or cannot load the version.
         """
         current = self._config.read()
         self._check_version_exists()
@@ -142,13 +155,9 @@ class Rollout:
         old = record.old if record.old != self._version else None
         if drop_old and old is not None:
             self._check_unlabeled(current.with_label(self._label, self._version), old)
-        self._check_server_answers()
+        self._check_servers_answer()
         self._save_record(record)
-        if self._version not in current.versions:
-            yield self._edit(
-                lambda now: now.with_version(self._version), f"Added version {self._version}"
-            )
-        yield self._wait_until_available(self._version)
+        yield from self._load(self._version)
         if self._config.read().labels.get(self._label) != self._version:
             yield self._edit(
                 lambda now: now.with_label(self._label, self._version),
@@ -166,7 +175,7 @@ class Rollout:
 
         Raises:
             ValueError: there is no such rollout, or the label was moved since.
-            ServingError: the server did not apply an edit in time.
+            ServingError: a server did not apply an edit in time, or cannot load the old version.
         """
         record, current = self._record(), self._config.read()
         if record is None:
@@ -179,12 +188,10 @@ class Rollout:
                 f"{self._label} is at version {current.labels.get(self._label)} now, got "
                 f"--version {self._version} --back: undo the later rollout first."
             )
-        self._check_server_answers()
+        self._check_servers_answer()
         old = record.old
         if old is not None:
-            if old not in current.versions:
-                yield self._edit(lambda now: now.with_version(old), f"Added version {old}")
-            yield self._wait_until_available(old)
+            yield from self._load(old)
         if current.labels.get(self._label) != old:
             yield self._edit(
                 lambda now: now.with_label(self._label, old),
@@ -205,45 +212,100 @@ class Rollout:
         self._config.write(change(self._config.read()))
         return f"{done} in {self._config.path.name}."
 
+    def _load(self, version: int) -> Iterator[str]:
+        """Adds a version unless the file has it, and waits until the servers have loaded it."""
+        with self._clients(version=version) as clients:
+            outdated = []
+            versions = self._config.read().versions
+            if version not in versions:
+                # A server repeats the failure of an earlier attempt until it reads the edit.
+                outdated = [client for client in clients if client.status().failure]
+                line = self._edit(lambda now: now.with_version(version), f"Added version {version}")
+                if version > max(versions):
+                    line += (
+                        " As the newest version it gets all requests without a version or label, "
+                        "once it is loaded."
+                    )
+                yield line
+
+            def is_available(client: Client, timeout: float) -> tuple[bool, str]:
+                status = client.status(timeout)
+                if not status.failure and client in outdated:
+                    outdated.remove(client)
+                if status.failure and client not in outdated:
+                    raise ServingError(
+                        f"{client.url} cannot load version {version} ({status.failure}): "
+                        + (
+                            "give the command again with --back to undo the rollout."
+                            if version == self._version
+                            else f"correct the folder of version {version}, and restart the server."
+                        ),
+                        "not loaded",
+                    )
+                return status.is_ready, status.description
+
+            self._wait_for(clients, is_available, f"Version {version} is not AVAILABLE")
+        yield f"Version {version} is AVAILABLE."
+
     def _drop(self, version: int) -> Iterator[str]:
-        """Removes a version, and waits until the server has unloaded it."""
+        """Removes a version, and waits until the servers have unloaded it."""
         current = self._config.read()
         self._check_unlabeled(current, version)
         if version in current.versions:
             yield self._edit(lambda now: now.without_version(version), f"Removed version {version}")
-        with self._make_client(version=version) as client:
 
-            def is_gone(timeout: float) -> tuple[bool, str]:
-                is_loaded, state = client.readiness(timeout)
-                return not is_loaded, state
+        def is_unloaded(client: Client, timeout: float) -> tuple[bool, str]:
+            status = client.status(timeout)
+            return status.is_unloaded, status.description
 
-            self._wait_for(is_gone, f"Version {version} is still loaded")
+        with self._clients(version=version) as clients:
+            self._wait_for(clients, is_unloaded, f"Version {version} is not known to be unloaded")
         yield f"Version {version} is unloaded."
-
-    def _wait_until_available(self, version: int) -> str:
-        with self._make_client(version=version) as client:
-            self._wait_for(client.readiness, f"Version {version} is not AVAILABLE")
-        return f"Version {version} is AVAILABLE."
 
     def _wait_for_label(self, version: int | None) -> str:
         """Waits until the label leads to a version, or to none."""
-        with self._make_client(label=self._label) as client:
 
-            def is_moved(_: float) -> tuple[bool, str]:
-                # The status of a model ignores the label, its metadata does not.
-                try:
-                    actual = client.metadata()["model_spec"]["version"]
-                except ServingError as error:
-                    return error.refused and version is None, str(error).rstrip(".")
-                return actual == str(version), f"it leads to version {actual}"
+        def is_moved(client: Client, _: float) -> tuple[bool, str]:
+            # The status of a model ignores the label, its metadata does not.
+            try:
+                actual = client.metadata()["model_spec"]["version"]
+            except ServingError as error:
+                is_unknown = "version label" in str(error)  # and not, say, a wrong API key
+                return is_unknown and version is None, str(error).rstrip(".")
+            return actual == str(version), f"it leads to version {actual}"
 
-            self._wait_for(is_moved, f"{self._label} has not moved")
+        with self._clients(label=self._label) as clients:
+            self._wait_for(clients, is_moved, f"{self._label} has not moved")
         if version is None:
             return f"The server has no label {self._label}."
         return f"The server answers {self._label} with version {version}."
 
-    def _wait_for(self, check: Callable[[float], tuple[bool, str]], problem: str) -> None:
-        done, state, elapsed = self._clock.wait_for(check, self._wait)
+    @contextlib.contextmanager
+    def _clients(self, **asked: Any) -> Iterator[list[Client]]:
+        """Yields a client of each server, for a version or a label."""
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(connect(**asked)) for connect in self._servers]
+
+    def _wait_for(
+        self,
+        clients: Sequence[Client],
+        check: Callable[[Client, float], tuple[bool, str]],
+        problem: str,
+    ) -> None:
+        """Waits until a check is true of every server, because the next edit needs that."""
+        remaining = list(clients)
+
+        def check_remaining(timeout: float) -> tuple[bool, str]:
+            states = []
+            for client in tuple(remaining):
+                done, state = check(client, timeout)
+                if done:
+                    remaining.remove(client)
+                else:
+                    states.append(f"{client.url}: {state}")
+            return not remaining, "; ".join(states)
+
+        done, state, elapsed = self._clock.wait_for(check_remaining, self._wait)
         if not done:
             raise ServingError(
                 f"{problem} {elapsed:.0f} s after the edit of {self._config.path} ({state}): check "
@@ -267,16 +329,17 @@ class Rollout:
                 "the label first."
             )
 
-    def _check_server_answers(self) -> None:
-        """Raises `ServingError` unless the server has loaded a version of the model."""
-        with self._make_client() as client:
-            ready, state = client.readiness()
-            if not ready:
-                raise ServingError(
-                    f"{self._config.model} at {client.url} is not served, and nothing was changed: "
-                    f"{state}.",
-                    "not ready",
-                )
+    def _check_servers_answer(self) -> None:
+        """Raises `ServingError` unless every server has loaded a version of the model."""
+        with self._clients() as clients:
+            for client in clients:
+                status = client.status()
+                if not status.is_ready:
+                    raise ServingError(
+                        f"{self._config.model} at {client.url} is not served, and nothing was "
+                        f"changed: {status.description}.",
+                        "not ready",
+                    )
 
     def _records(self) -> dict[str, Any]:
         if not self._record_file.exists():

@@ -12,11 +12,12 @@ from noah_tf.serving.clock import Clock
 from noah_tf.serving.endpoint import Endpoint
 from noah_tf.serving.errors import (
     THREADS_EXHAUSTED,
+    TOO_LARGE,
     TOO_MANY_REQUESTS,
     ServingError,
     readable_message,
-    readiness_of,
 )
+from noah_tf.serving.status import ModelStatus, status_of, status_without_versions
 
 try:
     import grpc
@@ -61,16 +62,17 @@ class RpcTransport:
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
-    def readiness(self, timeout: float) -> tuple[bool, str]:
-        """Returns whether the model can be asked, and its state in words."""
+    def status(self, timeout: float) -> ModelStatus:
+        """Returns the state of the model, or of the endpoint's version."""
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec)
         try:
             response = self._models.GetModelStatus(
                 request, timeout=min(timeout, self._endpoint.timeout)
             )
         except grpc.RpcError as error:
-            return False, f"{error.code().name}, {readable_message(error.details())}"
-        return readiness_of(
+            code, message = error.code().name, readable_message(error.details())
+            return status_without_versions(f"{code}, {message}", message, code == "NOT_FOUND")
+        return status_of(
             (status.version, status.State.Name(status.state), status.status.error_message)
             for status in response.model_version_status
         )
@@ -156,7 +158,7 @@ class RpcTransport:
             return ServingError(
                 f"No answer from {url} in {seconds:.1f} s (timeout {timeout:g} s): {message}", kind
             )
-        return ServingError(message, kind, refused=code in _REFUSED)
+        return ServingError(message, kind, refused=code in _REFUSED or kind == TOO_LARGE)
 
 
 def _channel(endpoint: Endpoint) -> Any:
@@ -185,6 +187,9 @@ def _kind(error: Any) -> str:
             return THREADS_EXHAUSTED
         if TOO_MANY_REQUESTS in details:
             return TOO_MANY_REQUESTS
+        # The first is the message of saved_models/nginx.conf, the second that of a gRPC server.
+        if "request is too large" in details or "larger than max" in details:
+            return TOO_LARGE
     return code
 
 

@@ -209,6 +209,39 @@ def test_a_model_that_is_not_ready_raises_with_its_state(answer, state):
         np.testing.assert_allclose(clock.pauses, [0.1, 0.2])
 
 
+def one_version(state, error=""):
+    status = {"version": "2", "state": state, "status": {"error_message": error}}
+    return 200, {"model_version_status": [status]}
+
+
+@pytest.mark.parametrize(
+    "answer, is_unloaded, failure",
+    [
+        ((404, {"error": "Could not find version 2 of model tiny"}), True, ""),
+        (one_version("END"), True, ""),
+        (one_version("END", "bad warm-up."), True, "bad warm-up"),
+        (one_version("LOADING", "not yet"), False, ""),
+        (one_version("AVAILABLE"), False, ""),
+        ((404, {"error": "the front forwards prediction, status and metadata only"}), False, ""),
+        ((401, {"error": "the request has no valid API key"}), False, ""),
+        ((429, {"error": "too many requests"}), False, ""),
+        ((503, {"error": "the server is unavailable"}), False, ""),
+        (HANG, False, ""),
+    ],
+)
+def test_only_the_server_itself_says_that_a_version_is_unloaded(answer, is_unloaded, failure):
+    with scripted_server(answer) as (url, _), Client(url, "tiny", version=2) as client:
+        status = client.status(timeout=0.2)
+    assert (status.is_unloaded, status.failure) == (is_unloaded, failure)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_version_that_the_server_does_not_have_is_unloaded(server, scheme):
+    for version, is_unloaded in ((1, False), (7, True)):
+        with Client(getattr(server, scheme), "tiny", version=version) as client:
+            assert client.status().is_unloaded == is_unloaded
+
+
 def test_waiting_ends_if_the_server_never_answers():
     with (
         scripted_server(HANG) as (url, script),
@@ -311,6 +344,24 @@ def test_a_request_that_timed_out_is_not_repeated():
     ):
         client.predict([b"photo"])
     assert len(script.requests) == 1
+
+
+def test_a_connection_that_timed_out_is_not_repeated(monkeypatch):
+    clock, addresses = FakeClock(), []
+
+    def never_connect(address, timeout, **_):
+        addresses.append(address)
+        clock.sleep(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", never_connect)
+    with (
+        Client("http://127.0.0.1:8501", "tiny", timeout=60, clock=clock) as client,
+        pytest.raises(ServingError, match=r" in 60.0 s \(timeout 60 s\): timeout") as raised,
+    ):
+        client.predict([b"photo"])
+    assert addresses == [("127.0.0.1", 8501)]
+    assert raised.value.kind == "timeout"
 
 
 def test_a_refused_connection_is_one_sentence():

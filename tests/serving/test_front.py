@@ -207,12 +207,13 @@ def test_an_error_of_the_server_passes(front):
 def test_a_large_request_is_refused(front, session):
     answer = session.post(f"{front.rest}/v1/models/tiny:predict", data=b"x" * LARGE, timeout=60)
     assert (answer.status_code, answer.json()) == (413, {"error": "the request is too large"})
-    with (
-        client(front, "grpc") as known,
-        pytest.raises(ServingError, match=r"is too large \(RESOURCE_EXHAUSTED\)") as raised,
-    ):
-        known.predict([b"x" * LARGE])
-    assert raised.value.kind == "RESOURCE_EXHAUSTED"  # and no reason to repeat it
+    for scheme, code in (("rest", "HTTP 413"), ("grpc", "RESOURCE_EXHAUSTED")):
+        with (
+            client(front, scheme) as known,
+            pytest.raises(ServingError, match=rf"is too large \({code}\)") as raised,
+        ):
+            known.predict([b"x" * LARGE])
+        assert raised.value.kind == "request too large"  # and no reason to repeat it
 
 
 def test_a_slow_request_is_refused(front):

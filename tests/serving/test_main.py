@@ -81,6 +81,16 @@ def test_a_refused_photo_is_named_and_the_others_are_shown(server, photos, capsy
     assert "row 0 is neither PNG nor JPEG" in err[0]
 
 
+def test_photos_that_are_too_large_together_are_asked_about_one_by_one(photos, capsys):
+    row = {"classes": [1], "labels": ["green"], "probabilities": [0.5]}
+    too_large, answer = (413, {"error": "the request is too large"}), (200, {"predictions": [row]})
+    with scripted_server((200, available()), too_large, answer, too_large, answer) as (url, _):
+        code, out, err = run(capsys, "predict", "--url", url, "--model", "tiny", *photos[:3])
+    assert code == 1
+    assert [line.split()[0] for line in out[1:]] == [photos[0], photos[2]]
+    assert err == [f"The server refused {photos[1]}: the request is too large (HTTP 413)."]
+
+
 def test_the_answers_before_an_error_are_printed(photos, capsys):
     row = {"classes": [1], "labels": ["green"], "probabilities": [0.5]}
     answers = [(200, available()), (200, {"predictions": [row]}), (503, {"error": "going down"})]

@@ -85,7 +85,7 @@ class RefusingClient:
         return [(signature, image) for image in images]
 
 
-@pytest.mark.parametrize("kind", ["HTTP 400", "INVALID_ARGUMENT"])
+@pytest.mark.parametrize("kind", ["HTTP 400", "INVALID_ARGUMENT", "request too large"])
 def test_the_photos_of_a_refused_batch_are_sent_one_by_one(kind, tmp_path):
     files = [tmp_path / name for name in ("a", "bad", "c")]
     for file in files:

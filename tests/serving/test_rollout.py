@@ -15,10 +15,15 @@ from noah_tf.serving import Client, ServingError
 from noah_tf.serving.__main__ import main
 from noah_tf.serving.models_config import ModelsConfig, ServedVersions
 from noah_tf.serving.rollout import Rollout
+from noah_tf.serving.status import ModelStatus, status_of
 
 pytestmark = pytest.mark.one_stack
 
 SHIPPED = (REPOSITORY / "saved_models" / "models.config").read_text()
+ADDED = (
+    "Added version 2 in models.config. As the newest version it gets all requests without a "
+    "version or label, once it is loaded."
+)
 BEFORE = ServedVersions((1,), {"stable": 1, "canary": 1})
 
 
@@ -30,13 +35,14 @@ class FakeServer:
 
     Attributes:
         clock: the clock of the rollout. Its `sleep` lets the server go on.
-        states: dict from version to its state.
+        states: dict from version to its state. FAILED stands for END with an error.
         labels: dict from label to version.
+        broken: the versions that fail to load.
+        refusal: what the server answers instead of a status, or None.
     """
 
     def __init__(self, config, broken=()):
-        self.config, self.broken = config, broken
-        self.states, self.labels = {}, {}
+        self.config, self.broken, self.refusal = config, broken, None
         self.clock = FakeClock()
         sleep = self.clock.sleep
 
@@ -45,7 +51,8 @@ class FakeServer:
             self.poll()
 
         object.__setattr__(self.clock, "sleep", sleep_and_poll)
-        self.states = dict.fromkeys(config.read().versions, "AVAILABLE")
+        self.served = config.read().versions
+        self.states = dict.fromkeys(self.served, "AVAILABLE")
         self.labels = dict(config.read().labels)
 
     def poll(self):
@@ -55,13 +62,15 @@ class FakeServer:
                 assert self.states.get(version) == "AVAILABLE", "the server rejects the edit"
         self.labels = dict(wanted.labels)
         for version in wanted.versions:
-            state = self.states.get(version, "END")
-            self.states[version] = {"END": "LOADING"}.get(state, "AVAILABLE")
-            if version in self.broken:
-                self.states[version] = "END"
-        for version in set(self.states) - set(wanted.versions):
+            if version not in self.served:
+                self.states[version] = "LOADING"
+            elif self.states[version] == "LOADING":
+                self.states[version] = "FAILED" if version in self.broken else "AVAILABLE"
+        for version in set(self.served) - set(wanted.versions):
             assert version not in wanted.labels.values()
-            self.states[version] = "END"
+            if self.states[version] != "FAILED":
+                self.states[version] = "END"
+        self.served = wanted.versions
 
     def make_client(self, **asked):
         return FakeClient(self, **asked)
@@ -73,14 +82,18 @@ class FakeClient:
     def __init__(self, server, version=None, label=None):
         self._server, self._version, self._label = server, version, label
 
-    def readiness(self, timeout=0.0):
-        states = self._server.states
-        if self._version is not None:
-            state = states.get(self._version, "unknown")
-            return state == "AVAILABLE", f"version {self._version} is {state}"
-        return "AVAILABLE" in states.values(), str(states)
+    def status(self, timeout=0.0):
+        if self._server.refusal is not None:
+            return ModelStatus(False, self._server.refusal)
+        return status_of(
+            (version, "END", "bad warm-up") if state == "FAILED" else (version, state, "")
+            for version, state in self._server.states.items()
+            if self._version in (None, version)
+        )
 
     def metadata(self):
+        if self._server.refusal is not None:
+            raise ServingError(f"{self._server.refusal}.", "HTTP 401", refused=True)
         if self._label not in self._server.labels:
             raise ServingError("Unrecognized servable version label.", "HTTP 400", refused=True)
         return {"model_spec": {"version": str(self._server.labels[self._label])}}
@@ -99,13 +112,13 @@ def config(tmp_path):
 
 
 def rollout(server, version=2, label="canary", wait=30.0):
-    return Rollout(server.config, version, label, server.make_client, wait, server.clock)
+    return Rollout(server.config, version, label, [server.make_client], wait, server.clock)
 
 
 def test_a_version_is_rolled_out_and_back(config):
     server = FakeServer(config)
     assert list(rollout(server).forward()) == [
-        "Added version 2 in models.config.",
+        ADDED,
         "Version 2 is AVAILABLE.",
         "Moved canary to version 2 in models.config.",
         "The server answers canary with version 2.",
@@ -207,12 +220,55 @@ def test_a_rollout_that_was_stopped_anywhere_goes_on(tmp_path, drop_old):
 
 def test_a_version_that_does_not_load_moves_no_label(config):
     server = FakeServer(config, broken=(2,))
-    lines = rollout(server).forward()
-    assert next(lines) == "Added version 2 in models.config."
-    with pytest.raises(ServingError, match="Version 2 is not AVAILABLE 30 s .*is END.*--back"):
+    lines = rollout(server, wait=420.0).forward()
+    assert next(lines) == ADDED
+    with pytest.raises(
+        ServingError,
+        match=r"http://fake:8501 cannot load version 2 \(bad warm-up\): .* with --back to undo",
+    ):
         next(lines)
+    assert server.clock.now() < 2  # the command does not wait for a version that has failed
     assert config.read().labels == BEFORE.labels
     assert list(rollout(server).back())[-1] == "Version 2 is unloaded."
+    assert config.path.read_text() == SHIPPED
+    # The server still reports the failure when a corrected version 2 is rolled out.
+    server.poll()
+    assert server.states[2] == "FAILED"
+    server.broken = ()
+    assert list(rollout(server).forward())[-1] == "The server answers canary with version 2."
+
+
+def test_a_version_that_stays_loading_ends_the_command_after_the_wait(config):
+    server = FakeServer(config)
+    server.poll = lambda: None  # it does not read the file
+    lines = rollout(server).forward()
+    assert next(lines) == ADDED
+    with pytest.raises(ServingError, match="2 is not AVAILABLE 30 s .* no version of it.*--back"):
+        next(lines)
+
+
+def run_until(lines, start):
+    """Runs a rollout up to the line with a start."""
+    assert any(line.startswith(start) for line in lines)
+
+
+@pytest.mark.parametrize("label", ["stable", "next"])
+def test_a_server_that_refuses_to_answer_has_unloaded_and_moved_nothing(config, label):
+    server = FakeServer(config)
+    list(rollout(server, label=label).forward())
+    lines = rollout(server, label=label).back()
+    run_until(lines, "Removed next" if label == "next" else "Moved stable")
+    server.refusal = "the server answered 401, the request has no valid API key"
+    with pytest.raises(ServingError, match=f"{label} has not moved 30 s .*no valid API key"):
+        next(lines)
+    server.refusal = None
+    lines = rollout(server, label=label).back()
+    run_until(lines, "Removed version 2")
+    server.refusal = "the server answered 503, going down"
+    with pytest.raises(ServingError, match="2 is not known to be unloaded 30 s .*503, going down"):
+        next(lines)
+    server.refusal = None
+    assert list(rollout(server, label=label).back())[-1] == "Version 2 is unloaded."
     assert config.path.read_text() == SHIPPED
 
 
@@ -247,6 +303,34 @@ def test_a_label_that_was_moved_since_is_not_rolled_back(config):
     list(rollout(server).forward())
     list(rollout(server).back())
     assert config.read().labels["canary"] == 3
+
+
+def test_replicas_that_read_the_file_at_different_times_follow_each_edit(
+    tiny_models, tmp_path, capsys
+):
+    from tf_serving_stand_in import StandIn
+
+    path = tmp_path / "models.config"
+    path.write_text(SHIPPED.replace("digits", "tiny"))
+    labels = {"stable": 1, "canary": 1}
+    with (
+        StandIn(tiny_models, "tiny", [1], labels) as prompt,
+        StandIn(tiny_models, "tiny", [1], labels) as late,
+    ):
+        prompt.follow(path)
+        late.follow(path, every=4)
+        words = ["rollout", "--config", str(path), "--model", "tiny", "--version", "2"]
+        words += ["--url", prompt.rest, "--url", late.rest, "--label", "canary", "--wait", "30"]
+        assert main(words) == 0
+        for replica in (prompt, late):
+            with Client(replica.rest, "tiny", label="canary") as client:
+                assert client.metadata()["model_spec"]["version"] == "2"
+        assert main([*words, "--back"]) == 0
+        for replica in (prompt, late):
+            with Client(replica.rest, "tiny", version=2) as client:
+                assert client.status().is_unloaded
+        assert not prompt.rejected and not late.rejected
+    assert capsys.readouterr().out.splitlines()[-1] == "Version 2 is unloaded."
 
 
 @pytest.mark.parametrize("scheme", ["rest", "grpc"])

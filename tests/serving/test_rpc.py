@@ -177,6 +177,20 @@ def test_other_codes_are_not_repeated(code):
     assert raised.value.refused == (code in REFUSALS)
 
 
+@pytest.mark.parametrize(
+    "details", ["the request is too large", "SERVER: Received message larger than max (9 vs. 4)"]
+)
+def test_a_request_that_is_too_large_is_refused(details):
+    with (
+        scripted_rpc((grpc.StatusCode.RESOURCE_EXHAUSTED, details)) as (url, requests),
+        Client(url, "tiny") as client,
+        pytest.raises(ServingError, match=r"\(RESOURCE_EXHAUSTED\)\.$") as raised,
+    ):
+        client.predict([b"photo"])
+    assert len(requests) == 1
+    assert (raised.value.kind, raised.value.refused) == ("request too large", True)
+
+
 def test_a_timeout_is_one_sentence():
     with (
         scripted_rpc(HANG) as (url, _),

@@ -8,6 +8,7 @@ and its evaluation can be far worse than its training.
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -67,14 +68,16 @@ class BatchStatistics:
                 shard=shard,
                 replicas=replicas,
             )
-            return batches.take(self.num_batches * replicas)  # one element for each replica
+            # One element for each replica.
+            return batches.take(self.num_batches * replicas).repeat()
 
         self._make_batches = make_batches
         self._moments: dict[tuple[int, ...], Callable] = {}
 
     @functools.cached_property
-    def _batches(self) -> Any:
-        return distribute.distribute_batches(self._plan.strategy, self._make_batches)
+    def _batches(self) -> Iterator[Any]:
+        """The batches, again and again. To start a pipeline with RandAugment takes seconds."""
+        return iter(distribute.distribute_batches(self._plan.strategy, self._make_batches))
 
     @contextlib.contextmanager
     def recomputed(self) -> Iterator[None]:
@@ -114,7 +117,7 @@ class BatchStatistics:
             )
         moments = []
         with naming_corrupt_examples(self._source, self._plan.preprocessing.decode):
-            for batch in self._batches:
+            for batch in itertools.islice(self._batches, self.num_batches):
                 moments.append([value.numpy() for value in self._moments[key](batch)])
         if not moments:
             raise ValueError(

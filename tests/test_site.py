@@ -15,7 +15,6 @@ from stacks import slow_on_one_stack
 
 pytestmark = pytest.mark.one_stack
 
-WIDTHS = (1280, 390)
 # Elements that reach beyond the right edge of the window, and are not inside a part that scrolls.
 _OUTSIDE = """
 const clips = e => ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX);
@@ -80,8 +79,15 @@ def test_all_pages_are_built(site):
 
 @slow_on_one_stack
 @pytest.mark.skipif(missing_software() != "", reason=missing_software())
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.exhaustive),
+        pytest.param(390, "light", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_pages_in_a_browser(site, address, width, scheme):
     with browser((width, 900)) as driver:
         driver.execute_cdp_cmd(

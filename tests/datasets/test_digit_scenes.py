@@ -169,7 +169,7 @@ def test_two_processes_prepare_at_once(tmp_path):
     assert versions == ["1.0.0"], "no temporary folder remains"
 
 
-@slow_on_one_stack
+@pytest.mark.exhaustive
 def test_full_sizes(tmp_path):
     from noah_tf.datasets.registry import open_source
 

@@ -102,6 +102,7 @@ def test_evaluation_has_each_example_once(source, count, cache):
     assert seen == list(range(100))
 
 
+@pytest.mark.slow
 def test_all_hosts_evaluate_the_same_number_of_batches():
     # The hosts have 1, 2 and 2 of the five examples, and batches of one.
     source = fetch_source(5)
@@ -124,6 +125,7 @@ def test_all_hosts_evaluate_the_same_number_of_batches():
 # --- repeats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repeats", "distinct"), [(2, 10), pytest.param(3, 7, marks=pytest.mark.exhaustive)]
 )
@@ -283,7 +285,7 @@ def test_examples_are_repeated_until_the_last_batch_can_be_divided(source):
     assert counts.sum() == 104 and counts.min() == 1 and counts.max() == 2
 
 
-@pytest.mark.parametrize("skipped", [2, 4])
+@pytest.mark.parametrize("skipped", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_skipped_batches_of_an_epoch_with_a_smaller_one(source, skipped):
     options = {"last_batch_multiple": 4, "num_epochs": 2, "replicas": 2, **PLAIN}
     whole = batches(source, 24, **options)

@@ -4,6 +4,7 @@ import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 from training_batches import training_dataset
 
 from noah_tf.datasets.batch_options import BatchOptions
@@ -102,6 +103,7 @@ def test_skipping_continues_the_epoch(scenes, cache):
         assert_same(batches(scenes, cache=cache, skip_batches=skipped), whole[skipped:])
 
 
+@slow_on_one_stack
 def test_skipped_examples_are_not_decoded(tmp_path):
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from stacks import slow_on_one_stack
 
 from noah_tf.datasets import find_files, open_source
 from noah_tf.evaluation import Evaluator, ExportPredictor, KerasPredictor
@@ -101,7 +102,7 @@ def test_a_wrong_number_of_names_raises(finished_run):
         KerasPredictor(run.model, run.preprocessing, ("a", "b"))
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_photo_that_is_too_large_for_an_export_is_an_error(finished_run, photos, tmp_path):
     export_run(finished_run, tmp_path / "export", max_pixels=5000, warmup_batch_sizes=())
     large = tmp_path / "large.png"

@@ -103,6 +103,7 @@ def test_examples_with_several_labels_and_with_none(shapes, evaluated):
     assert sorted(result.predictions.true_classes(0)) == sorted(np.flatnonzero(labels[0]))
 
 
+@pytest.mark.slow
 def test_undecodable_images_are_counted_and_the_others_keep_their_indices(shapes, evaluated):
     source = open_source("folder", "test", data_dir=shapes)
 

@@ -153,6 +153,7 @@ def test_runs_with_different_classes_or_crops_raise(finished_run, tmp_path):
             explain_run(finished_run, tmp_path / "a.png", options=MapOptions(compare_workdir=other))
 
 
+@pytest.mark.slow
 def test_measures_of_two_runs(finished_run, gap_run):
     options = MapOptions(compare_workdir=gap_run, weights="best")
     result, path = measure_run(finished_run, ["faithfulness"], count=100, options=options)

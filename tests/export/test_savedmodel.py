@@ -76,6 +76,7 @@ def served(path):
     return tf.saved_model.load(str(path))
 
 
+@slow_on_one_stack
 def test_bytes_of_any_format_and_size_match_evaluation(served, model):
     answer = served.signatures["serving_default"](image_bytes=tf.constant(FILES))
     expected = expected_logits(model, FILES)
@@ -432,6 +433,7 @@ def test_invalid_options_raise(model, tmp_path, options, message):
     assert not (tmp_path / "m").exists()
 
 
+@slow_on_one_stack
 def test_run_is_exported_with_its_own_preprocessing(finished_run, tmp_path):
     run = load_run(finished_run)
     path = export_run(finished_run, tmp_path / "shapes", warmup_batch_sizes=())

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from loaded_graph import run_graph
 from photos import encoded, in_pipeline, noise, smooth
 from PIL import Image
+from stacks import slow_on_one_stack
 
 from noah_tf.images import headers
 from noah_tf.images.exif import orientation
@@ -396,7 +397,7 @@ def hostile_run(count, seed, limit=2**21):
     return [int(end) for end in ends], float(grown), float(slowest)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_hostile_files_take_little_memory_and_time():
     count = 330
     (problems, errors, images), grown, slowest = hostile_run(count, seed=3)

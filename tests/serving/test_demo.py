@@ -125,6 +125,7 @@ def text_of(model):
     return " ".join(re.sub("<[^>]*>", " ", demo.heading(model)).split())
 
 
+@pytest.mark.slow
 def test_the_page_still_answers_after_a_bad_photo(tiny_models, tmp_path):
     pytest.importorskip("gradio")
     page = demo.build_page(load_model(tiny_models))

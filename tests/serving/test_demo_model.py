@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib import colormaps
 from photos import encoded, noise, smooth
 from PIL import Image
+from stacks import slow_on_one_stack
 from tiny_model import write_tiny_model
 
 from noah_tf import attach_noah, export_savedmodel
@@ -94,6 +95,7 @@ def test_the_card_is_loaded_with_the_model(exported):
     assert (exported.name, exported.version) == ("shapes", "1")
 
 
+@slow_on_one_stack
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from recipes import small_recipe
+from stacks import slow_on_one_stack
 from training_runs import train_and_kill
 
 from noah_tf.evaluation.evaluator import evaluate_run
@@ -39,7 +40,7 @@ def stem(model):
     return model.get_layer("stem").get_weights()[0]
 
 
-@pytest.mark.parametrize("head", ["noah", "gap"])
+@pytest.mark.parametrize("head", ["noah", pytest.param("gap", marks=slow_on_one_stack)])
 def test_a_run_starts_from_the_files_weights(shapes, tmp_path, file, head, capsys):
     config = recipe_for(shapes, file, head)
     config.optimizer.learning_rate = 1e-12
@@ -109,6 +110,7 @@ def test_a_file_that_keras_cannot_load_raises(shapes, tmp_path, file):
     assert not (tmp_path / "run").exists()
 
 
+@slow_on_one_stack
 def test_frozen_layers_of_the_file_are_trained_in_the_precision_of_the_run(shapes, tmp_path, file):
     model = tf.keras.models.load_model(file)
     model.trainable = False

@@ -139,7 +139,7 @@ print(json.dumps([got, [pixels.mean((0, 1, 2)).tolist(), pixels.var((0, 1, 2)).t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [8, 24])
+@pytest.mark.parametrize("batch_size", [pytest.param(8, marks=pytest.mark.exhaustive), 24])
 def test_two_replicas_use_all_their_batches(shapes, batch_size):
     config = small_recipe(shapes)
     config.strategy = "mirrored"

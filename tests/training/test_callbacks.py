@@ -62,7 +62,7 @@ def test_callbacks_see_a_run_as_under_fit(shapes, tmp_path, finished_run, monkey
     assert [call[0] for call in recorder.calls] == ["begin", "epoch", "end", *epoch, "train end"]
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_stop_training_ends_the_run_after_its_epoch(shapes, tmp_path, capsys):
     config = small_recipe(shapes)
     config.schedule.name = "constant"

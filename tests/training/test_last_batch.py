@@ -3,8 +3,8 @@
 import csv
 
 import numpy as np
-import pytest
 from recipes import TRAIN_EXAMPLES, small_recipe
+from stacks import slow_on_one_stack
 from training_runs import run, train_and_kill, weights
 
 from noah_tf.training.loop import train
@@ -38,7 +38,7 @@ def test_steps_and_multiples(shapes):
     assert any("keep_last_batch=True and augment.mixup contradict" in text for text in problems)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_killed_run_ends_as_a_whole_one(shapes, tmp_path, monkeypatch):
     config = recipe(shapes)
     config.model.batch_norm_group = 7
@@ -51,7 +51,7 @@ def test_a_killed_run_ends_as_a_whole_one(shapes, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_two_replicas_share_the_last_batch(shapes, tmp_path):
     config = recipe(shapes, batch_size=10)  # and 4 examples
     config.strategy = "mirrored"

@@ -78,8 +78,8 @@ def test_complete_run_is_not_trained_again(shapes, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("head", "killed_after", "checkpoint_every"),
     [
-        ("noah", 4, 0),
-        pytest.param("gap", 2, 2, marks=pytest.mark.slow),
+        ("gap", 2, 2),
+        pytest.param("noah", 4, 0, marks=pytest.mark.slow),
     ],
 )
 def test_killed_run_ends_as_a_whole_one(
@@ -101,7 +101,7 @@ def test_killed_run_ends_as_a_whole_one(
     assert [row.split(",")[0] for row in epochs[0]] == [row.split(",")[0] for row in epochs[1]]
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_killed_run_with_balanced_classes_ends_as_a_whole_one(shapes, tmp_path, monkeypatch):
     folder = shutil.copytree(shapes, tmp_path / "shapes")
     for photo in sorted((folder / "train" / "ring").iterdir())[2:]:
@@ -121,7 +121,7 @@ def test_killed_run_with_balanced_classes_ends_as_a_whole_one(shapes, tmp_path, 
     assert not all(np.array_equal(one, other) for one, other in pairs)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_another_seed_gives_other_weights(shapes, tmp_path, finished_run):
     config = small_recipe(shapes)
     config.seed = 1
@@ -260,6 +260,7 @@ def test_a_run_records_its_head_and_one_that_did_not_raises(finished_run, tmp_pa
         load_run(path.parent)
 
 
+@slow_on_one_stack
 def test_run_is_loaded_in_its_own_precision(shapes, tmp_path):
     config = small_recipe(shapes)
     config.precision, config.train.epochs = "mixed_bfloat16", 1
@@ -537,7 +538,7 @@ def test_other_recipes_learn(shapes, tmp_path, changes):
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_run_killed_in_its_evaluation_keeps_its_epoch(shapes, tmp_path, monkeypatch):
     config = small_recipe(shapes)
     with monkeypatch.context() as context, pytest.raises(Killed):

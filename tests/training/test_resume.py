@@ -181,7 +181,7 @@ def test_seed_and_each_random_option_change_the_weights(few_shapes, tmp_path):
         assert differ(base, other), name
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.parametrize(
     "signum", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM]
 )

@@ -52,7 +52,7 @@ def test_a_linear_probe_changes_only_the_head(shapes, tmp_path, finished_run):
         assert is_equal == (id(new) not in head or "key_bias" in new.name), new.name
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_finished_run_takes_more_epochs(shapes, tmp_path, capsys):
     train(constant_recipe(shapes, epochs=3), tmp_path / "whole")
     first = train(constant_recipe(shapes, epochs=1), tmp_path / "extended")
@@ -76,7 +76,7 @@ def test_a_schedule_of_all_epochs_names_another_way(shapes, finished_run):
     assert json.loads((finished_run / "config.json").read_text())["train"]["epochs"] == 2
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 def test_a_run_without_a_better_evaluation_ends(shapes, tmp_path, monkeypatch, capsys):
     config = constant_recipe(shapes, epochs=9)
     config.optimizer.learning_rate = 1e-30  # every evaluation is like the first one

@@ -101,7 +101,7 @@ def test_two_replicas_give_the_weights_of_one(optimizer, tolerance, one_replica)
     assert_same(two, one_replica(optimizer), tolerance)
 
 
-@pytest.mark.slow
+@slow_on_one_stack
 @pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(replicas, one_replica):
     accumulated = train_steps(replicas, optimizer__name="sgd", train__accumulate=2)
@@ -109,14 +109,14 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(replicas, one_repl
 
 
 @slow_on_one_stack
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_xla_gives_the_same_weights(replicas, one_replica):
     assert_same(train_steps(replicas, optimizer__name="sgd", jit_compile=True), one_replica("sgd"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "precision", [pytest.param("mixed_bfloat16", marks=slow_on_one_stack), "mixed_float16"]
+    "precision", [pytest.param("mixed_bfloat16", marks=pytest.mark.exhaustive), "mixed_float16"]
 )
 def test_mixed_precision_trains_on_two_replicas(precision, one_replica):
     mixed = train_steps(2, precision=precision, optimizer__name="sgd")

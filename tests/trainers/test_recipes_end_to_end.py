@@ -93,7 +93,10 @@ def test_coco_from_its_archives_to_an_export(coco_dir, tmp_path):
 
 @pytest.mark.parametrize(
     ("row", "loss"),
-    [("noah_vit_large", "asymmetric"), ("vit_large", "binary_focal_crossentropy")],
+    [
+        ("noah_vit_large", "asymmetric"),
+        pytest.param("vit_large", "binary_focal_crossentropy", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monkeypatch, row, loss):
     monkeypatch.setitem(vit.VARIANTS, "vit_large_patch16_224", (48, 3, 2))
@@ -118,7 +121,8 @@ def test_vit_rows_start_from_a_standard_checkpoint(coco_dir, tmp_path, monkeypat
     assert model.get_layer("pos_embed").embedding.shape[1] == 4 + (row == "vit_large")
 
 
-# On Keras 2, test_command_lines.py tests folders of photos.
+# test_docs.py runs the same recipe on one folder. On Keras 2, test_command_lines.py does.
+@pytest.mark.exhaustive
 def test_finetune_on_class_folders(shapes, tmp_path):
     """The folders are train/CLASS and val/CLASS, as those of ImageNet."""
     shutil.copytree(shapes / "train", tmp_path / "photos" / "train")

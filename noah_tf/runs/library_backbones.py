@@ -36,7 +36,7 @@ def library_backbone(name: str, /, **arguments: Any) -> tf.keras.Model:
     ...     "tf.keras.applications.MobileNetV2", weights=None, input_shape=(96, 96, 3))
     """
     check_library_backbone(name)
-    builder = _builder(name)
+    builder = library_builder(name)
     try:
         _check_arguments(builder, arguments)
         return builder(**arguments)
@@ -71,6 +71,16 @@ def check_library_backbone(name: str) -> None:
         raise ValueError(f"{library} has no model {model!r}.")
 
 
+def library_builder(name: str) -> Callable[..., tf.keras.Model]:
+    """Returns the function or class of a backbone.
+
+    Args:
+        name: as for `library_backbone`, which also says when it raises.
+    """
+    library, _, model = name.rpartition(".")
+    return getattr(_namespace(library), model)
+
+
 def library_weights(name: str, arguments: Mapping[str, Any]) -> str | None:
     """Returns the pretrained weights that `library_backbone` loads.
 
@@ -86,7 +96,7 @@ def library_weights(name: str, arguments: Mapping[str, Any]) -> str | None:
     >>> library_weights("tf.keras.applications.MobileNetV2", {})
     'imagenet'
     """
-    parameter = inspect.signature(_builder(name)).parameters.get("weights")
+    parameter = inspect.signature(library_builder(name)).parameters.get("weights")
     return arguments.get("weights", parameter.default) if parameter else None
 
 
@@ -149,11 +159,6 @@ def _check_arguments(builder: Callable[..., Any], arguments: Mapping[str, Any]) 
             known.update(inspect.signature(cls).parameters)
     if unknown := sorted(arguments.keys() - known):
         raise TypeError(f"it has no argument {' and no argument '.join(map(repr, unknown))}")
-
-
-def _builder(name: str) -> Callable[..., tf.keras.Model]:
-    library, _, model = name.rpartition(".")
-    return getattr(_namespace(library), model)
 
 
 def _namespace(library: str) -> ModuleType:

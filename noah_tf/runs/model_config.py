@@ -140,13 +140,17 @@ class ModelSpec:
         """The origin of a new run's weights, in words: a file, a run, a library, or none."""
         if self.weights:
             return self.weights
-        backbone = str(self.backbone)
-        if self.architecture is not None:
-            return "random weights"
-        if is_keras_file(backbone):
-            return backbone
-        weights = library_weights(backbone, self.backbone_args)
-        return f"the weights {weights!r} of {backbone}" if weights else "random weights"
+        if self.architecture is None and is_keras_file(self.backbone):
+            return str(self.backbone)
+        weights = self.library_weights
+        return f"the weights {weights!r} of {self.backbone}" if weights else "random weights"
+
+    @property
+    def library_weights(self) -> str | None:
+        """The pretrained weights of a library's backbone that a new run starts from, or None."""
+        if self.weights or self.architecture is not None or is_keras_file(self.backbone):
+            return None
+        return library_weights(str(self.backbone), self.backbone_args)
 
     def save_backbone(self, input_shape: tuple[int, int, int]) -> SavedBackbone | None:
         """Returns what a run keeps of its backbone's file, or None if the backbone has no file.

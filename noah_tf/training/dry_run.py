@@ -60,6 +60,7 @@ def dry_run(config: ml_collections.ConfigDict, cluster: Cluster | None = None) -
         f"{num_classes:,} classes",
         f"steps       {epochs} epochs of {steps_per_epoch:,}: {epochs * steps_per_epoch:,} steps, "
         f"{num_images:,} images",
+        *([f"pixels      {plan.pixel_advice}"] if plan.pixel_advice else []),
         *_device_lines(plan, cluster),
         f"tried       {_STEPS} steps on fake photos, loss "
         f"{' and '.join(f'{loss:.4g}' for loss in trial.losses)}; the second took "

@@ -219,6 +219,8 @@ class Trainer:
             f"starting from {start}",
             flush=True,
         )
+        if self.plan.pixel_advice:
+            print(self.plan.pixel_advice, flush=True)
         self.workdir.keep_epochs(self.progress.epochs_done)
 
     def train_epoch(self, epoch: int) -> None:

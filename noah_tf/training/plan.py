@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from noah_tf.datasets import BatchOptions, Source, train_batches
 from noah_tf.images import Preprocessing, TrainTransform
-from noah_tf.runs import ModelSpec, from_section
+from noah_tf.runs import ModelSpec, from_section, pixel_advice
 from noah_tf.training.distillation import DistillationSettings
 from noah_tf.training.losses import LossSettings
 from noah_tf.training.optimizer_settings import OptimizerSettings
@@ -139,6 +139,11 @@ class TrainingPlan:
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of training, evaluation and export."""
         return self.transform.preprocessing
+
+    @property
+    def pixel_advice(self) -> str | None:
+        """What to change if pretrained weights need other pixels, see `runs.pixel_advice`."""
+        return pixel_advice(self.model, self.preprocessing)
 
     @property
     def num_batch_norm_groups(self) -> int:

@@ -24,6 +24,7 @@ from noah_tf.training import loop, update_rules
 from noah_tf.training import optimizer as optim
 from noah_tf.training.loop import train
 from noah_tf.training.optimizer_settings import OptimizerSettings
+from noah_tf.training.plan import TrainingPlan
 from noah_tf.training.schedules import Schedule
 from noah_tf.training.settings import TrainSettings
 
@@ -348,6 +349,12 @@ def paper_recipe(shapes):
 
 def same(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_pixels_that_pretrained_weights_need_are_named(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TrainingPlan, "pixel_advice", "Set preprocess.mean.")
+    train_and_kill(monkeypatch, 0, small_recipe(shapes), tmp_path)
+    assert "\nSet preprocess.mean.\n" in capsys.readouterr().out
 
 
 @slow_on_one_stack

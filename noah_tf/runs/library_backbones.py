@@ -75,7 +75,7 @@ def library_builder(name: str) -> Callable[..., tf.keras.Model]:
     """Returns the function or class of a backbone.
 
     Args:
-        name: as for `library_backbone`, which also says when it raises.
+        name: a name that `check_library_backbone` accepts.
     """
     library, _, model = name.rpartition(".")
     return getattr(_namespace(library), model)

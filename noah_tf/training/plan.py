@@ -140,9 +140,9 @@ class TrainingPlan:
         """The preprocessing of training, evaluation and export."""
         return self.transform.preprocessing
 
-    @property
+    @functools.cached_property
     def pixel_advice(self) -> str | None:
-        """What to change if pretrained weights need other pixels, see `runs.pixel_advice`."""
+        """`runs.pixel_advice` says which pixels the pretrained weights need, or returns None."""
         return pixel_advice(self.model, self.preprocessing)
 
     @property
